@@ -1,0 +1,151 @@
+"""Layers of the float network: binary convolution, residual binary block, transition, replay cut (docs/method.md, section 2).
+
+Owns the float meaning of each layer that ``export.py`` folds into integers.  It knows nothing of learning on the device.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .quantizers import ste_sign
+
+WEIGHT_CLIP = 1.25
+
+
+def _full_precision(x: Tensor) -> torch.autocast:
+    # Depth-wise convolutions in bfloat16 are over ten times slower than in float32 on a CPU.
+    return torch.autocast(x.device.type, enabled=False)
+
+
+class BinaryConv2d(nn.Module):
+    """Convolution of {-1, +1} activations with {-1, +1} weights, padded with +1.
+
+    Parameters
+    ----------
+    channels_in, channels_out : number of input and output channels.
+    kernel : odd kernel size; the output has the input's size at stride 1.
+    stride : step of the window, 1 or 2.
+
+    Notes
+    -----
+    ``weight`` holds the shadow weights: real, within +-1.25 (`clip_weights` after each step), binarised in the forward pass
+    with the straight-through gradient.  The pad of +1 also counts in the weight gradient (METHOD trap 7: one rule in both passes).
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int = 3, stride: int = 1) -> None:
+        super().__init__()
+        self.stride = stride
+        self.padding = kernel // 2
+        self.weight = nn.Parameter(torch.empty(channels_out, channels_in, kernel, kernel))
+        nn.init.xavier_normal_(self.weight)
+
+    def forward(self, s: Tensor) -> Tensor:
+        """Convolve float (N, C_in, H, W) in {-1, +1}; integer-valued float (N, C_out, H', W')."""
+        w = ste_sign(self.weight, WEIGHT_CLIP)
+        p = self.padding
+        frame = F.pad(s.new_zeros(1, *s.shape[1:]), (p, p, p, p), value=1.0)
+        # A pad of +1 is the zero pad plus what a frame of ones alone gives: one picture's convolution, not a padded copy of all.
+        return F.conv2d(s, w, stride=self.stride, padding=p) + F.conv2d(frame, w, stride=self.stride)
+
+    @torch.no_grad()
+    def clip_weights(self) -> None:
+        """Keep the shadow weights inside the window in which their gradient passes."""
+        self.weight.clamp_(-WEIGHT_CLIP, WEIGHT_CLIP)
+
+
+class QuickNetBlock(nn.Module):
+    """Residual binary block: ``y = x + BN(ReLU(conv(sign(x), sign(W))))``."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = BinaryConv2d(channels, channels)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map float (N, C, H, W) to the same shape."""
+        y: Tensor = x + self.norm(F.relu(self.conv(ste_sign(x)))).float()
+        return y
+
+
+class Transition(nn.Module):
+    """Halve the map and change the width: ReLU, max-pool 2/1, blur 3x3/2, 1x1 convolution, BN."""
+
+    blur: Tensor
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        row = torch.tensor([1.0, 2.0, 1.0]) / 4.0
+        self.register_buffer("blur", (row[:, None] * row).expand(channels_in, 1, 3, 3).contiguous(), persistent=False)
+        self.conv = nn.Conv2d(channels_in, channels_out, 1, bias=False)
+        self.norm = nn.BatchNorm2d(channels_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map float (N, C_in, H, W), H and W even, to (N, C_out, H/2, W/2)."""
+        x = F.max_pool2d(F.relu(x.float()), 2, 1)
+        with _full_precision(x):
+            x = F.conv2d(x, self.blur, stride=2, padding=1, groups=x.shape[1])
+        return self.norm(self.conv(x)).float()
+
+
+class Stem(nn.Module):
+    """First layers: 3x3 convolution, BN, ReLU, depth-wise 3x3, BN without affine, 1x1 convolution, BN.
+
+    Parameters
+    ----------
+    width : channels that leave the stem; the first convolution has a quarter of it.
+    strides : strides of the 3x3 convolution and of the depth-wise one; (1, 2) for 32 pixels, (2, 2) for 224.
+    """
+
+    def __init__(self, width: int, strides: tuple[int, int]) -> None:
+        super().__init__()
+        quarter = width // 4
+        self.conv = nn.Conv2d(3, quarter, 3, strides[0], 1, bias=False)
+        self.norm = nn.BatchNorm2d(quarter)
+        self.depthwise = nn.Conv2d(quarter, quarter, 3, strides[1], 1, groups=quarter, bias=False)
+        self.depthwise_norm = nn.BatchNorm2d(quarter, affine=False)
+        self.pointwise = nn.Conv2d(quarter, width, 1, bias=False)
+        self.pointwise_norm = nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map float (N, 3, S, S), already scaled, to (N, width, S/s, S/s)."""
+        x = F.relu(self.norm(self.conv(x))).float()
+        with _full_precision(x):
+            x = self.depthwise_norm(self.depthwise(x))
+        return self.pointwise_norm(self.pointwise(x)).float()
+
+
+class ReplayCut(nn.Module):
+    """The replay layer: batch norm, then the residual stream itself becomes ``alpha_c * sign(.)``.
+
+    ``strength`` blends from the real stream (0) to the binary one (1), so that training may bring the cut in late and slowly.
+    At 1 everything behind the cut sees one bit a value.  With ``binary=False`` the layer is the batch norm alone: the network
+    that the price of the cut is measured against.
+
+    Parameters
+    ----------
+    channels : width of the stream.
+    binary : whether the stream is binarised.
+
+    Notes
+    -----
+    The batch norm before the sign puts the values where the straight-through window is (docs/method.md, section 2.3).
+    """
+
+    alpha: nn.Parameter
+
+    def __init__(self, channels: int, binary: bool = True) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels)
+        self.alpha = nn.Parameter(torch.full((channels,), 0.8))
+        self.binary = binary
+        self.strength = 1.0 if binary else 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map float (N, C, H, W) to the same shape."""
+        x = self.norm(x).float()
+        if self.strength == 0.0:
+            return x
+        bits = ste_sign(x) * self.alpha[:, None, None]
+        return bits if self.strength == 1.0 else torch.lerp(x, bits, self.strength)
