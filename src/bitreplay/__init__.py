@@ -1,0 +1,25 @@
+"""bitreplay: learning on the device with binary neural networks.
+
+A camera device carries a network whose weights and activations are one bit.  Someone shows it new things; it learns them there
+and then, in integers, in a memory whose size is known beforehand, forgets nothing, sends nothing anywhere, and survives a power
+cut.
+
+>>> import numpy as np
+>>> from bitreplay import Learner
+>>> learner = Learner.new(capacity=100)
+>>> photos = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
+>>> learner.learn(photos, ["mug"] * 10 + ["spoon"] * 10)
+>>> learner.names
+['mug', 'spoon']
+>>> learner.predict(photos[:1]).names
+['mug']
+"""
+
+from ._engine import Cancelled
+from .errors import FormatError
+from .learner import Learner, Prediction
+from .model import Model
+from .settings import Settings
+
+__version__ = "0.1.0"
+__all__ = ["Cancelled", "FormatError", "Learner", "Model", "Prediction", "Settings", "__version__"]

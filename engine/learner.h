@@ -1,0 +1,73 @@
+// Owns head and replay memory around a frozen network, and the order of steps of a lesson (docs/method.md, 4 and 5).
+// A lesson is a transaction: everything is computed beside the state, then taken over by steps that cannot fail.
+// Knows no names of classes, no files, no clock.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <span>
+
+#include "head.h"
+#include "network.h"
+#include "replay.h"
+
+namespace bitreplay {
+
+// How a lesson is learned; see docs/method.md 4 for each.
+struct Settings {
+  int64_t learning_rate = 0;  // 16 fraction bits
+  int epochs = 0, min_steps = 0, live_batch = 0, replay_batch = 0, ghosts = 0;
+  bool prior = true;
+};
+
+enum class Phase { latents, train };
+
+// Told how far a lesson is; returns false to give it up.
+using Progress = std::function<bool(Phase phase, uint64_t done, uint64_t total)>;
+
+struct Cancelled : std::exception {
+  const char* what() const noexcept override { return "the lesson was given up; nothing has changed"; }
+};
+
+class Learner {
+ public:
+  Learner(std::shared_ptr<const Network> network, size_t capacity, uint64_t seed, const Settings& settings);
+
+  const Network& network() const { return *network_; }
+  const Head& head() const { return head_; }
+  const Replay& replay() const { return replay_; }
+  size_t classes() const { return head_.past_count.size(); }
+  uint64_t experience() const { return experience_; }
+
+  // Learns `labels.size()` images; labels below `classes`, which is at least classes() (new classes follow the known ones).
+  // Throws Cancelled, or std::bad_alloc; then nothing has changed.
+  void learn(std::span<const uint8_t> images, std::span<const int32_t> labels, size_t classes, int threads, const Progress& progress);
+
+  // features: (rows, feature_count) of images.
+  void features(std::span<const uint8_t> images, std::span<int8_t> features, int threads) const;
+  // probabilities: (rows, classes()) with 15 fraction bits; best: (rows).
+  void predict(std::span<const uint8_t> images, std::span<int32_t> probabilities, std::span<int32_t> best, int threads) const;
+
+  // Takes over the content of a state file; the caller has checked the sizes.
+  void restore(std::span<const int32_t> weight, std::span<const uint32_t> past_count, std::span<const uint64_t> rows,
+               std::span<const uint16_t> labels, std::span<const uint64_t> seen, uint64_t experience);
+
+  // What is kept between lessons, without the network.
+  int64_t state_bytes() const { return bytes_of(head_.weight) + bytes_of(head_.past_count) + replay_.bytes(); }
+  // What a lesson needs on top of that at its highest, for `live` images and `classes` classes afterwards.
+  static int64_t lesson_bytes(const Network& network, size_t capacity, size_t replay_rows, size_t live, size_t classes,
+                              const Settings& settings, int threads);
+
+ private:
+  std::shared_ptr<const Network> network_;
+  Settings settings_;
+  uint64_t seed_;
+  uint64_t experience_ = 0;
+  Head head_;
+  Replay replay_;
+};
+
+}  // namespace bitreplay

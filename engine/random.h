@@ -1,0 +1,45 @@
+// Counter-based random numbers (docs/method.md, 6): a draw is a pure function of its key, so that no result depends on the
+// order of calls or on threads.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <utility>
+
+namespace bitreplay {
+
+// What a draw is for; part of its key.
+enum class Purpose : uint64_t { live_order = 1, replay_order = 2, replay_drop = 3, replay_offer = 4 };
+
+constexpr uint64_t mix(uint64_t x) {
+  x ^= x >> 30;
+  x *= 0xbf58476d1ce4e5b9ULL;
+  x ^= x >> 27;
+  x *= 0x94d049bb133111ebULL;
+  return x ^ (x >> 31);
+}
+
+constexpr uint64_t draw(uint64_t seed, Purpose purpose, uint64_t step, uint64_t index) {
+  constexpr uint64_t kGamma = 0x9e3779b97f4a7c15ULL;
+  uint64_t h = mix(seed + kGamma);
+  h = mix(h + kGamma + static_cast<uint64_t>(purpose));
+  h = mix(h + kGamma + step);
+  return mix(h + kGamma + index);
+}
+
+// Uniform below n: high half of the 128-bit product n * r.
+constexpr uint64_t below(uint64_t n, uint64_t r) {
+  const uint64_t low = (n & 0xffffffffU) * (r & 0xffffffffU);
+  const uint64_t mid1 = (n >> 32) * (r & 0xffffffffU) + (low >> 32);
+  const uint64_t mid2 = (n & 0xffffffffU) * (r >> 32) + (mid1 & 0xffffffffU);
+  return (n >> 32) * (r >> 32) + (mid1 >> 32) + (mid2 >> 32);
+}
+
+// Fills `order` with a random permutation of 0..size-1.
+inline void permute(std::span<uint32_t> order, uint64_t seed, Purpose purpose, uint64_t step) {
+  for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<uint32_t>(i);
+  for (size_t i = order.size(); i-- > 1;) std::swap(order[i], order[below(i + 1, draw(seed, purpose, step, i))]);
+}
+
+}  // namespace bitreplay

@@ -1,0 +1,60 @@
+// The replay memory (docs/method.md, 5): at most `capacity` rows of (latent, class), class-balanced, a reservoir within a class.
+// Knows rows of words and class numbers; nothing of images, weights or names.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "memory.h"
+
+namespace bitreplay {
+
+class Replay {
+ public:
+  // One row to write at commit: slot `to` takes live row `from`, or the row of slot `from` where `moved`.
+  struct Write {
+    uint32_t to, from;
+    uint16_t label;
+    bool moved;
+  };
+
+  // What an experience does to the memory; made by `plan`, carried out by `commit`.
+  struct Plan {
+    Buffer<Write> writes;
+    Buffer<uint64_t> seen;
+    size_t size = 0;
+    int64_t bytes() const { return bytes_of(writes) + bytes_of(seen); }
+  };
+
+  // Reserves everything at once.
+  Replay(size_t capacity, size_t row_words);
+
+  size_t capacity() const { return capacity_; }
+  size_t size() const { return size_; }
+  size_t row_words() const { return row_words_; }
+  const uint64_t* row(size_t slot) const { return rows_.data() + slot * row_words_; }
+  std::span<const uint16_t> labels() const { return {labels_.data(), size_}; }
+  std::span<const uint64_t> seen() const { return {seen_.data(), seen_.size()}; }
+  int64_t bytes() const { return bytes_of(rows_) + bytes_of(labels_) + bytes_of(seen_); }
+
+  // Bytes of the plan and of the lists that making it needs, for `live` rows and `classes` classes.
+  static int64_t planning_bytes(size_t capacity, size_t live, size_t classes);
+
+  // Decides which of the live rows (their classes in `labels`, all < classes) enter, and what they replace.
+  Plan plan(std::span<const int32_t> labels, size_t classes, uint64_t seed, uint64_t experience) const;
+
+  // Carries a plan out; `live` holds the rows that `plan` was given the labels of.  Cannot fail.
+  void commit(Plan&& plan, const uint64_t* live) noexcept;
+
+  // Takes over the content of a state file; sizes have been checked by the caller.
+  void restore(std::span<const uint64_t> rows, std::span<const uint16_t> labels, std::span<const uint64_t> seen);
+
+ private:
+  size_t capacity_, row_words_, size_ = 0;
+  Buffer<uint64_t> rows_;
+  Buffer<uint16_t> labels_;
+  Buffer<uint64_t> seen_;
+};
+
+}  // namespace bitreplay

@@ -1,0 +1,183 @@
+// Python binding of the core: numpy layout, the interpreter lock, errors.  No algorithm, no default.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+
+#include <memory>
+#include <span>
+
+#include "../../engine/fixed_point.h"
+#include "../../engine/kernels.h"
+#include "../../engine/learner.h"
+
+namespace nb = nanobind;
+using bitreplay::Learner;
+using bitreplay::MemoryMeter;
+using bitreplay::Network;
+
+namespace {
+
+template <class T, size_t Dims>
+using Array = nb::ndarray<const T, nb::ndim<Dims>, nb::c_contig, nb::device::cpu>;
+
+template <class T>
+using Flat = Array<T, 1>;
+
+template <class A>
+auto view(const A& array) {
+  return std::span(array.data(), array.size());
+}
+
+// A new numpy array that owns its memory.
+template <class T>
+struct Result {
+  T* data;
+  nb::object array;
+
+  explicit Result(std::initializer_list<size_t> shape) {
+    size_t count = 1;
+    for (const size_t s : shape) count *= s;
+    auto owner = std::make_unique<T[]>(count);
+    data = owner.get();
+    nb::capsule capsule(owner.release(), [](void* p) noexcept { delete[] static_cast<T*>(p); });
+    array = nb::cast(nb::ndarray<nb::numpy, T>(data, shape, capsule));
+  }
+  Result(std::span<const T> values, std::initializer_list<size_t> shape) : Result(shape) {
+    std::copy(values.begin(), values.end(), data);
+  }
+};
+
+// Calls progress(phase, done, total), which returns True to give up, and looks for Ctrl-C.
+bitreplay::Progress make_progress(const nb::object& progress) {
+  return [progress](bitreplay::Phase phase, uint64_t done, uint64_t total) {
+    nb::gil_scoped_acquire lock;
+    if (PyErr_CheckSignals() != 0) throw nb::python_error();
+    if (progress.is_none()) return true;
+    const char* name = phase == bitreplay::Phase::latents ? "latents" : "train";
+    return !nb::cast<bool>(progress(name, done, total));
+  };
+}
+
+}  // namespace
+
+NB_MODULE(_engine, m) {
+  m.doc() = "The C++ core of bitreplay; use bitreplay.Learner.";
+  nb::exception<bitreplay::Cancelled>(m, "Cancelled");
+
+  nb::class_<Network>(m, "Network")
+      .def(nb::init<int>())
+      .def("add_conv",
+           [](Network& n, int in, int out, int kernel, int stride, bool depthwise, bool relu, int shift, const Flat<int8_t>& weight,
+              const Flat<int16_t>& multiplier, const Flat<int64_t>& bias) {
+             n.add_conv(in, out, kernel, stride, depthwise, relu, shift, view(weight), view(multiplier), view(bias));
+           })
+      .def("add_block",
+           [](Network& n, int channels, int shift, const Flat<uint64_t>& weight, const Flat<int16_t>& mean,
+              const Flat<int16_t>& multiplier, const Flat<int32_t>& bias) {
+             n.add_block(channels, shift, view(weight), view(mean), view(multiplier), view(bias));
+           })
+      .def("add_pool", &Network::add_pool)
+      .def("set_cut", [](Network& n, const Flat<int32_t>& threshold, const Flat<uint8_t>& direction,
+                         const Flat<int16_t>& alpha) { n.set_cut(view(threshold), view(direction), view(alpha)); })
+      .def("set_features",
+           [](Network& n, int pool_multiplier, int pool_shift, int shift, int feature_bits, const Flat<int8_t>& weight,
+              const Flat<int16_t>& multiplier, const Flat<int64_t>& bias) {
+             n.set_features(pool_multiplier, pool_shift, shift, feature_bits, view(weight), view(multiplier), view(bias));
+           })
+      .def_prop_ro("image_size", &Network::image_size)
+      .def_prop_ro("feature_count", &Network::feature_count)
+      .def_prop_ro("feature_bits", &Network::feature_bits)
+      .def_prop_ro("latent_words", &Network::latent_words)
+      .def_prop_ro("latent_bits", &Network::latent_bits)
+      .def_prop_ro("bytes", &Network::bytes)
+      .def_prop_ro("scratch_bytes", &Network::scratch_bytes)
+      .def("latents",
+           [](const Network& n, const Array<uint8_t, 4>& images) {
+             const size_t rows = images.shape(0);
+             Result<uint64_t> result({rows, n.latent_words()});
+             nb::gil_scoped_release unlock;
+             bitreplay::Scratch scratch = n.make_scratch();
+             for (size_t i = 0; i < rows; ++i) {
+               n.latent(images.data() + i * n.image_bytes(), result.data + i * n.latent_words(), scratch);
+             }
+             nb::gil_scoped_acquire lock;
+             return result.array;
+           })
+      .def("features_of_latents", [](const Network& n, const Array<uint64_t, 2>& latents) {
+        const size_t rows = latents.shape(0);
+        const auto width = static_cast<size_t>(n.feature_count());
+        Result<int8_t> result({rows, width});
+        bitreplay::Scratch scratch = n.make_scratch();
+        for (size_t i = 0; i < rows; ++i) n.features(latents.data() + i * n.latent_words(), result.data + i * width, scratch);
+        return result.array;
+      });
+
+  nb::class_<Learner>(m, "Learner")
+      .def("__init__",
+           [](Learner* self, const std::shared_ptr<Network>& network, size_t capacity, uint64_t seed, int64_t learning_rate,
+              int epochs, int min_steps, int live_batch, int replay_batch, int ghosts, bool prior) {
+             new (self) Learner(network, capacity, seed,
+                                {learning_rate, epochs, min_steps, live_batch, replay_batch, ghosts, prior});
+           })
+      .def("learn",
+           [](Learner& l, const Array<uint8_t, 4>& images, const Flat<int32_t>& labels, size_t classes, int threads,
+              const nb::object& progress) {
+             const bitreplay::Progress call = make_progress(progress);
+             nb::gil_scoped_release unlock;
+             l.learn(view(images), view(labels), classes, threads, call);
+           },
+           nb::arg("images"), nb::arg("labels"), nb::arg("classes"), nb::arg("threads"), nb::arg("progress").none())
+      .def("features",
+           [](const Learner& l, const Array<uint8_t, 4>& images, int threads) {
+             const auto width = static_cast<size_t>(l.network().feature_count());
+             Result<int8_t> result({images.shape(0), width});
+             nb::gil_scoped_release unlock;
+             l.features(view(images), {result.data, images.shape(0) * width}, threads);
+             nb::gil_scoped_acquire lock;
+             return result.array;
+           })
+      .def("predict",
+           [](const Learner& l, const Array<uint8_t, 4>& images, int threads) {
+             const size_t rows = images.shape(0);
+             Result<int32_t> probabilities({rows, l.classes()}), best({rows});
+             nb::gil_scoped_release unlock;
+             l.predict(view(images), {probabilities.data, rows * l.classes()}, {best.data, rows}, threads);
+             nb::gil_scoped_acquire lock;
+             return nb::make_tuple(best.array, probabilities.array);
+           })
+      .def("restore",
+           [](Learner& l, const Flat<int32_t>& weight, const Flat<uint32_t>& past_count, const Flat<uint64_t>& rows,
+              const Flat<uint16_t>& labels, const Flat<uint64_t>& seen, uint64_t experience) {
+             l.restore(view(weight), view(past_count), view(rows), view(labels), view(seen), experience);
+           })
+      .def_prop_ro("classes", &Learner::classes)
+      .def_prop_ro("experience", &Learner::experience)
+      .def_prop_ro("state_bytes", &Learner::state_bytes)
+      .def_prop_ro("replay_bytes", [](const Learner& l) { return l.replay().bytes(); })
+      .def("weight",
+           [](const Learner& l) {
+             const auto& w = l.head().weight;
+             return Result<int32_t>({w.data(), w.size()}, {l.classes(), static_cast<size_t>(l.network().feature_count())}).array;
+           })
+      .def("past_count",
+           [](const Learner& l) {
+             const auto& p = l.head().past_count;
+             return Result<uint32_t>({p.data(), p.size()}, {p.size()}).array;
+           })
+      .def("seen", [](const Learner& l) { return Result<uint64_t>(l.replay().seen(), {l.replay().seen().size()}).array; })
+      .def("rows",
+           [](const Learner& l) {
+             const size_t words = l.replay().row_words();
+             return Result<uint64_t>({l.replay().row(0), l.replay().size() * words}, {l.replay().size(), words}).array;
+           })
+      .def("labels", [](const Learner& l) { return Result<uint16_t>(l.replay().labels(), {l.replay().size()}).array; })
+      .def_static("lesson_bytes", [](const Network& n, size_t capacity, size_t replay_rows, size_t live, size_t classes, int threads) {
+        return Learner::lesson_bytes(n, capacity, replay_rows, live, classes, {}, threads);
+      });
+
+  m.def("isa", [] { return std::string(bitreplay::kernels().isa); });
+  m.def("memory", [] { return nb::make_tuple(MemoryMeter::current.load(), MemoryMeter::peak.load()); });
+  m.def("reset_memory_peak", [] { MemoryMeter::peak.store(MemoryMeter::current.load()); });
+}

@@ -1,0 +1,345 @@
+"""The learner that users meet: teach it names from pictures, ask it for names, keep what it knows in one file.
+
+Owns the names of classes and the checks of what comes in; the core owns everything that is learned.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _engine
+from .model import Model
+from .settings import Settings
+
+MAX_CLASSES = 65_535
+_PREDICT_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the learner sees.
+
+    Attributes
+    ----------
+    names : most probable class of each image, list of N str.
+    probabilities : float32 (N, K), columns in the order of ``learner.names``; multiples of 2^-15 that sum to nearly 1.
+    """
+
+    names: list[str]
+    probabilities: NDArray[np.float32]
+
+
+def _default_threads() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Learner:
+    """A binary network that learns new classes in integers, in a memory whose size is known beforehand.
+
+    Make one with `Learner.new` or `Learner.load`.  The same uint8 arrays in the same order give the same state file, byte for
+    byte, on every instruction set and with any number of threads.
+    """
+
+    def __init__(self, model: Model, settings: Settings, threads: int | None) -> None:
+        if threads is not None and (not isinstance(threads, int) or threads < 1):
+            raise ValueError(f"threads: expected at least 1, got {threads!r}")
+        self._model = model
+        self._settings = settings
+        self._threads = threads or _default_threads()
+        self._names: list[str] = []
+        self._core = _engine.Learner(
+            model.network,
+            settings.capacity,
+            settings.seed,
+            settings.learning_rate_q16,
+            settings.epochs,
+            settings.min_steps,
+            settings.live_batch,
+            settings.replay_batch,
+            settings.ghosts,
+            settings.prior_correction,
+        )
+
+    # -- making, loading, saving ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def new(
+        cls,
+        model: Model | str | Path | None = None,
+        *,
+        capacity: int | None = None,
+        memory_bytes: int | None = None,
+        lesson_images: int | None = None,
+        max_classes: int = 256,
+        seed: int = 0,
+        threads: int | None = None,
+        **settings: Any,
+    ) -> Learner:
+        """Make a learner that knows nothing yet.
+
+        Parameters
+        ----------
+        model : a `Model`, the path of a model file, the name of a shipped backbone, or None for the default backbone.
+        capacity : most rows in the replay memory; 0 for none.  Default 1,500, unless `memory_bytes` is given.
+        memory_bytes : instead of `capacity`: the bytes of everything that learning keeps or needs at its peak (network, head,
+            replay memory, the working memory of a lesson, the copy that makes it a transaction).  The capacity becomes the
+            largest that fits.  Pixels that the caller holds are the caller's.
+        lesson_images : most images in one lesson; with `memory_bytes` default 1,024, else any number.
+        max_classes : most classes; with `memory_bytes` room for that many is reserved.
+        seed : keys every random choice, 0..2^64-1.
+        threads : threads for the network; default as many as the process may use.  Never changes a result.
+        settings : further fields of `Settings`.
+
+        Raises
+        ------
+        ValueError : a value is out of range, or `memory_bytes` is too small (the message says what it takes).
+        FormatError : the model file is not sound.
+
+        Examples
+        --------
+        >>> Learner.new(memory_bytes=4_000_000, max_classes=20, lesson_images=100, threads=1).info()["bytes"]["learning_peak"] <= 4_000_000
+        True
+        """
+        opened = Model.open(model)
+        if capacity is not None and memory_bytes is not None:
+            raise ValueError("capacity: expected capacity or memory_bytes, got both; the one follows from the other")
+        if memory_bytes is not None and lesson_images is None:
+            lesson_images = 1024
+        fixed: dict[str, Any] = {"seed": seed, "lesson_images": lesson_images, "max_classes": max_classes, **settings}
+        if memory_bytes is None:
+            return cls(opened, Settings(capacity=1500 if capacity is None else capacity, **fixed), threads)
+        probe = cls(opened, Settings(capacity=0, **fixed), threads)
+        if not isinstance(memory_bytes, int) or memory_bytes < probe._peak_bytes(0):
+            raise ValueError(
+                f"memory_bytes: expected at least {probe._peak_bytes(0)} for this model, lessons of {lesson_images} images and "
+                f"{max_classes} classes, got {memory_bytes}; allow more, or lower lesson_images or max_classes"
+            )
+        low, high = 0, memory_bytes // (opened.network.latent_words * 8) + 1
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if probe._peak_bytes(middle) <= memory_bytes else (low, middle - 1)
+        return cls(opened, Settings(capacity=low, **fixed), threads)
+
+    @classmethod
+    def load(cls, path: str | Path, *, model: Model | str | Path | None = None, threads: int | None = None) -> Learner:
+        """Read a state file.
+
+        Parameters
+        ----------
+        path : file written by `save`.
+        model : the model it was taught on; needed only when that is neither shipped with the package nor in the file.
+        threads : as in `new`.
+
+        Raises
+        ------
+        FormatError : the file is damaged, of another version, or made for another model.
+        OSError : it cannot be read.
+        """
+        from .state import read_state
+
+        state = read_state(Path(path), None if model is None else Model.open(model))
+        learner = cls(state.model, state.settings, threads)
+        learner._names = state.names
+        learner._core.restore(state.weight.reshape(-1), state.past_count, state.rows.reshape(-1), state.labels, state.seen, state.experience)
+        return learner
+
+    def save(self, path: str | Path) -> None:
+        """Write the state to `path`: beside it first, synced, then renamed over it.
+
+        Raises
+        ------
+        OSError : it cannot be written; the old file stays as it was.
+        """
+        from .state import write_state
+
+        write_state(Path(path), self._model, self._settings, self._names, self._core)
+
+    # -- learning and predicting ------------------------------------------------------------------------------------------
+
+    def learn(
+        self,
+        images: NDArray[np.uint8],
+        labels: Sequence[str],
+        *,
+        progress: Callable[[str, int, int], object] | None = None,
+        cancel: Callable[[], bool] | None = None,
+    ) -> None:
+        """Learn one experience: all of it, or, when anything fails, nothing.
+
+        Parameters
+        ----------
+        images : uint8 (N, S, S, 3), RGB, 0..255, S = ``image_size``, N >= 1.
+        labels : N names; a name that is new opens a new class.
+        progress : called with phase ("latents", then "train"), done, total.
+        cancel : asked between steps; True gives the lesson up.
+
+        Raises
+        ------
+        TypeError, ValueError : the input does not fit; the message says what was expected.
+        Cancelled : `cancel` returned True.  KeyboardInterrupt: Ctrl-C.  In all cases nothing has changed.
+
+        Notes
+        -----
+        Cost and memory: docs/method.md 4.3, and ``info()["bytes"]``.
+        """
+        images = self._check_images(images)
+        names = self._check_labels(labels, len(images))
+        known = {name: index for index, name in enumerate(self._names)}
+        for name in names:
+            known.setdefault(name, len(known))
+        if len(known) > self._settings.max_classes:
+            raise ValueError(
+                f"labels: expected at most {self._settings.max_classes} classes in all, got {len(known)}; "
+                "make the learner with a larger max_classes, or teach fewer names"
+            )
+        limit = self._settings.lesson_images
+        if limit is not None and len(images) > limit:
+            raise ValueError(
+                f"images: expected at most {limit} a lesson, got {len(images)}; teach them in several lessons, or make the "
+                "learner with a larger lesson_images"
+            )
+
+        def report(phase: str, done: int, total: int) -> bool:
+            if progress is not None:
+                progress(phase, done, total)
+            return bool(cancel is not None and cancel())
+
+        indices = np.array([known[name] for name in names], np.int32)
+        self._core.learn(images, indices, len(known), self._threads, report)
+        self._names = list(known)
+
+    def predict(self, images: NDArray[np.uint8]) -> Prediction:
+        """Name what is on the images; changes nothing.
+
+        Parameters
+        ----------
+        images : uint8 (N, S, S, 3), RGB, 0..255, S = ``image_size``, N >= 1.
+
+        Raises
+        ------
+        ValueError : the input does not fit, or nothing has been learned yet.
+        """
+        images = self._check_images(images)
+        if not self._names:
+            raise ValueError("predict: expected a learner that knows a class, got one that knows none; call learn first")
+        best, probabilities = [], []
+        for start in range(0, len(images), _PREDICT_ROWS):
+            classes, p = self._core.predict(images[start : start + _PREDICT_ROWS], self._threads)
+            best.append(classes)
+            probabilities.append(p.astype(np.float32) / 2**15)
+        return Prediction([self._names[i] for i in np.concatenate(best)], np.concatenate(probabilities))
+
+    def features(self, images: NDArray[np.uint8]) -> NDArray[np.int8]:
+        """What the head sees, int8 (N, D_f) in -127..127; real value times 2^feature_bits (docs/method.md 3.6)."""
+        images = self._check_images(images)
+        rows = [self._core.features(images[i : i + _PREDICT_ROWS], self._threads) for i in range(0, len(images), _PREDICT_ROWS)]
+        return np.concatenate(rows)
+
+    # -- what it knows ----------------------------------------------------------------------------------------------------
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the known classes, in the order in which they were first taught."""
+        return list(self._names)
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the images that the network reads."""
+        return int(self._model.network.image_size)
+
+    @property
+    def model(self) -> Model:
+        """The frozen network."""
+        return self._model
+
+    @property
+    def settings(self) -> Settings:
+        """How lessons are learned."""
+        return self._settings
+
+    def info(self) -> dict[str, Any]:
+        """What is known, and every byte: a dict of plain values.
+
+        ``bytes`` holds what the core keeps (network, head, replay_rows, replay_counts; ``kept`` is their sum), what a lesson of
+        ``lesson_images`` images needs on top (lesson), the highest total while learning (learning_peak), and the working memory of
+        predicting with these threads (predicting).  The head's new copy, which makes a lesson a transaction, is ``transaction``, a
+        part of lesson.
+        """
+        core, network = self._core, self._model.network
+        labels = np.bincount(core.labels(), minlength=len(self._names))
+        classes = [
+            {"name": name, "samples": int(seen), "replay_rows": int(rows)}
+            for name, seen, rows in zip(self._names, core.seen(), labels, strict=True)
+        ]
+        words = network.latent_words
+        settings = self._settings
+        images = settings.lesson_images or 1024
+        lesson = self._lesson_bytes(settings.capacity, len(labels) + (0 if settings.lesson_images is None else settings.max_classes))
+        rows_bytes = settings.capacity * words * 8
+        head = core.state_bytes - core.replay_bytes
+        sizes = {
+            "network": network.bytes,
+            "head": head,
+            "replay_rows": rows_bytes,
+            "replay_counts": core.replay_bytes - rows_bytes,
+            "kept": network.bytes + core.state_bytes,
+            "lesson": lesson,
+            "transaction": head,
+            "learning_peak": self._peak_bytes(settings.capacity) if settings.lesson_images else network.bytes + core.state_bytes + lesson,
+            "predicting": self._threads * network.scratch_bytes + _PREDICT_ROWS * (words * 8 + network.feature_count),
+            "replay_row": words * 8 + 2,
+        }
+        return {
+            "model": {key: value for key, value in self._model.info().items() if key not in ("card", "bytes")},
+            "lessons": int(core.experience),
+            "classes": classes,
+            "capacity": settings.capacity,
+            "replay_rows": int(labels.sum()),
+            "lesson_images": images,
+            "max_classes": settings.max_classes,
+            "bytes": sizes,
+        }
+
+    # -- inside -----------------------------------------------------------------------------------------------------------
+
+    def _lesson_bytes(self, capacity: int, classes: int) -> int:
+        images = self._settings.lesson_images or 1024
+        return int(_engine.Learner.lesson_bytes(self._model.network, capacity, capacity, images, classes, self._threads))
+
+    def _peak_bytes(self, capacity: int) -> int:
+        # Highest total that this learner can reach with `capacity`, max_classes and lesson_images.
+        network, classes = self._model.network, self._settings.max_classes
+        kept = classes * (network.feature_count * 4 + 4 + 8) + capacity * (network.latent_words * 8 + 2)
+        return int(network.bytes) + kept + self._lesson_bytes(capacity, classes)
+
+    def _check_images(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        size = self.image_size
+        if not isinstance(images, np.ndarray):
+            raise TypeError(f"images: expected a numpy array, got {type(images).__name__}; use numpy.asarray")
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3):
+            hint = 'scale to 0..255 and use .astype("uint8")' if images.dtype != np.uint8 else f"bring them to {size} x {size} RGB"
+            raise ValueError(f"images: expected uint8 (N, {size}, {size}, 3), got {images.dtype} {images.shape}; {hint}")
+        if len(images) == 0:
+            raise ValueError("images: expected at least one, got none")
+        return np.ascontiguousarray(images)
+
+    @staticmethod
+    def _check_labels(labels: Sequence[str], count: int) -> list[str]:
+        if isinstance(labels, str):
+            raise TypeError("labels: expected a sequence of names, got one str; give one name an image")
+        names = list(labels)
+        if len(names) != count:
+            raise ValueError(f"labels: expected {count}, one an image, got {len(names)}")
+        for name in names:
+            if not isinstance(name, str):
+                raise TypeError(f'labels: expected names (str), got {type(name).__name__} {name!r}; name the classes, e.g. "mug"')
+            if not name or not name.isprintable():
+                raise ValueError(f"labels: expected names of printable characters, got {name!r}")
+        return [str(name) for name in names]

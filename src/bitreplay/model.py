@@ -1,0 +1,235 @@
+"""The model file: a frozen network in integers, checked and handed to the core (docs/formats.md, Model)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._engine import Network
+from .container import Tensors, pack, read_bytes, replace_file, take, unpack
+from .errors import FormatError
+
+SHIPPED = "quicknet-32"
+_FOLDER = Path(__file__).parent / "models"
+
+
+def _words(channels: int) -> int:
+    return (channels + 63) // 64
+
+
+class _Fields:
+    """Reads the JSON description of one operation; every value is an integer or bool of the right kind, or FormatError."""
+
+    def __init__(self, value: object, what: str, where: str) -> None:
+        if not isinstance(value, dict):
+            raise FormatError(f"{where}: network: {what}: expected an object, got {type(value).__name__}")
+        self.values: dict[str, Any] = value
+        self.what, self.where = what, where
+
+    def integer(self, name: str, low: int, high: int) -> int:
+        value = self.values.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise FormatError(f"{self.where}: network: {self.what}.{name}: expected {low} to {high}, got {value!r}")
+        return value
+
+    def flag(self, name: str) -> bool:
+        value = self.values.get(name)
+        if not isinstance(value, bool):
+            raise FormatError(f"{self.where}: network: {self.what}.{name}: expected true or false, got {value!r}")
+        return value
+
+    def items(self, name: str) -> list[Any]:
+        value = self.values.get(name)
+        if not isinstance(value, list) or len(value) > 256:
+            raise FormatError(f"{self.where}: network: {self.what}.{name}: expected a list of at most 256 operations")
+        return value
+
+
+def _flat(tensor: NDArray[np.generic]) -> NDArray[Any]:
+    return tensor.reshape(-1)
+
+
+def _add_conv(network: Network, f: _Fields, tensors: Tensors, prefix: str) -> None:
+    size_in, size_out = f.integer("in", 1, 2048), f.integer("out", 1, 2048)
+    kernel, stride = f.integer("kernel", 1, 3), f.integer("stride", 1, 2)
+    depthwise, relu, shift = f.flag("depthwise"), f.flag("relu"), f.integer("shift", 0, 46)
+    shape = (size_out, kernel, kernel) if depthwise else (size_out, kernel, kernel, size_in)
+    network.add_conv(
+        size_in,
+        size_out,
+        kernel,
+        stride,
+        depthwise,
+        relu,
+        shift,
+        _flat(take(tensors, f"{prefix}.weight", "int8", shape, f.where)),
+        _flat(take(tensors, f"{prefix}.multiplier", "int16", (size_out,), f.where)),
+        _flat(take(tensors, f"{prefix}.bias", "int64", (size_out,), f.where)),
+    )
+
+
+def _add_block(network: Network, f: _Fields, tensors: Tensors, prefix: str) -> None:
+    channels, shift = f.integer("channels", 1, 1024), f.integer("shift", 0, 30)
+    network.add_block(
+        channels,
+        shift,
+        _flat(take(tensors, f"{prefix}.weight", "uint64", (channels, 3, 3, _words(channels)), f.where)),
+        _flat(take(tensors, f"{prefix}.mean", "int16", (channels,), f.where)),
+        _flat(take(tensors, f"{prefix}.multiplier", "int16", (channels,), f.where)),
+        _flat(take(tensors, f"{prefix}.bias", "int32", (channels,), f.where)),
+    )
+
+
+def _build(network_json: str, tensors: Tensors, where: str) -> Network:
+    try:
+        top = _Fields(json.loads(network_json), "network", where)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{where}: network: expected JSON") from error
+    tensors = dict(tensors)
+    try:
+        network = Network(top.integer("image_size", 1, 1024))
+        for i, item in enumerate(top.items("prefix")):
+            f = _Fields(item, f"prefix[{i}]", where)
+            operation = f.values.get("op")
+            if operation == "conv":
+                _add_conv(network, f, tensors, f"prefix.{i}")
+            elif operation == "block":
+                _add_block(network, f, tensors, f"prefix.{i}")
+            elif operation == "pool":
+                network.add_pool()
+            else:
+                raise FormatError(f"{where}: network: prefix[{i}].op: expected conv, block or pool, got {operation!r}")
+        channels = _Fields(top.values.get("cut"), "cut", where).integer("channels", 1, 1024)
+        network.set_cut(
+            _flat(take(tensors, "cut.threshold", "int32", (channels,), where)),
+            _flat(take(tensors, "cut.direction", "uint8", (channels,), where)),
+            _flat(take(tensors, "cut.alpha", "int16", (channels,), where)),
+        )
+        for i, item in enumerate(top.items("tail")):
+            f = _Fields(item, f"tail[{i}]", where)
+            if f.values.get("op") != "block":
+                raise FormatError(f"{where}: network: tail[{i}].op: expected block, got {f.values.get('op')!r}")
+            _add_block(network, f, tensors, f"tail.{i}")
+            shape = (f.integer("channels", 1, 1024), 3, 3, f.integer("channels", 1, 1024))
+            take(tensors, f"tail.{i}.shadow", "int8", shape, where)
+        f = _Fields(top.values.get("features"), "features", where)
+        network.set_features(
+            f.integer("pool_multiplier", 1, 2**31 - 1),
+            f.integer("pool_shift", 0, 46),
+            f.integer("shift", 0, 46),
+            f.integer("feature_bits", 0, 12),
+            _flat(take(tensors, "features.weight", "int8", (channels, channels), where)),
+            _flat(take(tensors, "features.multiplier", "int16", (channels,), where)),
+            _flat(take(tensors, "features.bias", "int64", (channels,), where)),
+        )
+    except FormatError:
+        raise
+    except ValueError as error:
+        raise FormatError(f"{where}: {error}") from error
+    if tensors:
+        raise FormatError(f"{where}: expected no tensor {sorted(tensors)[0]}; the file does not fit its description")
+    return network
+
+
+class Model:
+    """A frozen binary network with a replay cut, as `bitreplay export` writes it.
+
+    Attributes
+    ----------
+    network : the core's network; immutable.
+    digest : 64 hexadecimal digits, the model's name in every state that was taught on it.
+    card : what its makers say of it: data, recipe, figures.
+    """
+
+    def __init__(self, content: bytes, where: str) -> None:
+        metadata, tensors = unpack(content, "model", where)
+        self.digest = metadata["digest"]
+        self.shipped = False
+        try:
+            card = json.loads(metadata.get("card", "{}"))
+        except (ValueError, RecursionError) as error:
+            raise FormatError(f"{where}: card: expected JSON") from error
+        self.card: dict[str, Any] = card if isinstance(card, dict) else {}
+        self.network = _build(metadata.get("network", ""), tensors, where)
+        self._content: bytes | None = content
+
+    @classmethod
+    def load(cls, path: str | Path) -> Model:
+        """Read a model file.
+
+        Raises
+        ------
+        FormatError : the file is not a sound model.
+        OSError : it cannot be read.
+        """
+        return cls(read_bytes(Path(path)), str(path))
+
+    @classmethod
+    def shipped_names(cls) -> list[str]:
+        """Names of the backbones that come with the package."""
+        return sorted(p.stem for p in _FOLDER.glob("*.model"))
+
+    @classmethod
+    def from_package(cls, name: str = SHIPPED) -> Model:
+        """Open a backbone that comes with the package; ValueError if there is none of that name."""
+        path = _FOLDER / f"{name}.model"
+        if name not in cls.shipped_names():
+            raise ValueError(f"model: expected one of {', '.join(cls.shipped_names())}, or a path, got {name!r}")
+        model = cls.load(path)
+        model.shipped = True
+        model._content = None  # it can be read again
+        return model
+
+    @classmethod
+    def open(cls, model: Model | str | Path | None) -> Model:
+        """The model meant by an argument: a Model, a path, the name of a shipped one, or None for the default."""
+        if isinstance(model, Model):
+            return model
+        if model is None or model in cls.shipped_names():
+            return cls.from_package(str(model) if model else SHIPPED)
+        return cls.load(model)
+
+    @classmethod
+    def with_digest(cls, digest: str) -> Model | None:
+        """The shipped backbone of this digest, or None."""
+        for name in cls.shipped_names():
+            model = cls.from_package(name)
+            if model.digest == digest:
+                return model
+        return None
+
+    @property
+    def content(self) -> bytes | None:
+        """The model file's bytes; None for a backbone that comes with the package."""
+        return self._content
+
+    @property
+    def name(self) -> str:
+        """Name on the card, or the beginning of the digest."""
+        return str(self.card.get("name") or self.digest[:12])
+
+    def info(self) -> dict[str, Any]:
+        """Sizes and card of the model; bytes as the core holds them."""
+        return {
+            "digest": self.digest,
+            "name": self.name,
+            "image_size": self.network.image_size,
+            "latent_bits": self.network.latent_bits,
+            "latent_bytes": self.network.latent_words * 8,
+            "features": self.network.feature_count,
+            "bytes": {"network": self.network.bytes, "forward_scratch_per_thread": self.network.scratch_bytes},
+            "card": self.card,
+        }
+
+
+def write_model(path: Path, network: dict[str, Any], tensors: Tensors, card: dict[str, Any]) -> Model:
+    """Write a model file and read it back; FormatError if it is not sound (then nothing is written)."""
+    metadata = {"network": json.dumps(network, sort_keys=True), "card": json.dumps(card, sort_keys=True)}
+    content = pack("model", metadata, tensors)
+    model = Model(content, str(path))
+    replace_file(path, content)
+    return model

@@ -1,0 +1,116 @@
+"""The state file: everything that was learned, in one file (docs/formats.md, State)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._engine import Learner as CoreLearner
+from .container import pack, read_bytes, replace_file, take, unpack
+from .errors import FormatError
+from .model import Model
+from .settings import Settings
+
+
+@dataclass(frozen=True)
+class State:
+    """Content of a state file; arrays as in docs/formats.md."""
+
+    model: Model
+    settings: Settings
+    names: list[str]
+    experience: int
+    weight: NDArray[np.int32]
+    past_count: NDArray[np.uint32]
+    rows: NDArray[np.uint64]
+    labels: NDArray[np.uint16]
+    seen: NDArray[np.uint64]
+
+
+def write_state(path: Path, model: Model, settings: Settings, names: list[str], core: CoreLearner) -> None:
+    """Replace the file at `path` by the state of `core`; OSError leaves the old file as it was."""
+    metadata = {
+        "model": model.digest,
+        "settings": json.dumps(settings.to_dict(), sort_keys=True),
+        "names": json.dumps(names),
+        "experience": str(core.experience),
+    }
+    tensors: dict[str, Any] = {
+        "head.weight": core.weight(),
+        "head.past_count": core.past_count(),
+        "replay.seen": core.seen(),
+        "replay.rows": core.rows(),
+        "replay.labels": core.labels(),
+    }
+    if model.content is not None:
+        tensors["model"] = np.frombuffer(model.content, np.uint8)
+    replace_file(path, pack("state", metadata, tensors))
+
+
+def _parse(text: str, kind: type, what: str, where: str) -> Any:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{where}: {what}: expected JSON") from error
+    if not isinstance(value, kind):
+        raise FormatError(f"{where}: {what}: expected {kind.__name__}, got {type(value).__name__}")
+    return value
+
+
+def read_state(path: Path, model: Model | None) -> State:
+    """Read and check a state file.
+
+    Parameters
+    ----------
+    path : the file.
+    model : the model it must have been taught on, or None to take the one in the file or in the package.
+
+    Raises
+    ------
+    FormatError : the file is not sound, or was made for another model.
+    """
+    where = str(path)
+    metadata, tensors = unpack(read_bytes(path), "state", where)
+    digest = metadata.get("model", "")
+    inside = tensors.pop("model", None)
+    if model is None:
+        model = Model(inside.tobytes(), f"{where}: model") if inside is not None and inside.dtype == np.uint8 else Model.with_digest(digest)
+    if model is None:
+        raise FormatError(f"{where}: made for model {digest[:12]}, which is not in this package; open it with the model it was taught on")
+    if model.digest != digest:
+        raise FormatError(
+            f"{where}: made for model {digest[:12]}, but {model.name} is {model.digest[:12]}; open it with the model it was taught on"
+        )
+    try:
+        settings = Settings.from_dict(_parse(metadata.get("settings", ""), dict, "settings", where))
+    except (TypeError, ValueError) as error:
+        raise error if isinstance(error, FormatError) else FormatError(f"{where}: {error}") from error
+    names = _parse(metadata.get("names", ""), list, "names", where)
+    if not all(isinstance(n, str) and n for n in names) or len(set(names)) != len(names) or len(names) > settings.max_classes:
+        raise FormatError(f"{where}: names: expected at most {settings.max_classes} different names")
+    experience = metadata.get("experience", "")
+    if not (experience.isascii() and experience.isdigit() and len(experience) < 10):
+        raise FormatError(f"{where}: experience: expected a count, got {experience!r}")
+    classes, network = len(names), model.network
+    labels: Any = tensors.get("replay.labels")
+    stored = len(labels) if labels is not None and labels.ndim == 1 else 0
+    if stored > settings.capacity:
+        raise FormatError(f"{where}: replay.rows: expected at most {settings.capacity}, got {stored}")
+    arrays: dict[str, Any] = {
+        "weight": take(tensors, "head.weight", "int32", (classes, network.feature_count), where),
+        "past_count": take(tensors, "head.past_count", "uint32", (classes,), where),
+        "seen": take(tensors, "replay.seen", "uint64", (classes,), where),
+        "rows": take(tensors, "replay.rows", "uint64", (stored, network.latent_words), where),
+        "labels": take(tensors, "replay.labels", "uint16", (stored,), where),
+    }
+    if tensors:
+        raise FormatError(f"{where}: expected no tensor {sorted(tensors)[0]}")
+    counts = np.bincount(arrays["labels"], minlength=classes)
+    if len(counts) > classes or np.any(counts > arrays["seen"]) or np.any(arrays["seen"] >= 2**32):
+        raise FormatError(f"{where}: replay.labels: expected classes that were taught, with no more rows than were offered")
+    return State(model, settings, names, int(experience), **arrays)

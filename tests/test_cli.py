@@ -1,0 +1,494 @@
+"""The command line on real files: what it prints, writes, refuses, and what stays as it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import bitreplay
+from bitreplay import FormatError, Learner, Model, cli
+from bitreplay.data import read_folder
+
+pytest.importorskip("PIL")
+from PIL import Image
+
+COLOURS = {"blue": (20, 40, 230), "green": (30, 200, 40), "red": (240, 20, 30)}
+PICTURES = 12
+MODELS = Path(bitreplay.__file__).parent / "models"
+
+
+def draw(colour: tuple[int, int, int], seed: int, size: tuple[int, int] = (40, 32)) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(-20, 21, (size[1], size[0], 3))
+    return Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8))
+
+
+def write_lesson(folder: Path, names: list[str], first_seed: int = 0) -> Path:
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        for number in range(PICTURES):
+            draw(COLOURS[name], first_seed + number).save(folder / name / f"{number:02}.png")
+    return folder
+
+
+def run(*words: object, code: int = 0) -> tuple[str, str]:
+    """Standard output and standard error of a command that must end with `code`."""
+    result = CliRunner().invoke(cli.app, [str(word) for word in words])
+    assert result.exit_code == code, (result.exit_code, result.stdout, result.stderr, result.exception)
+    return result.stdout, result.stderr
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    path = tmp_path / "a state.state"
+    run("new", path, "--capacity", 20)
+    return path
+
+
+@pytest.fixture
+def taught(state: Path, tmp_path: Path) -> Path:
+    run("learn", state, write_lesson(tmp_path / "lesson", ["blue", "green", "red"]))
+    return state
+
+
+def assert_refused(state: Path, *words: object, code: int = 1) -> str:
+    """The command fails with one message, without a traceback, and changes no byte of the state nor its folder."""
+    before, beside = state.read_bytes(), sorted(state.parent.iterdir())
+    out, err = run(*words, code=code)
+    assert out == ""
+    assert "Traceback" not in err
+    assert state.read_bytes() == before
+    assert sorted(state.parent.iterdir()) == beside
+    if code == 1:
+        last = err.splitlines()[-1]
+        assert last.startswith("error: ")
+        return last
+    return err
+
+
+def test_round_trip_of_two_lessons(state: Path, tmp_path: Path) -> None:
+    first, second = write_lesson(tmp_path / "one", ["green", "red"]), write_lesson(tmp_path / "two", ["blue"])
+    assert "2 classes" in run("learn", state, first)[0]
+    out, _ = run("learn", state, second)
+    assert f"learned {PICTURES} pictures of 1 class" in out
+    assert "new: blue" in out
+
+    test = write_lesson(tmp_path / "test", ["blue", "green", "red"], first_seed=1000)
+    result = json.loads(run("predict", state, test, "--json")[0])
+    assert result["accuracy"] >= 0.9
+    assert result["total"] == 3 * PICTURES == len(result["images"])
+    hits = [image["class"] == image["name"] for image in result["images"]]
+    assert result["accuracy"] == sum(hits) / len(hits)
+    assert result["right"] == sum(hits)
+    assert np.array(result["confusion"]["counts"]).sum(1).tolist() == [PICTURES] * 3
+    assert sorted(result["confusion"]["classes"]) == ["blue", "green", "red"]
+    assert all(0 < image["probability"] <= 1 for image in result["images"])
+
+    table, _ = run("predict", state, test)
+    assert f"accuracy {100 * result['accuracy']:.1f} % ({sum(hits)} of {3 * PICTURES} pictures)" in table
+
+    info = json.loads(run("info", state, "--json")[0])
+    assert info["lessons"] == 2
+    assert {entry["name"]: entry["samples"] for entry in info["classes"]} == dict.fromkeys(COLOURS, PICTURES)
+    assert sum(entry["replay_rows"] for entry in info["classes"]) == info["replay_rows"] == info["capacity"] == 20
+    assert info["bytes"]["file"] == state.stat().st_size
+    shown, _ = run("info", state)
+    for number in (*info["bytes"].values(), info["model"]["latent_bits"]):
+        assert f"{number:,}" in shown
+
+
+def test_learn_adds_nothing_to_the_library(state: Path, tmp_path: Path) -> None:
+    lesson = write_lesson(tmp_path / "lesson", ["blue", "red"])
+    learner = Learner.load(state)
+    data = read_folder(lesson, learner.image_size)
+    learner.learn(data.images, [data.names[label] for label in data.labels])
+    learner.save(tmp_path / "library.state")
+    run("learn", state, lesson, "--threads", 1)
+    assert state.read_bytes() == (tmp_path / "library.state").read_bytes()
+
+
+def test_predict_in_batches_gives_what_one_batch_gives(taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run("predict", taught, tmp_path / "lesson", "--json")[0]
+    monkeypatch.setattr(cli, "PREDICT_BATCH", 5)
+    assert run("predict", taught, tmp_path / "lesson", "--json")[0] == whole
+
+
+def test_predict_changes_nothing(taught: Path, tmp_path: Path) -> None:
+    before = taught.read_bytes()
+    run("predict", taught, tmp_path / "lesson")
+    run("info", taught)
+    assert taught.read_bytes() == before
+
+
+def test_new_refuses_to_overwrite(taught: Path) -> None:
+    message = assert_refused(taught, "new", taught)
+    assert str(taught) in message
+    assert "--force" in message
+    run("new", taught, "--force", "--capacity", 7)
+    info = json.loads(run("info", taught, "--json")[0])
+    assert (info["capacity"], info["classes"]) == (7, [])
+
+
+def test_new_in_a_folder_that_is_missing(tmp_path: Path) -> None:
+    _, err = run("new", tmp_path / "none" / "a.state", code=1)
+    assert err == f"error: {tmp_path / 'none'}: No such file or directory\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_bytes_holds(tmp_path: Path) -> None:
+    path = tmp_path / "small.state"
+    run("new", path, "--memory-bytes", 8_000_000, "--lesson-images", 36)
+    assert json.loads(run("info", path, "--json")[0])["bytes"]["learning_peak"] <= 8_000_000
+
+
+def test_usage_errors_exit_2(state: Path, tmp_path: Path) -> None:
+    assert "not both" in assert_refused(state, "new", tmp_path / "b.state", "--capacity", 1, "--memory-bytes", 10**7, code=2)
+    assert_refused(state, "learn", state, code=2)
+    assert_refused(state, "predict", state, code=2)
+    assert_refused(state, "new", tmp_path / "b.state", "--capacity", "-1", code=2)
+    assert_refused(state, "new", tmp_path / "b.state", "--seed", 2**64, code=2)
+    assert_refused(state, "nonsense", code=2)
+
+
+def test_version_is_the_package_s() -> None:
+    from importlib.metadata import version
+
+    assert run("--version")[0] == f"bitreplay {version('bitreplay')}\n"
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", None], ids=["empty", "text", "cut short"])
+def test_a_broken_picture_is_named_and_nothing_is_learned(taught: Path, tmp_path: Path, content: bytes | None) -> None:
+    broken = tmp_path / "lesson" / "red" / "05.png"
+    broken.write_bytes(broken.read_bytes()[:200] if content is None else content)
+    assert f"{broken}: cannot be read as a picture" in assert_refused(taught, "learn", taught, tmp_path / "lesson")
+    assert f"{broken}: cannot be read as a picture" in assert_refused(taught, "predict", taught, tmp_path / "lesson")
+    assert f"{broken}: cannot be read as a picture" in assert_refused(taught, "predict", taught, broken)
+
+
+def test_folders_without_pictures(taught: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    (empty / "cup").mkdir(parents=True)
+    (empty / "cup" / "notes.txt").write_text("no picture")
+    assert f"{empty}: expected a subfolder per class" in assert_refused(taught, "learn", taught, empty)
+    assert f"{empty}: expected pictures" in assert_refused(taught, "predict", taught, empty)
+    flat = tmp_path / "lesson" / "red"
+    assert f"{flat}: expected a subfolder per class" in assert_refused(taught, "learn", taught, flat)
+    missing = tmp_path / "missing"
+    for command in ("learn", "predict"):
+        assert assert_refused(taught, command, taught, missing) == f"error: {missing}: No such file or directory"
+    picture = flat / "00.png"
+    assert assert_refused(taught, "learn", taught, picture) == f"error: {picture}: Not a directory"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_a_folder_that_cannot_be_read_is_an_error(taught: Path, tmp_path: Path) -> None:
+    closed = tmp_path / "lesson" / "red"
+    closed.chmod(0)
+    try:
+        for command in ("learn", "predict"):
+            assert assert_refused(taught, command, taught, tmp_path / "lesson") == f"error: {closed}: Permission denied"
+    finally:
+        closed.chmod(0o700)
+
+
+def test_files_that_people_really_have(state: Path, tmp_path: Path) -> None:
+    lesson = tmp_path / "lesson"
+    odd = "Käse [bold] 日本 می 🥄"
+    for name in (odd, "plain", ".hidden", "plain/nested"):
+        (lesson / name).mkdir(parents=True)
+    red, green = COLOURS["red"], COLOURS["green"]
+    draw(red, 1).save(lesson / odd / "A.JPG", quality=95)
+    draw(red, 2, (7, 300)).convert("P").save(lesson / odd / "b.gif")
+    draw(red, 3, (1, 1)).convert("RGBA").save(lesson / odd / "c.PnG")
+    draw(red, 4).convert("CMYK").save(lesson / odd / "d.tiff")
+    draw(green, 5).convert("L").save(lesson / "plain" / "nested" / "e.webp")
+    draw(green, 6).save(tmp_path / "elsewhere.bmp")
+    (lesson / "plain" / "link.bmp").symlink_to(tmp_path / "elsewhere.bmp")
+    (lesson / "plain" / "._f.jpg").write_bytes(b"a Mac's notes")
+    (lesson / ".hidden" / "g.jpg").write_bytes(b"not looked at")
+    (lesson / "plain" / "h.heic").write_bytes(b"no picture that we read")
+    draw(green, 7).save(lesson / "beside.png")
+    out, err = run("learn", state, lesson)
+    assert "6 pictures of 2 classes" in out
+    assert "2 files were left out" in err
+    assert "hidden" not in err
+    info = json.loads(run("info", state, "--json")[0])
+    assert {entry["name"]: entry["samples"] for entry in info["classes"]} == {odd: 4, "plain": 2}
+    assert odd in run("info", state)[0]
+    assert odd in run("predict", state, lesson)[0]
+
+
+def test_names_that_are_no_text_are_refused(taught: Path, tmp_path: Path) -> None:
+    lesson = tmp_path / "other"
+    for name in (b"caf\xe9", b"two\nlines"):
+        folder = Path(os.fsdecode(os.fsencode(lesson) + b"/" + name))
+        try:
+            folder.mkdir(parents=True)
+        except OSError:
+            pytest.skip("this file system refuses such names itself")
+        draw(COLOURS["red"], 1).save(folder / "a.png")
+        assert repr(folder.name) in assert_refused(taught, "learn", taught, lesson)
+        shutil.rmtree(lesson)
+
+
+def test_predict_without_class_folders_names_each_picture(taught: Path, tmp_path: Path) -> None:
+    flat = tmp_path / "lesson" / "red"
+    result = json.loads(run("predict", taught, flat, tmp_path / "lesson" / "blue" / "00.png", "--json")[0])
+    assert "accuracy" not in result
+    assert [image["file"] for image in result["images"]] == [str(path) for path in sorted(flat.iterdir())] + [
+        str(tmp_path / "lesson" / "blue" / "00.png")
+    ]
+    assert all("class" not in image for image in result["images"])
+    out, _ = run("predict", taught, flat)
+    lines = out.splitlines()
+    assert len(lines) == PICTURES
+    for line, image in zip(lines, result["images"], strict=False):
+        assert line == f"{image['file']}: {image['name']} ({100 * image['probability']:.1f} %)"
+
+
+def test_predict_with_and_without_classes_at_once(taught: Path, tmp_path: Path) -> None:
+    single = tmp_path / "lesson" / "blue" / "00.png"
+    result = json.loads(run("predict", taught, single, tmp_path / "lesson", "--json")[0])
+    assert (result["total"], len(result["images"])) == (3 * PICTURES, 3 * PICTURES + 1)
+    out, _ = run("predict", taught, single, tmp_path / "lesson")
+    assert out.splitlines()[0].startswith(f"{single}: ")
+    assert out.splitlines()[1].startswith("accuracy ")
+
+
+def test_classes_unknown_to_the_state_count_as_errors(state: Path, tmp_path: Path) -> None:
+    run("learn", state, write_lesson(tmp_path / "lesson", ["green", "red"]))
+    test = write_lesson(tmp_path / "test", ["blue", "red"])
+    result = json.loads(run("predict", state, test, "--json")[0])
+    assert result["unknown"] == ["blue"]
+    assert result["total"] == 2 * PICTURES
+    assert result["accuracy"] <= 0.5
+    assert result["right"] == sum(image["class"] == image["name"] for image in result["images"])
+    assert "not known to the state, counted as errors: blue" in run("predict", state, test)[0]
+
+
+def test_many_classes_are_shown_as_a_list_of_confusions(taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    swapped = tmp_path / "swapped"
+    shutil.copytree(tmp_path / "lesson" / "red", swapped / "blue")
+    monkeypatch.setattr(cli, "WIDEST_CONFUSION", 1)
+    counts = json.loads(run("predict", taught, swapped, "--json")[0])["confusion"]
+    number = counts["classes"].index
+    out, _ = run("predict", taught, swapped)
+    row = [line for line in out.splitlines() if "blue" in line and "red" in line]
+    assert str(counts["counts"][number("blue")][number("red")]) in row[0]
+
+
+def test_predict_before_any_lesson(state: Path, tmp_path: Path) -> None:
+    message = assert_refused(state, "predict", state, write_lesson(tmp_path / "test", ["red"]))
+    assert "knows no class yet" in message
+
+
+def test_states_that_are_missing_or_damaged(taught: Path, tmp_path: Path) -> None:
+    lesson = tmp_path / "lesson"
+    for command in ("learn", "predict"):
+        message = assert_refused(taught, command, tmp_path / "no.state", lesson)
+        assert f"{tmp_path / 'no.state'}: no such file; make it with: bitreplay new" in message
+    assert assert_refused(taught, "info", tmp_path / "no.state").startswith(f"error: {tmp_path / 'no.state'}: ")
+    whole = taught.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 4
+    for content in (b"", whole[: len(whole) // 2], bytes(flipped), b"not a state"):
+        damaged = tmp_path / "damaged.state"
+        damaged.write_bytes(content)
+        with pytest.raises(ValueError, match="damaged") as raised:
+            Learner.load(damaged)
+        for words in (("info", damaged), ("learn", damaged, lesson), ("predict", damaged, lesson)):
+            assert assert_refused(damaged, *words) == f"error: {raised.value}"
+
+
+def test_write_protected_state_is_refused_before_the_lesson(taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # os.access is asked rather than chmod: the tests may run as root, to whom nothing is forbidden.
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (taught, os.W_OK) and allowed(path, mode))
+    monkeypatch.setattr(Learner, "learn", lambda *_, **__: pytest.fail("the lesson was begun"))
+    assert assert_refused(taught, "learn", taught, tmp_path / "lesson") == f"error: {taught}: Permission denied"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on file sizes there")
+def test_full_disk_keeps_the_old_state(taught: Path, tmp_path: Path) -> None:
+    before, beside = taught.read_bytes(), sorted(tmp_path.iterdir())
+    program = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"
+        "from bitreplay.cli import main; sys.argv[1:] = sys.argv[1:]; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "learn", taught, tmp_path / "lesson"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"error: {taught}: cannot be saved: ")
+    assert last.endswith("; the state on disk is unchanged")
+    assert "Traceback" not in done.stderr
+    assert taught.read_bytes() == before
+    assert sorted(tmp_path.iterdir()) == beside
+
+
+def during_learning(monkeypatch: pytest.MonkeyPatch, act: object) -> None:
+    """Have `act` called when the learner first reports on its way."""
+
+    @contextmanager
+    def progress():  # type: ignore[no-untyped-def]
+        acted = []
+
+        def report(phase: str, done: int, total: int) -> None:
+            if phase == "training" and not acted:
+                acted.append(phase)
+                act()  # type: ignore[operator]
+
+        yield report
+        assert acted or sys.exc_info()[0]
+
+    monkeypatch.setattr(cli, "_progress", progress)
+
+
+def test_ctrl_c_while_learning_changes_nothing(taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    during_learning(monkeypatch, lambda: signal.raise_signal(signal.SIGINT))
+    err = assert_refused(taught, "learn", taught, tmp_path / "lesson", code=130)
+    assert err == "interrupted: nothing was changed\n"
+
+
+def test_ctrl_c_while_saving_comes_too_late(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = Learner.save
+
+    def interrupted(self: Learner, path: Path) -> None:
+        signal.raise_signal(signal.SIGINT)
+        save(self, path)
+
+    monkeypatch.setattr(Learner, "save", interrupted)
+    run("learn", state, write_lesson(tmp_path / "lesson", ["red"]))
+    assert json.loads(run("info", state, "--json")[0])["lessons"] == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_state_that_another_lesson_changed_meanwhile_is_not_overwritten(
+    taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other.state"
+    run("new", other, "--capacity", 3)
+    theirs = other.read_bytes()
+    during_learning(monkeypatch, lambda: os.replace(other, taught))
+    _, err = run("learn", taught, tmp_path / "lesson", code=1)
+    assert "was changed by someone else" in err
+    assert taught.read_bytes() == theirs
+
+
+def test_a_state_behind_a_link_stays_there(state: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.state"
+    link.symlink_to(state)
+    run("learn", link, write_lesson(tmp_path / "lesson", ["red"]))
+    assert link.is_symlink()
+    assert json.loads(run("info", state, "--json")[0])["lessons"] == 1
+
+
+def test_info_of_a_model() -> None:
+    shipped = json.loads(run("info", "--json")[0])
+    assert shipped["image_size"] == 32
+    assert shipped["latent_bits"] % 64 == 0
+    assert all(isinstance(count, int) and count >= 0 for count in shipped["bytes"].values())
+    (file,) = [path for path in MODELS.glob("*.model") if Model.load(path).digest == shipped["digest"]]
+    named = json.loads(run("info", file, "--json")[0])
+    assert named["bytes"].pop("file") == file.stat().st_size
+    assert named == shipped
+    assert shipped["digest"] in run("info", file)[0]
+
+
+def test_a_model_is_no_state(taught: Path, tmp_path: Path) -> None:
+    file = next(MODELS.glob("*.model"))
+    with pytest.raises(FormatError) as raised:
+        Learner.load(file)
+    assert assert_refused(taught, "predict", file, tmp_path / "lesson") == f"error: {raised.value}"
+
+
+def test_a_state_of_another_model_is_taught_with_that_model_only(tmp_path: Path) -> None:
+    own = tmp_path / "own.model"
+    shipped = next(MODELS.glob("*.model"))
+    own.write_bytes(shipped.read_bytes())
+    state, lesson = tmp_path / "own.state", write_lesson(tmp_path / "lesson", ["blue", "red"])
+    run("new", state, "--model", own)
+    own.unlink()  # the state carries it
+    run("learn", state, lesson, "--model", shipped)
+    assert json.loads(run("predict", state, lesson, "--json")[0])["accuracy"] >= 0.9
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "extra"),
+    [
+        ("PIL", ("predict", "STATE", "DIR"), "demo"),
+        ("matplotlib", ("demo", "--out", "OUT"), "demo"),
+        ("sklearn", ("demo", "--out", "OUT"), "demo"),
+        ("torch", ("pretrain", "DIR", "OUT"), "train"),
+        ("torch", ("export", "OUT", "OUT", "--data", "DIR", "--name", "n"), "train"),
+    ],
+)
+def test_missing_extra_is_named(
+    taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, words: tuple[str, ...], extra: str
+) -> None:
+    for loaded in [name for name in sys.modules if name.partition(".")[0] == module]:
+        monkeypatch.delitem(sys.modules, loaded)
+    monkeypatch.setitem(sys.modules, module, None)
+    paths = {"STATE": taught, "DIR": tmp_path / "lesson", "OUT": tmp_path / "out"}
+    _, err = run(*(paths.get(word, word) for word in words), code=1)
+    assert err == f'error: {module} is not installed; pip install "bitreplay[{extra}]"\n'
+
+
+@pytest.mark.parametrize("module", ["typer", "rich"])
+def test_without_the_extra_the_program_says_how_to_get_it(module: str) -> None:
+    program = f"import sys; sys.modules[{module!r}] = None; from bitreplay.cli import main"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f'error: {module} is not installed; pip install "bitreplay[demo]"\n'
+
+
+def test_reader_that_goes_away_is_no_error(taught: Path, tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as pipe:
+        words = [sys.executable, "-m", "bitreplay.cli", "predict", taught, tmp_path / "lesson", "--json"]
+        done = subprocess.run(words, stdout=pipe, stderr=subprocess.PIPE, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert "error" not in done.stderr
+
+
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")  # pretrain maps its cache read-only
+def test_pretrain_continue_export(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("lightning_fabric")
+    data, out, file = tmp_path / "data", tmp_path / "out", tmp_path / "tiny.model"
+    write_lesson(data / "train", ["blue", "red"])
+    write_lesson(data / "valid", ["blue", "red"], first_seed=1000)
+    shape = ("--widths", "8,16", "--blocks", "1,1", "--tail-blocks", 1)
+    recipe = ("--batch-size", 8, "--precision", "32-true", "--warmup-steps", 1, "--epochs", 2, "--cut-start", 1, "--cut-ramp", 0)
+    shown, _ = run("pretrain", data, out, *shape, *recipe, "--until", 1, "--threads", 1)
+    assert "widths=(8, 16)" in shown
+    assert "epochs=2" in shown
+    assert (out / "checkpoint.pt").is_file()
+    _, err = run("pretrain", data, out)
+    assert f"goes on from {out / 'checkpoint.pt'}" in err
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in log] == [1, 2]
+
+    (tmp_path / "card.json").write_text('{"terms": "none"}')
+    words = ("export", out / "checkpoint.pt", file, "--data", data, "--name", "tiny", "--cache", out / "cache")
+    figures = json.loads(run(*words, "--card", tmp_path / "card.json", "--json")[0])
+    card = json.loads(run("info", file, "--json")[0])["card"]
+    assert figures
+    assert {name: card[name] for name in figures} == figures
+    assert (card["name"], card["terms"]) == ("tiny", "none")
+
+    (tmp_path / "card.json").write_text("[")
+    assert "expected JSON" in run(*words, "--card", tmp_path / "card.json", code=1)[1]
+    assert "expected" in run("pretrain", data, tmp_path / "b", "--widths", "8,x", code=2)[1]
+    assert run("pretrain", data, tmp_path / "b", "--widths", "8", "--blocks", "1,2", code=1)[1].startswith("error: blocks: expected")
