@@ -40,8 +40,8 @@ void softmax(std::span<int64_t> values, int ghosts) {
   for (int64_t& v : values) v = divide_round(v * kProbabilityOne, total);
 }
 
-int64_t prior_correction(uint64_t numerator, uint64_t denominator) {
-  return ((log2_q16(numerator) - log2_q16(denominator)) * kLn2) >> 16;
+int64_t prior_correction(uint64_t classes, uint64_t numerator, uint64_t denominator) {
+  return ((log2_q16(classes) + log2_q16(numerator) - log2_q16(denominator)) * kLn2) >> 16;
 }
 
 void descend(std::span<int32_t> weight, std::span<const int64_t> gradient, int64_t rate) {

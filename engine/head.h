@@ -25,8 +25,8 @@ void logits(std::span<const int8_t> row, std::span<const int32_t> weight, std::s
 // Softmax in place: logits (16 fraction bits) to probabilities (15 fraction bits), beside `ghosts` classes of logit 0.
 void softmax(std::span<int64_t> values, int ghosts);
 
-// prior = ln(numerator / denominator) with 16 fraction bits; both > 0.
-int64_t prior_correction(uint64_t numerator, uint64_t denominator);
+// prior = ln(classes * numerator / denominator) with 16 fraction bits; all > 0.
+int64_t prior_correction(uint64_t classes, uint64_t numerator, uint64_t denominator);
 
 // weight -= round_shift(gradient * rate, 16), saturating.
 void descend(std::span<int32_t> weight, std::span<const int64_t> gradient, int64_t rate);

@@ -128,10 +128,10 @@ void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> la
     }
     for (size_t c = 0; c < classes; ++c) {
       const auto rows = static_cast<uint64_t>(prior[c]);
-      const uint64_t numerator = active_count * (live_batch * current[c] * stored + replay_batch * rows * live);
+      const uint64_t numerator = live_batch * current[c] * stored + replay_batch * rows * live;
       current[c] += static_cast<uint32_t>(rows);
       prior[c] = settings_.prior && replay_batch > 0 && numerator > 0
-                     ? prior_correction(numerator, (live_batch + replay_batch) * live * stored)
+                     ? prior_correction(active_count, numerator, (live_batch + replay_batch) * live * stored)
                      : 0;
     }
     const std::span<const uint32_t> trained{active.data(), active_count};

@@ -141,6 +141,8 @@ void Network::set_cut(std::span<const int32_t> threshold, std::span<const uint8_
   require_count(alpha, shape_.channels, "cut alpha");
   for (const int32_t t : threshold) require_range(t, -32768, 32768, "cut threshold");
   for (const uint8_t d : direction) require_range(d, 0, 1, "cut direction");
+  for (const int16_t a : alpha) require_range(a, -32767, 32767, "cut alpha");
+  require(int64_t{shape_.height} * shape_.width <= 65536, "cut: expected a map of at most 65536 pixels");
   threshold_ = copy(threshold);
   direction_ = copy(direction);
   alpha_ = copy(alpha);
@@ -149,18 +151,19 @@ void Network::set_cut(std::span<const int32_t> threshold, std::span<const uint8_
   has_cut_ = true;
 }
 
-void Network::set_features(int pool_multiplier, int pool_shift, int shift, int feature_bits, std::span<const int8_t> weight,
-                           std::span<const int16_t> multiplier, std::span<const int64_t> bias) {
+void Network::set_features(int pool_shift, int shift, int feature_bits, std::span<const int32_t> pool_multiplier,
+                           std::span<const int8_t> weight, std::span<const int16_t> multiplier, std::span<const int64_t> bias) {
   require(has_cut_ && !complete_, "features: expected once, after the cut");
   const int channels = shape_.channels;
-  require_range(pool_multiplier, 1, INT32_MAX, "pool_multiplier");
+  require_count(pool_multiplier, channels, "pool_multiplier");
+  for (const int32_t p : pool_multiplier) require_range(p, 0, INT32_MAX, "pool_multiplier");
   require_range(pool_shift, 0, kMaxShift, "pool_shift");
   require_range(feature_bits, 0, 12, "feature_bits");
   require_count(weight, int64_t{channels} * channels, "features weight");
   require_sum(weight, channels, channels);
   whitening_affine_ = make_affine(channels, shift, multiplier, bias);
   whitening_ = Buffer<int16_t>(weight.begin(), weight.end());
-  pool_multiplier_ = pool_multiplier;
+  pool_multiplier_ = copy(pool_multiplier);
   pool_shift_ = pool_shift;
   feature_bits_ = feature_bits;
   largest_patch_ = std::max<int64_t>(largest_patch_, channels);
@@ -168,7 +171,7 @@ void Network::set_features(int pool_multiplier, int pool_shift, int shift, int f
 }
 
 int64_t Network::bytes() const {
-  int64_t total = bytes_of(threshold_) + bytes_of(direction_) + bytes_of(alpha_) + bytes_of(whitening_) +
+  int64_t total = bytes_of(threshold_) + bytes_of(direction_) + bytes_of(alpha_) + bytes_of(pool_multiplier_) + bytes_of(whitening_) +
                   bytes_of(whitening_affine_.multiplier) + bytes_of(whitening_affine_.bias);
   for (const auto* operations : {&prefix_, &tail_}) {
     for (const Operation& operation : *operations) {
@@ -325,7 +328,7 @@ void Network::features(const uint64_t* row, int8_t* features, Scratch& scratch) 
   for (int p = 0; p < pixels; ++p) {
     for (int c = 0; c < channels; ++c) {
       const int value = bit_at(row + int64_t{p} * words, c) ? -alpha_[c] : alpha_[c];
-      x[int64_t{p} * channels + c] = sat16(value);
+      x[int64_t{p} * channels + c] = static_cast<int16_t>(value);
     }
   }
   for (const Operation& operation : tail_) std::visit([&](const auto& o) { run(o, shape, scratch); }, operation);
@@ -333,7 +336,7 @@ void Network::features(const uint64_t* row, int8_t* features, Scratch& scratch) 
   for (int c = 0; c < channels; ++c) {
     int64_t sum = 0;
     for (int p = 0; p < pixels; ++p) sum += std::max<int>(scratch.stream[int64_t{p} * channels + c], 0);
-    pooled[c] = sat16(round_shift(sum * pool_multiplier_, pool_shift_));
+    pooled[c] = sat16(round_shift(sum * pool_multiplier_[c], pool_shift_));
   }
   const Kernels& kernel = kernels();
   for (int c = 0; c < channels; ++c) {

@@ -69,8 +69,8 @@ class Network {
                  std::span<const int16_t> multiplier, std::span<const int32_t> bias);
   void add_pool();
   void set_cut(std::span<const int32_t> threshold, std::span<const uint8_t> direction, std::span<const int16_t> alpha);
-  void set_features(int pool_multiplier, int pool_shift, int shift, int feature_bits, std::span<const int8_t> weight,
-                    std::span<const int16_t> multiplier, std::span<const int64_t> bias);
+  void set_features(int pool_shift, int shift, int feature_bits, std::span<const int32_t> pool_multiplier,
+                    std::span<const int8_t> weight, std::span<const int16_t> multiplier, std::span<const int64_t> bias);
 
   int image_size() const { return image_size_; }
   size_t image_bytes() const { return static_cast<size_t>(image_size_) * image_size_ * 3; }
@@ -104,7 +104,7 @@ class Network {
   Buffer<int32_t> threshold_;
   Buffer<uint8_t> direction_;
   Buffer<int16_t> alpha_;
-  int32_t pool_multiplier_ = 0;
+  Buffer<int32_t> pool_multiplier_;
   int pool_shift_ = 0, feature_bits_ = 0;
   Buffer<int16_t> whitening_;
   Affine whitening_affine_;

@@ -228,11 +228,10 @@ def tail_stream(bits: NDArray[np.bool_], alpha: NDArray[np.int16]) -> Int64:
     return sat16(signs(bits) * alpha.astype(np.int64))
 
 
-def pooled(x: Int64, pool_multiplier: int, pool_shift: int) -> Int64:
-    """q (N, C): mean of the positive part over the map (method.md, 3.6; OPEN: f in int32 needs H*W <= 65538)."""
+def pooled(x: Int64, pool_multiplier: NDArray[np.int32], pool_shift: int) -> Int64:
+    """q (N, C): mean of the positive part over the map (method.md, 3.6)."""
     f = np.maximum(x, 0).sum(axis=(1, 2))
-    assert _peak(f) < 1 << 31, "the sum over the map leaves int32"
-    return sat16(rs(f * pool_multiplier, pool_shift))
+    return sat16(rs(f * pool_multiplier.astype(np.int64), pool_shift))
 
 
 def whitened(q: Int64, weight: NDArray[np.int8], multiplier: NDArray[np.int16], bias: Int64, shift: int) -> NDArray[np.int8]:
@@ -304,7 +303,7 @@ class ReferenceNetwork:
     def features(self, latents: Uint64) -> NDArray[np.int8]:
         """Features (N, D_f) of latent rows (method.md, 3.6)."""
         spec = self.network["features"]
-        q = pooled(self.tail(latents), spec["pool_multiplier"], spec["pool_shift"])
+        q = pooled(self.tail(latents), self.tensors["features.pool_multiplier"], spec["pool_shift"])
         weight, multiplier, bias = (self.tensors[f"features.{name}"] for name in ("weight", "multiplier", "bias"))
         return whitened(q, weight, multiplier, bias, spec["shift"])
 
@@ -369,8 +368,8 @@ def prior_logits(live: Sequence[int], stored: Sequence[int], live_batch: int, re
     denominator = (live_batch + replay_batch) * n * r
     result = []
     for n_c, m_c in zip(live, stored, strict=True):
-        numerator = t * (live_batch * n_c * r + replay_batch * m_c * n)
-        result.append(((log2q(numerator) - log2q(denominator)) * 45426) >> 16)
+        numerator = live_batch * n_c * r + replay_batch * m_c * n
+        result.append(((log2q(t) + log2q(numerator) - log2q(denominator)) * 45426) >> 16)
     return np.array(result, np.int64)
 
 

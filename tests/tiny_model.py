@@ -140,7 +140,7 @@ def _add_features(rng: np.random.Generator, x: NDArray[np.int64], tensors: dict[
     f = np.maximum(x, 0).sum(axis=(1, 2))
     ratio = 32767 / max(float(np.quantile(f, 0.99)), 1.0)  # one value in a hundred saturates
     pool_shift = min(max(14 - math.floor(math.log2(ratio)), 0), 46)
-    pool_multiplier = max(round(ratio * 2**pool_shift), 1)
+    pool_multiplier = np.rint(rng.uniform(0.5, 1.0, channels) * ratio * 2.0**pool_shift).astype(np.int32)
     q = ref.pooled(x, pool_multiplier, pool_shift)
 
     largest = min(24, (65535 - 127) // channels)
@@ -151,11 +151,12 @@ def _add_features(rng: np.random.Generator, x: NDArray[np.int64], tensors: dict[
     scale = _gains(rng, channels, 0.8 * 2**feature_bits, loud=3) / std
     offset = rng.normal(0, 0.2 * 2**feature_bits, channels) - scale * mean
     multiplier, bias, shift = _fixed_point(scale, offset, 46)
+    tensors["features.pool_multiplier"] = pool_multiplier
     tensors["features.weight"] = weight.astype(np.int8)
     tensors["features.multiplier"] = multiplier.astype(np.int16)
     tensors["features.bias"] = bias
     return {
-        "channels": channels, "pool_multiplier": pool_multiplier, "pool_shift": pool_shift, "shift": shift, "feature_bits": feature_bits
+        "channels": channels, "pool_shift": pool_shift, "shift": shift, "feature_bits": feature_bits
     }  # fmt: skip
 
 

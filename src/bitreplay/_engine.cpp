@@ -82,9 +82,9 @@ NB_MODULE(_engine, m) {
       .def("set_cut", [](Network& n, const Flat<int32_t>& threshold, const Flat<uint8_t>& direction,
                          const Flat<int16_t>& alpha) { n.set_cut(view(threshold), view(direction), view(alpha)); })
       .def("set_features",
-           [](Network& n, int pool_multiplier, int pool_shift, int shift, int feature_bits, const Flat<int8_t>& weight,
-              const Flat<int16_t>& multiplier, const Flat<int64_t>& bias) {
-             n.set_features(pool_multiplier, pool_shift, shift, feature_bits, view(weight), view(multiplier), view(bias));
+           [](Network& n, int pool_shift, int shift, int feature_bits, const Flat<int32_t>& pool_multiplier,
+              const Flat<int8_t>& weight, const Flat<int16_t>& multiplier, const Flat<int64_t>& bias) {
+             n.set_features(pool_shift, shift, feature_bits, view(pool_multiplier), view(weight), view(multiplier), view(bias));
            })
       .def_prop_ro("image_size", &Network::image_size)
       .def_prop_ro("feature_count", &Network::feature_count)
@@ -177,6 +177,14 @@ NB_MODULE(_engine, m) {
         return Learner::lesson_bytes(n, capacity, replay_rows, live, classes, {}, threads);
       });
 
+  m.def("consolidate", [](const Flat<int32_t>& consolidated, const Flat<int32_t>& trained, const Flat<uint32_t>& past,
+                          const Flat<uint32_t>& current) {
+    Result<int32_t> weight(view(trained), {trained.size()});
+    Result<uint32_t> counts(view(past), {past.size()});
+    bitreplay::consolidate(view(consolidated), {weight.data, trained.size()}, {counts.data, past.size()}, view(current),
+                           static_cast<int>(trained.size() / past.size()));
+    return nb::make_tuple(weight.array, counts.array);
+  });
   m.def("isa", [] { return std::string(bitreplay::kernels().isa); });
   m.def("memory", [] { return nb::make_tuple(MemoryMeter::current.load(), MemoryMeter::peak.load()); });
   m.def("reset_memory_peak", [] { MemoryMeter::peak.store(MemoryMeter::current.load()); });

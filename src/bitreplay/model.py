@@ -118,10 +118,10 @@ def _build(network_json: str, tensors: Tensors, where: str) -> Network:
             take(tensors, f"tail.{i}.shadow", "int8", shape, where)
         f = _Fields(top.values.get("features"), "features", where)
         network.set_features(
-            f.integer("pool_multiplier", 1, 2**31 - 1),
             f.integer("pool_shift", 0, 46),
             f.integer("shift", 0, 46),
             f.integer("feature_bits", 0, 12),
+            _flat(take(tensors, "features.pool_multiplier", "int32", (channels,), where)),
             _flat(take(tensors, "features.weight", "int8", (channels, channels), where)),
             _flat(take(tensors, "features.multiplier", "int16", (channels,), where)),
             _flat(take(tensors, "features.bias", "int64", (channels,), where)),

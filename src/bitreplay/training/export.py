@@ -144,7 +144,8 @@ def _float_pass(network: QuickNet, data: ImageSet, progress: Callable[[str, int,
 
 
 def _whitening(features: Floats, labels: NDArray[np.int64], whiten: bool) -> tuple[Floats, Floats]:
-    # Matrix V and centre m of h = V (f - m): within-class covariance to the power -1/2, shrunk towards a multiple of the identity.
+    # Matrix V and centre m of h = V (f - m), f in units of its own spread: within-class covariance to the power -1/2, shrunk
+    # towards a multiple of the identity.
     centre = features.mean(0)
     means = np.stack([features[labels == c].mean(0) if np.any(labels == c) else centre for c in range(int(labels.max()) + 1)])
     inside = features - means[labels]
@@ -211,29 +212,26 @@ def _fold(network: QuickNet, ranges: dict[nn.Module, float], writer: _Writer) ->
 
 
 def _feature_layer(
-    network: QuickNet, description: dict[str, Any], features: Floats, matrix: Floats, centre: Floats, writer: _Writer
+    network: QuickNet, description: dict[str, Any], features: Floats, spread: Floats, matrix: Floats, centre: Floats, writer: _Writer
 ) -> None:
-    side = network.config.image_size // (math.prod(network.config.stem_strides) * 2 ** (len(network.config.widths) - 1))
-    exponent = description["cut"]["exponent"]
-    pooled_exponent = _exponent(float(np.abs(features).max()) * HEADROOM)
-    ratio = 2.0 ** (pooled_exponent - exponent) / side**2
-    pool_shift = min(46, 20 - math.floor(math.log2(ratio)))
+    # `matrix` and `centre` are those of features / spread: the pooling brings each channel to that unit.
+    config = network.config
+    side = config.image_size // (math.prod(config.stem_strides) * 2 ** (len(config.widths) - 1))
+    pooled_exponent = _exponent(float(np.abs(features / spread).max()) * HEADROOM)
+    ratio = 2.0 ** (pooled_exponent - description["cut"]["exponent"]) / side**2 / spread
+    pool_shift = min(46, max(0, 28 - math.floor(math.log2(ratio.max()))))
     unit = np.abs(matrix).max(1) / 127.0
     levels = np.rint(matrix / unit[:, None])
-    values = (features - centre) @ (levels * unit[:, None]).T
-    feature_bits = min(12, max(0, _exponent(float(np.quantile(np.abs(values), 0.9999)), 127.0)))
-    offset = -(levels * unit[:, None]) @ centre
+    rounded = levels * unit[:, None]
+    values = (features / spread - centre) @ rounded.T
+    feature_bits = min(12, max(0, _exponent(float(np.quantile(np.abs(values), 0.999)), 127.0)))
+    offset = -rounded @ centre
     shift, multiplier, bias = _affine(unit * 2.0 ** (feature_bits - pooled_exponent), offset * 2.0**feature_bits, 46)
+    writer.tensors["features.pool_multiplier"] = np.rint(ratio * 2.0**pool_shift).astype(np.int32)
     writer.tensors["features.weight"] = levels.astype(np.int8)
     writer.tensors["features.multiplier"] = multiplier
     writer.tensors["features.bias"] = bias.astype(np.int64)
-    description["features"] = {
-        "channels": len(matrix),
-        "pool_multiplier": round(ratio * 2.0**pool_shift),
-        "pool_shift": pool_shift,
-        "shift": shift,
-        "feature_bits": feature_bits,
-    }
+    description["features"] = {"channels": len(matrix), "pool_shift": pool_shift, "shift": shift, "feature_bits": feature_bits}
 
 
 def _integer_pass(model: Model, data: ImageSet, progress: Callable[[str, int, int], object]) -> tuple[NDArray[np.int8], NDArray[np.uint64]]:
@@ -299,8 +297,9 @@ def export_model(
     order = np.random.default_rng(1).permutation(len(train))[:CALIBRATION_IMAGES]
     description = _fold(network, _ranges(network, train.images[order]), writer)
     features, _ = _float_pass(network, train, progress, "whitening")
-    matrix, centre = _whitening(features, train.labels, whitening)
-    _feature_layer(network, description, features, matrix, centre, writer)
+    spread = np.maximum(features.std(0), 0.01 * features.std())
+    matrix, centre = _whitening(features / spread, train.labels, whitening)
+    _feature_layer(network, description, features, spread, matrix, centre, writer)
 
     figures: dict[str, Any] = {}
     full_card = {"name": name, "epochs": state["epoch"], "config": state["config"], "recipe": state["recipe"], **(card or {})}
@@ -310,11 +309,11 @@ def export_model(
         integer_features, integer_latents = _integer_pass(probe, valid, progress)
         head, bias = _array(network.head.weight), _array(network.head.bias)
         # The pre-training head, moved behind the whitening and rounded to 16 bits, reads the integer features.
-        moved = head @ np.linalg.inv(matrix)
+        moved = head * spread @ np.linalg.inv(matrix)
         unit = np.abs(moved).max() / 32767.0
         scale = 2.0 ** description["features"]["feature_bits"]
         logits = integer_features.astype(np.int64) @ np.rint(moved / unit).astype(np.int64).T
-        logits += np.rint((head @ centre + bias) * scale / unit).astype(np.int64)
+        logits += np.rint((head * spread @ centre + bias) * scale / unit).astype(np.int64)
         differing = np.bitwise_count(float_latents ^ integer_latents).sum()
         figures = {
             "float_top1": float(((float_features @ head.T + bias).argmax(1) == valid.labels).mean()),

@@ -73,7 +73,7 @@ def cached_split(folder: Path, split: str, size: int, cache: Path) -> ImageSet |
 
 
 def _to_float(images: NDArray[np.uint8]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float()
 
 
 def _augment(images: NDArray[np.uint8], size: int, crop: float, generator: np.random.Generator) -> Tensor:
@@ -139,7 +139,8 @@ def pretrain(
     folder : data set as `bitreplay.data.read_split` takes it.
     out : folder for the results; a checkpoint that lies there already is continued.
     config, recipe : network and training; `config.classes` is taken from the data.
-    resume : start from this checkpoint instead (a branch).  Its recipe is kept, and its network but for ``config.cut``.
+    resume : start from this checkpoint instead (a branch): its network, optimizer and epoch, with `recipe`'s schedule from there
+        on.  ``config.cut`` may differ from the checkpoint's while the cut has not begun.
     until : stop after this many epochs of the schedule (to branch from there).
     cache : where decoded pictures are kept; default `out`/cache.
     progress : receives a dict several times an epoch: epoch, step, steps, loss, seconds; after an epoch also valid_top1.
@@ -162,12 +163,14 @@ def pretrain(
     own = out / CHECKPOINT
     start = load_checkpoint(own) if own.exists() else load_checkpoint(resume) if resume else None
     if start is not None:
+        begun = start["epoch"] > start["recipe"]["cut_start"]
+        if begun and start["config"]["cut"] != config.cut:
+            raise ValueError("cut: the checkpoint was trained with its cut already; branch from one before its cut_start")
         config = replace(QuickNetConfig.from_dict(start["config"]), cut=config.cut)
-        recipe = Recipe(**start["recipe"])
+        if own.exists():
+            recipe = Recipe(**start["recipe"])
         if list(train.names) != start["names"]:
             raise ValueError(f"{folder}: the checkpoint was trained on other classes; name the same data set")
-        if start["epoch"] > recipe.cut_start and start["config"]["cut"] != config.cut:
-            raise ValueError(f"cut: the checkpoint is past epoch {recipe.cut_start:g}, where the cut begins; branch from an earlier one")
     config = replace(config, classes=len(train.names))
     torch.manual_seed(recipe.seed)
     network = QuickNet(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
