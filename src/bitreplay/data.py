@@ -87,7 +87,9 @@ def read_parquet(paths: Iterable[Path], image_size: int) -> ImageSet:
 def class_files(folder: Path) -> Iterator[tuple[str, list[Path]]]:
     """Name and sorted picture files of each class folder below `folder`, sorted by name."""
     for child in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        files = sorted(p for p in child.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        files = sorted(
+            p for p in child.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") and p.is_file()
+        )
         if files:
             yield child.name, files
 

@@ -7,19 +7,35 @@ is imported on first use.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-IMAGE_SUFFIXES = frozenset(".bmp .gif .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split())
+if TYPE_CHECKING:
+    from PIL import Image
+
+IMAGE_SUFFIXES = frozenset(".avif .bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split())
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    from PIL import Image
+
+    if picture.mode.startswith("I"):  # 16 bits and more: convert would clip all above 255 to white
+        values = np.asarray(picture.convert("I"), np.int64)
+        return Image.fromarray(np.clip(values >> 8, 0, 255).astype(np.uint8)).convert("RGB")
+    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+        layer = picture.convert("RGBA")
+        ground = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(ground, layer).convert("RGB")
+    return picture.convert("RGB")
 
 
 def decode_image(source: Path | IO[bytes], image_size: int) -> NDArray[np.uint8]:
     """Decode one picture to the square input of a network.
 
-    EXIF orientation is applied, transparency and grey become RGB, the largest centred square is cut out and brought to
-    `image_size` with an area filter.
+    EXIF orientation is applied, transparency is laid on white, grey (16 bits too) becomes RGB, the largest centred square is cut
+    out and brought to `image_size`: with a box filter when it shrinks, bicubic when it grows.
 
     Parameters
     ----------
@@ -38,7 +54,8 @@ def decode_image(source: Path | IO[bytes], image_size: int) -> NDArray[np.uint8]
 
     try:
         with Image.open(source) as opened:
-            picture = ImageOps.exif_transpose(opened).convert("RGB")
+            opened.draft("RGB", (2 * image_size, 2 * image_size))  # a large JPEG is decoded at a fraction of its size
+            picture = _to_rgb(ImageOps.exif_transpose(opened))
     except (Image.DecompressionBombError, SyntaxError, ValueError, EOFError) as error:
         raise OSError(str(error)) from error
     width, height = picture.size

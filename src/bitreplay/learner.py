@@ -6,6 +6,7 @@ Owns the names of classes and the checks of what comes in; the core owns everyth
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -340,6 +341,6 @@ class Learner:
         for name in names:
             if not isinstance(name, str):
                 raise TypeError(f'labels: expected names (str), got {type(name).__name__} {name!r}; name the classes, e.g. "mug"')
-            if not name or not name.isprintable():
-                raise ValueError(f"labels: expected names of printable characters, got {name!r}")
+            if not name or any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
+                raise ValueError(f"labels: expected names without control characters, got {name!r}")
         return [str(name) for name in names]
