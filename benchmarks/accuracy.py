@@ -66,7 +66,8 @@ class Runs:
             learner.learn(self.train.images[rows], list(self.names[self.train.labels[rows]]))
         seconds = time.monotonic() - began
         right = np.array(learner.predict(self.test.images).names) == self.names[self.test.labels]
-        self.note(method, capacity, seed, float(right.mean()), seconds=round(seconds, 1))
+        row_bytes = learner.info()["bytes"]["replay_row"]
+        self.note(method, capacity, seed, float(right.mean()), seconds=round(seconds, 1), row_bytes=row_bytes)
 
     def float_methods(self, seeds: int) -> None:
         probe = Learner.new(self.model)

@@ -4,6 +4,7 @@ choose its settings on a validation split (docs/method.md, 4).  The integer lear
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,79 +17,103 @@ Labels = NDArray[np.int64]
 @dataclass(frozen=True)
 class HeadOptions:
     capacity: int = 1500
-    learning_rate: float = 0.05
+    learning_rate: float = 0.03
     epochs: int = 5
-    min_steps: int = 100
+    min_steps: int = 300
     live_batch: int = 50
-    replay_batch: int = 128
+    replay_batch: int = 64
     ghosts: int = 8
+    pull: float = 0.3
+    mix: float = 0.8  # share of a replayed row's own deviation from its class mean; 1: the row as it is
     prior: bool = True
+    means: bool = True  # class means: re-centred rows, rows for absent classes; False: plain CWR* with ghosts
     consolidate: bool = True  # False: one head, trained on, over all classes seen (naive)
     seed: int = 0
 
 
-def _rows_in_turn(count: int, generator: np.random.Generator):
+def _rows_in_turn(count: int, generator: np.random.Generator) -> Iterator[int]:
     while True:
         yield from generator.permutation(count)
 
 
 def cwr_star(lessons: list[tuple[Floats, Labels]], classes: int, options: HeadOptions) -> list[Floats]:
     """Consolidated weights after each lesson, float (classes, D_f)."""
-    rng = np.random.default_rng(options.seed)
+    o, rng = options, np.random.default_rng(options.seed)
     width = lessons[0][0].shape[1]
     weight, past = np.zeros((classes, width)), np.zeros(classes)
-    seen_classes = np.zeros(classes, bool)
-    memory: dict[int, list[Floats]] = {}
-    offered = np.zeros(classes, np.int64)
+    sums, offered = np.zeros((classes, width)), np.zeros(classes, np.int64)
+    rx, ry = np.empty((0, width)), np.empty(0, np.int64)  # the replay memory
     history = []
     for x, y in lessons:
-        stored = [(c, row) for c, rows in memory.items() for row in rows]
-        rx = np.array([row for _, row in stored]) if stored else np.empty((0, width))
-        ry = np.array([c for c, _ in stored], np.int64)
-        counts = np.bincount(y, minlength=classes) + np.bincount(ry, minlength=classes)
-        seen_classes |= counts > 0
-        active = np.flatnonzero(seen_classes if not options.consolidate else counts > 0)
-        tw = weight[active].copy()
-        lb, rb = min(options.live_batch, len(x)), min(options.replay_batch, len(rx))
+        live, stored = np.bincount(y, minlength=classes), np.bincount(ry, minlength=classes)
+        np.add.at(sums, y, x)
+        before, offered = offered, offered + live
+        mean = sums / np.maximum(offered, 1)[:, None]
+        old = rx.copy()
+        if o.means:
+            for c in np.unique(ry):
+                old[ry == c] += mean[c] - rx[ry == c].mean(0)
+        absent = np.flatnonzero((offered > 0) & (live == 0)) if o.means and not len(rx) else np.empty(0, np.int64)
+        counts = live + stored
+        active = np.flatnonzero(offered > 0 if not o.consolidate or len(absent) else counts > 0)
+        bl = min(o.live_batch, len(x))
+        bo = min(o.replay_batch, len(rx)) if len(rx) else o.replay_batch * bool(len(absent))
         prior = np.zeros(len(active))
-        if options.prior and rb:
-            share = (lb * np.bincount(y, minlength=classes)[active] / len(x) + rb * np.bincount(ry, minlength=classes)[active] / len(rx)) / (lb + rb)
-            prior = np.log(share * len(active))
+        if o.prior and bo:
+            others = stored / max(len(rx), 1) if len(rx) else np.isin(np.arange(classes), absent) / len(absent)
+            prior = np.log((bl * live / len(x) + bo * others)[active] / (bl + bo) * len(active))
+        ghosts = 0 if o.means and bo else o.ghosts
         place = np.full(classes, -1)
         place[active] = np.arange(len(active))
-        steps = max(options.epochs * -(-len(x) // lb), options.min_steps)
-        live, replayed = _rows_in_turn(len(x), rng), _rows_in_turn(len(rx), rng) if rb else None
+        start, known = weight[active].copy(), past[active] > 0
+        tw = start.copy()
+        steps = max(o.epochs * -(-len(x) // bl), o.min_steps)
+        turns, replayed = _rows_in_turn(len(x), rng), _rows_in_turn(len(rx), rng) if len(rx) else None
+        pool, pool_y = np.concatenate([x, old]), np.concatenate([y, ry])
         for step in range(steps):
-            rows = [next(live) for _ in range(lb)]
+            rows = [next(turns) for _ in range(bl)]
             bx, by = x[rows], y[rows]
-            if rb:
-                rows = [next(replayed) for _ in range(rb)]
-                bx, by = np.concatenate([bx, rx[rows]]), np.concatenate([by, ry[rows]])
+            if bo:
+                if replayed is not None:
+                    rows = [next(replayed) for _ in range(bo)]
+                    ox, oy, share = old[rows], ry[rows], o.mix if o.means else 1.0
+                else:
+                    oy = absent[rng.integers(len(absent), size=bo)]
+                    ox, share = mean[oy], 0.0
+                if share < 1:
+                    noise = rng.integers(len(pool), size=bo)
+                    deviation = pool[noise] - mean[pool_y[noise]]
+                    ox = mean[oy] + share * (ox - mean[oy]) + np.sqrt(1 - share**2) * deviation
+                bx, by = np.concatenate([bx, ox]), np.concatenate([by, oy])
             logits = bx @ tw.T + prior
             top = np.maximum(logits.max(1), 0.0)
             e = np.exp(logits - top[:, None])
-            p = e / (e.sum(1) + options.ghosts * np.exp(-top))[:, None]
+            p = e / (e.sum(1) + ghosts * np.exp(-top))[:, None]
             p[np.arange(len(by)), place[by]] -= 1.0
-            tw -= options.learning_rate * (1 - step / steps) / len(bx) * (p.T @ bx)
-        if options.consolidate:
-            a = np.sqrt(past[active] / counts[active])
-            weight[active] = (a[:, None] * weight[active] + tw - tw.mean()) / (a[:, None] + 1)
+            tw -= o.learning_rate * (1 - step / steps) * (p.T @ bx / len(bx) + o.pull * known[:, None] * (tw - start))
+        if o.consolidate:
+            here = counts[active] > 0  # absent classes keep their rows
+            rows = active[here]
+            a = np.sqrt(past[rows] / counts[rows])
+            weight[rows] = (a[:, None] * weight[rows] + tw[here] - tw[here].mean()) / (a[:, None] + 1)
         else:
             weight[active] = tw
         past[active] += counts[active]
         history.append(weight.copy())
-        if options.capacity:
-            quota = options.capacity // int(seen_classes.sum())
-            for c in np.unique(y):
-                for row in x[y == c]:
-                    rows_c = memory.setdefault(int(c), [])
+        if o.capacity:
+            quota = o.capacity // int((offered > 0).sum())
+            kept: list[Floats] = []
+            labels: list[int] = []
+            for c in np.flatnonzero(offered):
+                rows_c = list(rx[ry == c][rng.permutation(int(stored[c]))[:quota]])
+                for i, row in enumerate(x[y == c], start=int(before[c])):
                     if len(rows_c) < quota:
                         rows_c.append(row)
-                    elif (j := rng.integers(offered[c] + 1)) < quota:
+                    elif (j := rng.integers(i + 1)) < quota:
                         rows_c[j] = row
-                    offered[c] += 1
-            for c, rows_c in memory.items():
-                memory[c] = [rows_c[i] for i in rng.permutation(len(rows_c))[:quota]]
+                kept += rows_c
+                labels += [int(c)] * len(rows_c)
+            rx, ry = np.array(kept), np.array(labels)
     return history
 
 

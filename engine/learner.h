@@ -19,8 +19,9 @@ namespace bitreplay {
 // How a lesson is learned; see docs/method.md 4 for each.
 struct Settings {
   int64_t learning_rate = 0;  // 16 fraction bits
+  int64_t pull = 0;           // 8 fraction bits
   int epochs = 0, min_steps = 0, live_batch = 0, replay_batch = 0, ghosts = 0;
-  bool prior = true;
+  bool prior = true, class_means = true;
 };
 
 enum class Phase { latents, train };
@@ -39,6 +40,8 @@ class Learner {
   const Network& network() const { return *network_; }
   const Head& head() const { return head_; }
   const Replay& replay() const { return replay_; }
+  // Sum of the features of every row ever taught, (classes, feature_count); replay().seen() counts the rows.
+  std::span<const int64_t> feature_sums() const { return {sums_.data(), sums_.size()}; }
   size_t classes() const { return head_.past_count.size(); }
   uint64_t experience() const { return experience_; }
 
@@ -52,14 +55,15 @@ class Learner {
   void predict(std::span<const uint8_t> images, std::span<int32_t> probabilities, std::span<int32_t> best, int threads) const;
 
   // Takes over the content of a state file; the caller has checked the sizes.
-  void restore(std::span<const int32_t> weight, std::span<const uint32_t> past_count, std::span<const uint64_t> rows,
+  void restore(std::span<const int32_t> weight, std::span<const uint32_t> past_count, std::span<const int64_t> sums,
+               std::span<const uint64_t> rows,
                std::span<const uint16_t> labels, std::span<const uint64_t> seen, uint64_t experience);
 
   // What is kept between lessons, without the network.
-  int64_t state_bytes() const { return bytes_of(head_.weight) + bytes_of(head_.past_count) + replay_.bytes(); }
+  int64_t state_bytes() const { return bytes_of(head_.weight) + bytes_of(head_.past_count) + bytes_of(sums_) + replay_.bytes(); }
   // What a lesson needs on top of that at its highest, for `live` images and `classes` classes afterwards.
   static int64_t lesson_bytes(const Network& network, size_t capacity, size_t replay_rows, size_t live, size_t classes,
-                              const Settings& settings, int threads);
+                              int threads);
 
  private:
   std::shared_ptr<const Network> network_;
@@ -67,6 +71,7 @@ class Learner {
   uint64_t seed_;
   uint64_t experience_ = 0;
   Head head_;
+  Buffer<int64_t> sums_;
   Replay replay_;
 };
 

@@ -10,7 +10,7 @@
 namespace bitreplay {
 
 // What a draw is for; part of its key.
-enum class Purpose : uint64_t { live_order = 1, replay_order = 2, replay_drop = 3, replay_offer = 4 };
+enum class Purpose : uint64_t { live_order = 1, replay_order = 2, replay_drop = 3, replay_offer = 4, deviation = 5, absent_class = 6 };
 
 constexpr uint64_t mix(uint64_t x) {
   x ^= x >> 30;

@@ -21,7 +21,7 @@ MASK64 = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
 EXP2_COEFFICIENTS = (1073739778, -744157487, 257095898, -57151877, 7346532)
 
-PURPOSE_LIVE, PURPOSE_REPLAY, PURPOSE_DROP, PURPOSE_OFFER = 1, 2, 3, 4
+PURPOSE_LIVE, PURPOSE_REPLAY, PURPOSE_DROP, PURPOSE_OFFER, PURPOSE_DEVIATION, PURPOSE_ABSENT = 1, 2, 3, 4, 5, 6
 
 
 # ---------------------------------------------------------------------------------------------------------------- arithmetic (opening)
@@ -374,7 +374,15 @@ def prior_logits(live: Sequence[int], stored: Sequence[int], live_batch: int, re
 
 
 def training_step(
-    weight: Int64, features: NDArray[np.int8], targets: NDArray[np.int64], prior: Int64, ghosts: int, rate: int, feature_bits: int
+    weight: Int64,
+    features: NDArray[np.int64],
+    targets: NDArray[np.int64],
+    prior: Int64,
+    ghosts: int,
+    rate: int,
+    feature_bits: int,
+    anchor: Int64,
+    pull: NDArray[np.int64],
 ) -> Int64:
     """Take one minibatch step of the training weights (method.md, 4.3).
 
@@ -390,6 +398,8 @@ def training_step(
         (T,) what is added to the logits.
     ghosts, rate, feature_bits
         G, the rate of this step, E_f.
+    anchor, pull
+        cw (T, D_f), and how strongly each class is drawn to it (T,), 24 fraction bits; 0 for new classes.
 
     """
     gradient = softmax(logits(features, weight, feature_bits) + prior, ghosts)
@@ -398,7 +408,7 @@ def training_step(
     delta = gradient.T @ features.astype(np.int64)
     if _peak(delta) * rate >= 1 << 62:
         raise OverflowError("dW * rate leaves int64; the method sets no limit to the learning rate")
-    return sat32(weight - rs(delta * rate, 16))
+    return sat32(weight - rs(delta * rate, 16) - rs((weight - anchor) * pull[:, None], 24))
 
 
 def learning_rate(base: int, feature_bits: int, step: int, steps: int, batch: int) -> int:
@@ -546,7 +556,8 @@ class ReferenceLearner:
     seed
         Seed of every draw.
     settings
-        learning_rate (16 fraction bits), epochs, min_steps, live_batch, replay_batch, ghosts, prior (bool).
+        learning_rate (16 fraction bits), epochs, min_steps, live_batch, replay_batch, ghosts, prior (bool),
+        pull (8 fraction bits), class_means (bool).
 
     Attributes
     ----------
@@ -569,6 +580,7 @@ class ReferenceLearner:
         self.weight: NDArray[np.int32] = np.zeros((0, network.feature_count), np.int32)
         self.past_count: list[int] = []
         self.seen: list[int] = []
+        self.sums: Int64 = np.zeros((0, network.feature_count), np.int64)
         self.rows: Uint64 = np.zeros((0, network.row_words), np.uint64)
         self.labels: NDArray[np.uint16] = np.zeros(0, np.uint16)
         self.experience = 0
@@ -590,16 +602,19 @@ class ReferenceLearner:
         self.weight = np.concatenate([self.weight, np.zeros((len(fresh), self.network.feature_count), np.int32)])
         self.past_count = self.past_count + [0] * len(fresh)
 
-        # Without replay (an empty memory or replay_batch = 0) stored rows are no part of the experience at all.
-        replay_batch = min(self.settings["replay_batch"], len(self.labels))
-        stored_labels = [int(c) for c in self.labels] if replay_batch else []
+        self.sums = np.concatenate([self.sums, np.zeros((len(fresh), self.network.feature_count), np.int64)])
+        live_features = self.network.features(latents).astype(np.int64)
+        for c, row in zip(live_labels, live_features, strict=True):
+            self.sums[c] += row
+
+        stored_labels = [int(c) for c in self.labels]
         live_count = [live_labels.count(c) for c in range(classes_known)]
         stored_count = [stored_labels.count(c) for c in range(classes_known)]
         classes = [c for c in range(classes_known) if live_count[c] + stored_count[c]]
 
-        tw = self._train(latents, live_labels, stored_labels, classes, replay_batch)
+        tw = self._train(live_features, live_labels, stored_labels, live_count, stored_count)
         current = [live_count[c] + stored_count[c] for c in classes]
-        merged, counts = consolidate(self.weight[classes], tw, [self.past_count[c] for c in classes], current)
+        merged, counts = consolidate(self.weight[classes], tw[classes], [self.past_count[c] for c in classes], current)
         self.weight[classes] = merged
         for c, count in zip(classes, counts, strict=True):
             self.past_count[c] = count
@@ -609,26 +624,41 @@ class ReferenceLearner:
         )
         self.experience += 1
 
-    def _train(self, latents: Uint64, live_labels: list[int], stored_labels: list[int], classes: list[int], replay_batch: int) -> Int64:
-        """Training weights of classes(experience) after all minibatches (method.md, 4.2 and 4.3)."""
-        position = {c: i for i, c in enumerate(classes)}
-        n, r = len(live_labels), len(stored_labels)
-        live_features = self.network.features(latents)
-        live_targets = np.array([position[c] for c in live_labels])
-        features = np.concatenate([live_features, self.network.features(self.rows)]) if r else live_features
-        targets = np.concatenate([live_targets, np.array([position[c] for c in stored_labels], np.int64)])
-
-        settings = self.settings
+    def _train(
+        self, live_features: Int64, live_labels: list[int], stored_labels: list[int], live_count: list[int], stored_count: list[int]
+    ) -> Int64:
+        """Training weights (K, D_f) after all minibatches; only rows of active classes differ from cw (method.md, 4.2 and 4.3)."""
+        settings, n, r, known = self.settings, len(live_labels), len(stored_labels), len(live_count)
         feature_bits = self.network.feature_bits
+        stored_features = self.network.features(self.rows).astype(np.int64) if r else np.zeros((0, live_features.shape[1]), np.int64)
+        labels = np.array(live_labels + stored_labels)
+        seen = [(self.seen[c] if c < len(self.seen) else 0) + live_count[c] for c in range(known)]
+        means = np.zeros_like(self.sums)
+        absent: list[int] = []
+        if settings["class_means"]:
+            means = np.stack([np.array([divr(int(v), seen[c]) for v in self.sums[c]], np.int64) for c in range(known)])
+            absent = [c for c in range(known) if not live_count[c]] if r == 0 else []
+            for c in range(known):
+                here = np.flatnonzero(np.array(stored_labels) == c)
+                if len(here):
+                    now = np.array([divr(int(v), len(here)) for v in stored_features[here].sum(axis=0)], np.int64)
+                    stored_features[here] = np.clip(stored_features[here] + means[c] - now, -127, 127)
+        features = np.concatenate([live_features, stored_features])
+
         live_batch = min(settings["live_batch"], n)
+        other_batch = min(settings["replay_batch"], r) if r else settings["replay_batch"] if absent else 0
+        other_count = stored_count if r else [int(c in absent) for c in range(known)]
+        active = [c for c in range(known) if live_count[c] + other_count[c]]
+        prior = np.zeros(len(active), np.int64)
+        if other_batch and settings["prior"]:
+            prior = prior_logits([live_count[c] for c in active], [other_count[c] for c in active], live_batch, other_batch)
+        ghosts = 0 if settings["class_means"] and other_batch else settings["ghosts"]
+        position = {c: i for i, c in enumerate(active)}
         batches = -(-n // live_batch)
         steps = max(settings["epochs"] * batches, settings["min_steps"])
-        prior = np.zeros(len(classes), np.int64)
-        if replay_batch and settings["prior"]:
-            live_count, stored_count = ([part.count(c) for c in classes] for part in (live_labels, stored_labels))
-            prior = prior_logits(live_count, stored_count, live_batch, replay_batch)
 
-        tw = self.weight[classes].astype(np.int64)
+        anchor = self.weight[active].astype(np.int64)
+        tw = anchor.copy()
         live_order: list[int] = []
         replay_order: list[int] = []
         replay_permutations = 0
@@ -637,14 +667,31 @@ class ReferenceLearner:
                 live_order = permutation(n, self.seed, PURPOSE_LIVE, (self.experience << 32) + step // batches)
             begin = step % batches * live_batch
             batch = live_order[begin : begin + live_batch]
-            while len(replay_order) < replay_batch:
+            rows, targets = [features[i] for i in batch], [position[live_labels[i]] for i in batch]
+            while r and len(replay_order) < other_batch:
                 replay_order += permutation(r, self.seed, PURPOSE_REPLAY, (self.experience << 32) + replay_permutations)
                 replay_permutations += 1
-            batch = batch + [n + i for i in replay_order[:replay_batch]]
-            replay_order = replay_order[replay_batch:]
-            rate = learning_rate(settings["learning_rate"], feature_bits, step, steps, len(batch))
-            tw = training_step(tw, features[batch], targets[batch], prior, settings["ghosts"], rate, feature_bits)
-        return tw
+            for b in range(other_batch):
+                index = step * other_batch + b
+                e = below(n + r, draw(self.seed, PURPOSE_DEVIATION, self.experience, index))
+                deviation = features[e] - means[labels[e]]
+                if r:
+                    c, own = stored_labels[replay_order[b]], stored_features[replay_order[b]]
+                    mixed = np.clip(means[c] + ((205 * (own - means[c]) + 154 * deviation + 128) >> 8), -127, 127)
+                    row = mixed if settings["class_means"] else own
+                else:
+                    c = absent[below(len(absent), draw(self.seed, PURPOSE_ABSENT, self.experience, index))]
+                    row = np.clip(means[c] + deviation, -127, 127)
+                rows.append(row)
+                targets.append(position[c])
+            replay_order = replay_order[other_batch:]
+            rate = learning_rate(settings["learning_rate"], feature_bits, step, steps, len(rows))
+            pull = settings["learning_rate"] * (steps - step) // steps * settings["pull"]
+            pulls = np.array([pull if self.past_count[c] else 0 for c in active], np.int64)
+            tw = training_step(tw, np.stack(rows), np.array(targets), prior, ghosts, rate, feature_bits, anchor, pulls)
+        result = self.weight.astype(np.int64)
+        result[active] = tw
+        return result
 
     def predict(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.int64], Int64]:
         """Class indices (N,) and probabilities (N, K) with 15 fraction bits (method.md, 4.1)."""

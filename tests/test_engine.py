@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from bitreplay import Learner, Model
 from bitreplay.model import write_model
 
-SETTINGS = {"learning_rate": 3000, "epochs": 3, "min_steps": 20, "live_batch": 7, "replay_batch": 9, "ghosts": 8, "prior": True}
+SETTINGS = {"learning_rate": 3000, "epochs": 3, "min_steps": 20, "live_batch": 7, "replay_batch": 9, "ghosts": 8, "prior": True, "pull": 200, "class_means": True}
 SHAPES = [
     {"image_size": 8, "widths": (8, 16), "blocks": (1, 2), "tail_blocks": 1},
     {"image_size": 8, "widths": (12, 68), "blocks": (2, 2), "tail_blocks": 2},
@@ -46,6 +46,8 @@ def learner_pair(model: Model, network: ref.ReferenceNetwork, capacity: int, **c
         replay_batch=values["replay_batch"],
         ghosts=values["ghosts"],
         prior_correction=values["prior"],
+        pull=values["pull"] / 256,
+        class_means=values["class_means"],
     )
     return ours, ref.ReferenceLearner(network, capacity, 5, values)
 
@@ -92,7 +94,7 @@ LESSONS = [
 
 
 @pytest.mark.parametrize("capacity", [0, 1, 7, 20, 1000])
-@pytest.mark.parametrize("changes", [{}, {"ghosts": 0, "prior": False}, {"replay_batch": 40, "live_batch": 50}])
+@pytest.mark.parametrize("changes", [{}, {"ghosts": 0, "prior": False, "pull": 0}, {"replay_batch": 40, "live_batch": 50}, {"class_means": False}])
 def test_a_learner_equals_the_reference_over_lessons(tmp_path: Path, capacity: int, changes: dict) -> None:
     model, network = make(tmp_path, 7, SHAPES[0])
     ours, theirs = learner_pair(model, network, capacity, **changes)
@@ -103,6 +105,7 @@ def test_a_learner_equals_the_reference_over_lessons(tmp_path: Path, capacity: i
         assert np.array_equal(ours._core.weight(), theirs.weight)
         assert np.array_equal(ours._core.past_count(), theirs.past_count)
         assert np.array_equal(ours._core.seen(), theirs.seen)
+        assert np.array_equal(ours._core.feature_sums(), theirs.sums)
         assert np.array_equal(ours._core.labels(), theirs.labels)
         assert np.array_equal(ours._core.rows(), theirs.rows.reshape(ours._core.rows().shape))
     images = tiny_model.random_images(1, 30, 8)

@@ -117,9 +117,9 @@ NB_MODULE(_engine, m) {
   nb::class_<Learner>(m, "Learner")
       .def("__init__",
            [](Learner* self, const std::shared_ptr<Network>& network, size_t capacity, uint64_t seed, int64_t learning_rate,
-              int epochs, int min_steps, int live_batch, int replay_batch, int ghosts, bool prior) {
+              int64_t pull, int epochs, int min_steps, int live_batch, int replay_batch, int ghosts, bool prior, bool class_means) {
              new (self) Learner(network, capacity, seed,
-                                {learning_rate, epochs, min_steps, live_batch, replay_batch, ghosts, prior});
+                                {learning_rate, pull, epochs, min_steps, live_batch, replay_batch, ghosts, prior, class_means});
            })
       .def("learn",
            [](Learner& l, const Array<uint8_t, 4>& images, const Flat<int32_t>& labels, size_t classes, int threads,
@@ -148,9 +148,9 @@ NB_MODULE(_engine, m) {
              return nb::make_tuple(best.array, probabilities.array);
            })
       .def("restore",
-           [](Learner& l, const Flat<int32_t>& weight, const Flat<uint32_t>& past_count, const Flat<uint64_t>& rows,
-              const Flat<uint16_t>& labels, const Flat<uint64_t>& seen, uint64_t experience) {
-             l.restore(view(weight), view(past_count), view(rows), view(labels), view(seen), experience);
+           [](Learner& l, const Flat<int32_t>& weight, const Flat<uint32_t>& past_count, const Flat<int64_t>& sums,
+              const Flat<uint64_t>& rows, const Flat<uint16_t>& labels, const Flat<uint64_t>& seen, uint64_t experience) {
+             l.restore(view(weight), view(past_count), view(sums), view(rows), view(labels), view(seen), experience);
            })
       .def_prop_ro("classes", &Learner::classes)
       .def_prop_ro("experience", &Learner::experience)
@@ -166,6 +166,10 @@ NB_MODULE(_engine, m) {
              const auto& p = l.head().past_count;
              return Result<uint32_t>({p.data(), p.size()}, {p.size()}).array;
            })
+      .def("feature_sums",
+           [](const Learner& l) {
+             return Result<int64_t>(l.feature_sums(), {l.classes(), static_cast<size_t>(l.network().feature_count())}).array;
+           })
       .def("seen", [](const Learner& l) { return Result<uint64_t>(l.replay().seen(), {l.replay().seen().size()}).array; })
       .def("rows",
            [](const Learner& l) {
@@ -174,7 +178,7 @@ NB_MODULE(_engine, m) {
            })
       .def("labels", [](const Learner& l) { return Result<uint16_t>(l.replay().labels(), {l.replay().size()}).array; })
       .def_static("lesson_bytes", [](const Network& n, size_t capacity, size_t replay_rows, size_t live, size_t classes, int threads) {
-        return Learner::lesson_bytes(n, capacity, replay_rows, live, classes, {}, threads);
+        return Learner::lesson_bytes(n, capacity, replay_rows, live, classes, threads);
       });
 
   m.def("consolidate", [](const Flat<int32_t>& consolidated, const Flat<int32_t>& trained, const Flat<uint32_t>& past,

@@ -541,7 +541,7 @@ def pretrain(
     precision: Annotated[str | None, typer.Option(help="Precision of Lightning Fabric, such as 32-true or bf16-mixed.")] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(readable=False, help="Start from this checkpoint: its recipe, and its network but for the cut.", metavar="FILE"),
+        typer.Option(readable=False, help="Start from this checkpoint: its network but for the cut, its epoch.", metavar="FILE"),
     ] = None,
     until: Annotated[int | None, typer.Option(help="Stop after this many epochs of the schedule.", min=1)] = None,
     cache: Annotated[
@@ -564,10 +564,11 @@ def pretrain(
         **_given(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, warmup_steps=warmup_steps),
         **_given(cut_start=cut_start, cut_ramp=cut_ramp, crop=crop, seed=seed, precision=precision),
     )
-    start = out / CHECKPOINT if (out / CHECKPOINT).exists() else resume
-    if start is not None:
-        _note(f"goes on from {start}, with its recipe")
+    if (out / CHECKPOINT).exists():
+        _note(f"goes on from {out / CHECKPOINT}, with its recipe")
     else:
+        if resume is not None:
+            _note(f"starts from {resume}, with its network but for the cut, and this recipe")
         _say(f"{config}\n{recipe}")
 
     def report(line: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -67,8 +68,10 @@ def unpack(content: bytes, kind: str, where: str) -> tuple[dict[str, str], Tenso
     if words.get("version") != VERSION:
         raise FormatError(f"{where}: expected version {VERSION}, got {words.get('version')!r}; install the bitreplay that wrote it")
     digest = words.get("digest", "")
+    if len(digest) != 64 or not digest.isascii():
+        raise FormatError(f"{where}: expected a digest of 64 hexadecimal digits; the file is damaged, use a copy")
     zeroed = content.replace(digest.encode(), _NO_DIGEST.encode(), 1)
-    if len(digest) != 64 or hashlib.sha256(zeroed).hexdigest() != digest:
+    if hashlib.sha256(zeroed).hexdigest() != digest:
         raise FormatError(f"{where}: its content does not match its digest; it is damaged or cut short, use a copy")
     try:
         tensors: Tensors = load(content)
@@ -89,7 +92,10 @@ def take(tensors: Tensors, name: str, dtype: str, shape: tuple[int, ...], where:
 
 def read_bytes(path: Path, limit: int = 1 << 30) -> bytes:
     """Content of a file of at most `limit` bytes; FormatError when it is larger, OSError when it cannot be read."""
-    size = path.stat().st_size
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        raise FormatError(f"{path}: expected a plain file, got a device or a pipe")
+    size = status.st_size
     if size > limit:
         raise FormatError(f"{path}: expected at most {limit} bytes, got {size}; this is no bitreplay file")
     return path.read_bytes()
@@ -105,7 +111,10 @@ def replace_file(path: Path, content: bytes) -> None:
     path = Path(os.path.realpath(path))
     if path.exists() and not os.access(path, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    try:
+        descriptor, partial = tempfile.mkstemp(prefix=".bitreplay.", suffix=".partial", dir=path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -117,14 +126,15 @@ def replace_file(path: Path, content: bytes) -> None:
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(partial)
-        if isinstance(error, OSError) and error.filename is None:
+        if isinstance(error, OSError):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with contextlib.suppress(OSError):  # the new file is in place; not every file system can sync a folder
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def _umask() -> int:

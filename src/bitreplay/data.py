@@ -74,9 +74,15 @@ def read_parquet(paths: Iterable[Path], image_size: int) -> ImageSet:
             raise ValueError(f"{path}: expected columns image and label, got {', '.join(table.column_names)}")
         for row, cell in enumerate(table.column("image")):
             try:
-                images.append(decode_image(io.BytesIO(cell["bytes"].as_py()), image_size))
+                value = cell.as_py()
+                value = value["bytes"] if isinstance(value, dict) else None
+                images.append(decode_image(io.BytesIO(value or b""), image_size))
             except OSError as error:
                 raise ValueError(f"{path}: picture in row {row} cannot be read: {error}") from error
+        known = len(_class_names(schema, 0))
+        for row, label in enumerate(table.column("label").to_pylist()):
+            if not isinstance(label, int) or not 0 <= label < (known or 2**31):
+                raise ValueError(f"{path}: label in row {row}: expected the number of a class, got {label!r}")
         labels.append(table.column("label").to_numpy().astype(np.int64))
     if not images:
         raise ValueError("paths: expected at least one parquet file with pictures, got none")
@@ -88,7 +94,9 @@ def class_files(folder: Path) -> Iterator[tuple[str, list[Path]]]:
     """Name and sorted picture files of each class folder below `folder`, sorted by name."""
     for child in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
         files = sorted(
-            p for p in child.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") and p.is_file()
+            p
+            for p in child.rglob("*")
+            if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file() and not any(part.startswith(".") for part in p.relative_to(child).parts)
         )
         if files:
             yield child.name, files

@@ -6,8 +6,8 @@ Owns the names of classes and the checks of what comes in; the core owns everyth
 from __future__ import annotations
 
 import os
-import unicodedata
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from . import _engine
 from .model import Model
-from .settings import Settings
+from .settings import MAX_CAPACITY, Settings
+from .state import is_name, read_state, write_state
 
 MAX_CLASSES = 65_535
 _PREDICT_ROWS = 256
@@ -49,23 +50,26 @@ class Learner:
     """
 
     def __init__(self, model: Model, settings: Settings, threads: int | None) -> None:
-        if threads is not None and (not isinstance(threads, int) or threads < 1):
-            raise ValueError(f"threads: expected at least 1, got {threads!r}")
+        if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= 4096):
+            raise ValueError(f"threads: expected at least 1 and at most 4096, got {threads!r}")
         self._model = model
         self._settings = settings
         self._threads = threads or _default_threads()
         self._names: list[str] = []
+        self._lesson = threading.Lock()
         self._core = _engine.Learner(
             model.network,
             settings.capacity,
             settings.seed,
             settings.learning_rate_q16,
+            settings.pull_q8,
             settings.epochs,
             settings.min_steps,
             settings.live_batch,
             settings.replay_batch,
             settings.ghosts,
             settings.prior_correction,
+            settings.class_means,
         )
 
     # -- making, loading, saving ------------------------------------------------------------------------------------------
@@ -122,7 +126,7 @@ class Learner:
                 f"memory_bytes: expected at least {probe._peak_bytes(0)} for this model, lessons of {lesson_images} images and "
                 f"{max_classes} classes, got {memory_bytes}; allow more, or lower lesson_images or max_classes"
             )
-        low, high = 0, memory_bytes // (opened.network.latent_words * 8) + 1
+        low, high = 0, min(memory_bytes // (opened.network.latent_words * 8) + 1, MAX_CAPACITY)
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if probe._peak_bytes(middle) <= memory_bytes else (low, middle - 1)
@@ -143,12 +147,18 @@ class Learner:
         FormatError : the file is damaged, of another version, or made for another model.
         OSError : it cannot be read.
         """
-        from .state import read_state
-
         state = read_state(Path(path), None if model is None else Model.open(model))
         learner = cls(state.model, state.settings, threads)
         learner._names = state.names
-        learner._core.restore(state.weight.reshape(-1), state.past_count, state.rows.reshape(-1), state.labels, state.seen, state.experience)
+        learner._core.restore(
+            state.weight.reshape(-1),
+            state.past_count,
+            state.feature_sums.reshape(-1),
+            state.rows.reshape(-1),
+            state.labels,
+            state.seen,
+            state.experience,
+        )
         return learner
 
     def save(self, path: str | Path) -> None:
@@ -158,8 +168,6 @@ class Learner:
         ------
         OSError : it cannot be written; the old file stays as it was.
         """
-        from .state import write_state
-
         write_state(Path(path), self._model, self._settings, self._names, self._core)
 
     # -- learning and predicting ------------------------------------------------------------------------------------------
@@ -190,6 +198,14 @@ class Learner:
         -----
         Cost and memory: docs/method.md 4.3, and ``info()["bytes"]``.
         """
+        if not self._lesson.acquire(blocking=False):
+            raise RuntimeError("learn: expected one lesson at a time, got another while one is running; wait for its end")
+        try:
+            self._learn(images, labels, progress, cancel)
+        finally:
+            self._lesson.release()
+
+    def _learn(self, images: Any, labels: Any, progress: Any, cancel: Any) -> None:
         images = self._check_images(images)
         names = self._check_labels(labels, len(images))
         known = {name: index for index, name in enumerate(self._names)}
@@ -268,7 +284,7 @@ class Learner:
     def info(self) -> dict[str, Any]:
         """What is known, and every byte: a dict of plain values.
 
-        ``bytes`` holds what the core keeps (network, head, replay_rows, replay_counts; ``kept`` is their sum), what a lesson of
+        ``bytes`` holds what the core keeps (network, head with its class means, replay_rows, replay_counts; ``kept`` is their sum), what a lesson of
         ``lesson_images`` images needs on top (lesson), the highest total while learning (learning_peak), and the working memory of
         predicting with these threads (predicting).  The head's new copy, which makes a lesson a transaction, is ``transaction``, a
         part of lesson.
@@ -282,7 +298,7 @@ class Learner:
         words = network.latent_words
         settings = self._settings
         images = settings.lesson_images or 1024
-        lesson = self._lesson_bytes(settings.capacity, len(labels) + (0 if settings.lesson_images is None else settings.max_classes))
+        lesson = self._lesson_bytes(settings.capacity, len(labels) if settings.lesson_images is None else settings.max_classes)
         rows_bytes = settings.capacity * words * 8
         head = core.state_bytes - core.replay_bytes
         sizes = {
@@ -317,7 +333,7 @@ class Learner:
     def _peak_bytes(self, capacity: int) -> int:
         # Highest total that this learner can reach with `capacity`, max_classes and lesson_images.
         network, classes = self._model.network, self._settings.max_classes
-        kept = classes * (network.feature_count * 4 + 4 + 8) + capacity * (network.latent_words * 8 + 2)
+        kept = classes * (network.feature_count * (4 + 8) + 4 + 8) + capacity * (network.latent_words * 8 + 2)
         return int(network.bytes) + kept + self._lesson_bytes(capacity, classes)
 
     def _check_images(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -335,12 +351,14 @@ class Learner:
     def _check_labels(labels: Sequence[str], count: int) -> list[str]:
         if isinstance(labels, str):
             raise TypeError("labels: expected a sequence of names, got one str; give one name an image")
+        if not isinstance(labels, Iterable):
+            raise TypeError(f"labels: expected a sequence of names, got {type(labels).__name__}; give one name an image")
         names = list(labels)
         if len(names) != count:
             raise ValueError(f"labels: expected {count}, one an image, got {len(names)}")
         for name in names:
             if not isinstance(name, str):
                 raise TypeError(f'labels: expected names (str), got {type(name).__name__} {name!r}; name the classes, e.g. "mug"')
-            if not name or any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
+            if not is_name(name):
                 raise ValueError(f"labels: expected names without control characters, got {name!r}")
         return [str(name) for name in names]

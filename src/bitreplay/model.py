@@ -42,6 +42,9 @@ class _Fields:
             raise FormatError(f"{self.where}: network: {self.what}.{name}: expected true or false, got {value!r}")
         return value
 
+    def same(self, name: str, expected: int) -> None:
+        self.integer(name, expected, expected)
+
     def items(self, name: str) -> list[Any]:
         value = self.values.get(name)
         if not isinstance(value, list) or len(value) > 256:
@@ -92,14 +95,17 @@ def _build(network_json: str, tensors: Tensors, where: str) -> Network:
     tensors = dict(tensors)
     try:
         network = Network(top.integer("image_size", 1, 1024))
+        size = 3  # channels so far
         for i, item in enumerate(top.items("prefix")):
             f = _Fields(item, f"prefix[{i}]", where)
             operation = f.values.get("op")
             if operation == "conv":
                 _add_conv(network, f, tensors, f"prefix.{i}")
+                size = f.values["out"]
             elif operation == "block":
                 _add_block(network, f, tensors, f"prefix.{i}")
             elif operation == "pool":
+                f.same("channels", size)
                 network.add_pool()
             else:
                 raise FormatError(f"{where}: network: prefix[{i}].op: expected conv, block or pool, got {operation!r}")
@@ -113,10 +119,15 @@ def _build(network_json: str, tensors: Tensors, where: str) -> Network:
             f = _Fields(item, f"tail[{i}]", where)
             if f.values.get("op") != "block":
                 raise FormatError(f"{where}: network: tail[{i}].op: expected block, got {f.values.get('op')!r}")
-            _add_block(network, f, tensors, f"tail.{i}")
             shape = (f.integer("channels", 1, 1024), 3, 3, f.integer("channels", 1, 1024))
-            take(tensors, f"tail.{i}.shadow", "int8", shape, where)
+            bits: Any = tensors.get(f"tail.{i}.weight")
+            _add_block(network, f, tensors, f"tail.{i}")
+            shadow: Any = take(tensors, f"tail.{i}.shadow", "int8", shape, where)
+            signs = np.unpackbits(bits.view(np.uint8), axis=-1, bitorder="little")[..., : shape[0]]
+            if not np.array_equal(shadow < 0, signs):
+                raise FormatError(f"{where}: tensor tail.{i}.shadow: expected negative values exactly where the bit of the weight is 1")
         f = _Fields(top.values.get("features"), "features", where)
+        f.same("channels", channels)
         network.set_features(
             f.integer("pool_shift", 0, 46),
             f.integer("shift", 0, 46),

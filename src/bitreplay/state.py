@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ from .model import Model
 from .settings import Settings
 
 
+def is_name(text: object) -> bool:
+    """Whether a text can name a class: not empty, no control characters, no halves of characters."""
+    return isinstance(text, str) and text != "" and all(unicodedata.category(c) not in ("Cc", "Cs") for c in text)
+
+
 @dataclass(frozen=True)
 class State:
     """Content of a state file; arrays as in docs/formats.md."""
@@ -27,6 +33,7 @@ class State:
     experience: int
     weight: NDArray[np.int32]
     past_count: NDArray[np.uint32]
+    feature_sums: NDArray[np.int64]
     rows: NDArray[np.uint64]
     labels: NDArray[np.uint16]
     seen: NDArray[np.uint64]
@@ -43,6 +50,7 @@ def write_state(path: Path, model: Model, settings: Settings, names: list[str], 
     tensors: dict[str, Any] = {
         "head.weight": core.weight(),
         "head.past_count": core.past_count(),
+        "head.feature_sum": core.feature_sums(),
         "replay.seen": core.seen(),
         "replay.rows": core.rows(),
         "replay.labels": core.labels(),
@@ -78,8 +86,10 @@ def read_state(path: Path, model: Model | None) -> State:
     metadata, tensors = unpack(read_bytes(path), "state", where)
     digest = metadata.get("model", "")
     inside = tensors.pop("model", None)
+    if inside is not None and (inside.dtype != np.uint8 or inside.ndim != 1):
+        raise FormatError(f"{where}: tensor model: expected uint8 (bytes,), got {inside.dtype} {inside.shape}")
     if model is None:
-        model = Model(inside.tobytes(), f"{where}: model") if inside is not None and inside.dtype == np.uint8 else Model.with_digest(digest)
+        model = Model(inside.tobytes(), f"{where}: model") if inside is not None else Model.with_digest(digest)
     if model is None:
         raise FormatError(f"{where}: made for model {digest[:12]}, which is not in this package; open it with the model it was taught on")
     if model.digest != digest:
@@ -91,7 +101,7 @@ def read_state(path: Path, model: Model | None) -> State:
     except (TypeError, ValueError) as error:
         raise error if isinstance(error, FormatError) else FormatError(f"{where}: {error}") from error
     names = _parse(metadata.get("names", ""), list, "names", where)
-    if not all(isinstance(n, str) and n for n in names) or len(set(names)) != len(names) or len(names) > settings.max_classes:
+    if not all(is_name(n) for n in names) or len(set(names)) != len(names) or len(names) > settings.max_classes:
         raise FormatError(f"{where}: names: expected at most {settings.max_classes} different names")
     experience = metadata.get("experience", "")
     if not (experience.isascii() and experience.isdigit() and len(experience) < 10):
@@ -104,13 +114,20 @@ def read_state(path: Path, model: Model | None) -> State:
     arrays: dict[str, Any] = {
         "weight": take(tensors, "head.weight", "int32", (classes, network.feature_count), where),
         "past_count": take(tensors, "head.past_count", "uint32", (classes,), where),
+        "feature_sums": take(tensors, "head.feature_sum", "int64", (classes, network.feature_count), where),
         "seen": take(tensors, "replay.seen", "uint64", (classes,), where),
         "rows": take(tensors, "replay.rows", "uint64", (stored, network.latent_words), where),
         "labels": take(tensors, "replay.labels", "uint16", (stored,), where),
     }
     if tensors:
         raise FormatError(f"{where}: expected no tensor {sorted(tensors)[0]}")
+    words = -(-network.feature_count // 64)
+    unused = np.uint64((2**64 - 1) << (network.feature_count - 64 * (words - 1)) & (2**64 - 1))
+    if np.any(arrays["rows"][:, words - 1 :: words] & unused):
+        raise FormatError(f"{where}: replay.rows: expected unused bits to be 0")
     counts = np.bincount(arrays["labels"], minlength=classes)
     if len(counts) > classes or np.any(counts > arrays["seen"]) or np.any(arrays["seen"] >= 2**32):
         raise FormatError(f"{where}: replay.labels: expected classes that were taught, with no more rows than were offered")
+    if np.any(arrays["seen"] == 0) or np.any(np.abs(arrays["feature_sums"]) > 127 * arrays["seen"].astype(np.int64)[:, None]):
+        raise FormatError(f"{where}: head.feature_sum: expected sums of features in -127..127 of at least one row a class")
     return State(model, settings, names, int(experience), **arrays)

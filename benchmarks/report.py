@@ -1,0 +1,102 @@
+"""Writes docs/accuracy.md and README's table from the runs in benchmarks/results.
+
+    python benchmarks/report.py
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+OURS = "bitreplay, two classes a lesson"
+ONE = "bitreplay, one class a lesson"
+JOINT = "joint: the same head, all data at once"
+
+Runs = dict[tuple[str, int | None], list[dict[str, Any]]]
+
+
+def read(name: str) -> list[dict[str, Any]]:
+    path = RESULTS / name
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def grouped(lines: list[dict[str, Any]], split: str) -> Runs:
+    runs: Runs = defaultdict(list)
+    for line in lines:
+        if line["split"] == split:
+            runs[line["method"], line["capacity"]].append(line)
+    return runs
+
+
+def percent(lines: list[dict[str, Any]]) -> str:
+    values = [100 * line["accuracy"] for line in lines]
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{spread}"
+
+
+def below(lines: list[dict[str, Any]], joint: list[dict[str, Any]]) -> str:
+    gap = statistics.mean(100 * line["accuracy"] for line in joint) - statistics.mean(100 * line["accuracy"] for line in lines)
+    return f"{gap:.2f}"
+
+
+def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [" | ".join(header), " | ".join("---" for _ in header), *(" | ".join(row) for row in rows)]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def accuracy_rows(runs: Runs) -> list[tuple[str, ...]]:
+    joint = runs.get((JOINT, 0))
+    rows = []
+    for (method, capacity), lines in runs.items():
+        rows.append((method, "" if capacity is None else f"{capacity:,}", percent(lines), below(lines, joint) if joint else "", str(len(lines))))
+    return rows
+
+
+def short_table(runs: Runs) -> str:
+    joint = runs[JOINT, 0]
+    rows = [("joint (upper bound)", "", percent(joint), "")]
+    for method, label in ((OURS, "two classes a lesson"), (ONE, "one class a lesson")):
+        for (name, capacity), lines in sorted(runs.items(), key=lambda item: item[0][1] or 0):
+            if name == method and capacity is not None:
+                row_bytes = lines[0].get("row_bytes", 0) * capacity
+                rows.append((label, f"{capacity:,} rows, {row_bytes / 1e6:.2f} MB", percent(lines), below(lines, joint)))
+    return table(("", "replay memory", "accuracy, %", "below joint"), rows)
+
+
+def replace_between(text: str, start: str, end: str, content: str) -> str:
+    head, rest = text.split(start, 1)
+    return f"{head}{start}\n{content}\n{end}{rest.split(end, 1)[1]}"
+
+
+def main() -> None:
+    lines = read("accuracy.jsonl")
+    runs = grouped(lines, "test")
+    readme = ROOT / "README.md"
+    readme.write_text(replace_between(readme.read_text(), "<!-- table: accuracy -->", "<!-- end -->", short_table(runs)))
+    commits = sorted({line["commit"] for line in lines if line["split"] == "test"})
+    models = sorted({line["model"] for line in lines if line["split"] == "test"})
+    parts = [
+        "# Accuracy\n\nWritten by `python benchmarks/report.py` from `benchmarks/results/`; every row is a run that happened.\n",
+        "## CIFAR-10, five lessons of two classes\n\n"
+        "50,000 training pictures in the order frog bird / airplane ship / horse automobile / dog deer / truck cat, 10,000 test pictures after the last lesson, "
+        f"the settings of `Settings`, model {', '.join(models)}, commit {', '.join(commits)}.\n\n    python benchmarks/accuracy.py CIFAR10_FOLDER\n",
+        table(("method", "capacity", "accuracy, %, mean ± sd", "below joint", "seeds"), accuracy_rows(runs)),
+        "",
+    ]
+    for name in sorted(RESULTS.glob("*.md")):  # prose beside the figures of one run, written by hand; figures come from the files
+        parts.append(name.read_text())
+    backbone = read("backbone.jsonl")
+    if backbone:
+        parts.append("## The backbone and the price of its cut\n\n    python benchmarks/cut_price.py CIFAR10_FOLDER CHECKPOINT...\n")
+        keys = [key for key in backbone[0] if key not in ("commit",)]
+        parts.append(table(tuple(keys), [tuple(str(line.get(key, "")) for key in keys) for line in backbone]))
+    (ROOT / "docs" / "accuracy.md").write_text("\n".join(parts).rstrip() + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""Every byte that `info` names is a byte that the core allocates, and a limit in bytes is kept at the highest moment."""
+
+from __future__ import annotations
+
+import gc
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bitreplay import Learner, Model, _engine
+from bitreplay.model import write_model
+
+SIZE = 8
+QUICK: dict[str, Any] = {"min_steps": 2, "epochs": 1}
+
+
+@pytest.fixture(scope="session")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    network, tensors = tiny_model.make_model(1, image_size=SIZE)
+    path = tmp_path_factory.mktemp("memory") / "tiny.model"
+    write_model(path, network, tensors, {"name": "tiny"})
+    return path
+
+
+@pytest.fixture(scope="session")
+def model(model_file: Path) -> Model:
+    return Model.load(model_file)
+
+
+@pytest.fixture(scope="session")
+def pixel_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A latent row of one word: four bits."""
+    network, tensors = tiny_model.make_model(1, image_size=4, widths=(4,), blocks=(1,), stem_strides=(2, 2))
+    return write_model(tmp_path_factory.mktemp("memory") / "pixel.model", network, tensors, {})
+
+
+@pytest.fixture(autouse=True)
+def _no_garbage() -> None:
+    gc.collect()  # learners of earlier tests must not go while this one counts
+
+
+def current() -> int:
+    return _engine.memory()[0]
+
+
+def peak_of(action: Callable[[], object]) -> int:
+    """Bytes that the core holds at the highest moment of `action`, above those it held before."""
+    before = current()
+    _engine.reset_memory_peak()
+    action()
+    return _engine.memory()[1] - before
+
+
+def pictures(count: int, size: int = SIZE) -> np.ndarray:
+    return tiny_model.random_images(count, count, size)
+
+
+def names(count: int, classes: int, first: int = 0) -> list[str]:
+    return [str(first + i % classes) for i in range(count)]
+
+
+def test_the_core_forgets_nothing_and_keeps_nothing(model_file: Path) -> None:
+    before = current()
+    learner = Learner.new(model_file, capacity=9, threads=3, **QUICK)
+    learner.learn(pictures(7), names(7, 3))
+    learner.predict(pictures(3))
+    assert current() > before
+    del learner
+    gc.collect()
+    assert current() == before
+
+
+@pytest.mark.parametrize("capacity", [0, 1, 9, 500])
+def test_info_names_what_is_kept(model_file: Path, tmp_path: Path, capacity: int) -> None:
+    before = current()
+    learner = Learner.new(model_file, capacity=capacity, **QUICK)
+    row, width = learner.model.network.latent_words * 8, learner.model.network.feature_count
+
+    def check(classes: int) -> None:
+        sizes = learner.info()["bytes"]
+        assert sizes["kept"] == current() - before
+        assert sizes["kept"] == sizes["network"] + sizes["head"] + sizes["replay_rows"] + sizes["replay_counts"]
+        assert sizes["head"] == classes * (width * 4 + 4)  # weights and one count a class
+        assert sizes["replay_rows"] == capacity * row
+        assert sizes["replay_counts"] == capacity * 2 + classes * 8  # a label a row, a count a class
+        assert sizes["replay_row"] == row + 2
+
+    check(0)
+    learner.learn(pictures(7), names(7, 3))
+    check(3)
+    learner.learn(pictures(20), names(20, 5))
+    check(5)
+    learner.predict(pictures(4))
+    check(5)
+    with pytest.raises(ValueError, match="stop"):
+        learner.learn(pictures(3), names(3, 3, first=10), progress=lambda *_: (_ for _ in ()).throw(ValueError("stop")))
+    check(5)
+    learner.save(tmp_path / "s")
+    del learner
+    gc.collect()
+    assert current() == before
+    learner = Learner.load(tmp_path / "s")
+    check(5)
+
+
+def test_a_row_of_8192_bits_costs_1024_bytes_and_at_most_16(tmp_path: Path) -> None:
+    network, tensors = tiny_model.make_model(1, image_size=16, widths=(128,), blocks=(0,), tail_blocks=0)
+    model = write_model(tmp_path / "m", network, tensors, {})
+    assert model.network.latent_bits == 8192
+
+    def bytes_with(capacity: int) -> int:
+        gc.collect()
+        before = current()
+        learner = Learner.new(model, capacity=capacity)
+        assert learner.info()["bytes"]["replay_row"] * capacity == current() - before
+        return current() - before
+
+    cost = bytes_with(1001) - bytes_with(1000)
+    assert 1024 <= cost <= 1024 + 16
+
+
+@pytest.mark.parametrize("threads", [1, 2, 16])
+@pytest.mark.parametrize(("capacity", "live"), [(0, 1), (0, 40), (3, 1), (10, 10), (300, 4), (40, 12)])
+def test_the_peak_of_a_lesson_is_the_formula(model: Model, capacity: int, live: int, threads: int) -> None:
+    learner = Learner.new(model, capacity=capacity, threads=threads, **QUICK)
+    for classes in (1, 3, 3, 12):
+        stored, known = learner.info()["replay_rows"], len(learner.names)
+        labels = names(live, min(classes, live))
+        after = len({*learner.names, *labels})
+        peak = peak_of(lambda labels=labels: learner.learn(pictures(live), labels))
+        assert peak == _engine.Learner.lesson_bytes(model.network, capacity, stored, live, after, threads), (known, after, stored)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 16])
+@pytest.mark.parametrize(("capacity", "lesson_images", "max_classes"), [(0, 1, 1), (5, 4, 3), (6, 30, 12), (200, 10, 2), (3, 2, 40)])
+def test_the_learning_peak_is_reached_and_never_passed(
+    model: Model, capacity: int, lesson_images: int, max_classes: int, threads: int
+) -> None:
+    without = current() - model.network.bytes
+    learner = Learner.new(model, capacity=capacity, lesson_images=lesson_images, max_classes=max_classes, threads=threads, **QUICK)
+    promised = learner.info()["bytes"]["learning_peak"]
+    peaks = []
+    images = pictures(lesson_images)
+    for first in range(0, max_classes, lesson_images):  # open all classes
+        labels = [str(min(first + i, max_classes - 1)) for i in range(lesson_images)]
+        peaks.append(current() - without + peak_of(lambda labels=labels: learner.learn(images, labels)))
+    while learner.info()["replay_rows"] < capacity:
+        peaks.append(current() - without + peak_of(lambda: learner.learn(images, names(lesson_images, max_classes))))
+    assert len(learner.names) == max_classes
+    assert max(peaks) <= promised
+    # Nothing is left to grow: the next full lesson is the most that this learner can need.
+    sizes = learner.info()["bytes"]
+    assert sizes["learning_peak"] == promised
+    kept = current() - without
+    lesson = peak_of(lambda: learner.learn(images, names(lesson_images, max_classes)))
+    assert kept == sizes["kept"]
+    assert lesson == sizes["lesson"]
+    assert kept + lesson == promised
+
+
+def test_without_a_limit_the_peak_is_that_of_1024_images_of_known_classes(model: Model) -> None:
+    learner = Learner.new(model, capacity=6, threads=1, **QUICK)
+    learner.learn(pictures(6), names(6, 3))
+    info = learner.info()
+    assert info["lesson_images"] == 1024
+    images = np.resize(pictures(64), (1024, SIZE, SIZE, 3))
+    peak = peak_of(lambda: learner.learn(images, names(1024, 3)))
+    assert peak == info["bytes"]["lesson"]
+    assert info["bytes"]["learning_peak"] == info["bytes"]["kept"] + peak
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_predicting_needs_what_info_says(model: Model, threads: int) -> None:
+    learner = Learner.new(model, capacity=3, threads=threads, **QUICK)
+    learner.learn(pictures(6), names(6, 3))
+    promised = learner.info()["bytes"]["predicting"]
+    images = np.resize(pictures(64), (600, SIZE, SIZE, 3))
+    assert peak_of(lambda: learner.predict(images)) == promised
+    assert peak_of(lambda: learner.predict(images[:5])) < promised
+
+
+def least(model: Model, **values: Any) -> int:
+    """The fewest bytes for these settings, as the error says."""
+    with pytest.raises(ValueError, match="memory_bytes: expected at least") as error:
+        Learner.new(model, memory_bytes=1, **values)
+    found = re.search(r"at least (\d+) ", str(error.value))
+    assert found
+    return int(found[1])
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    lesson_images=st.integers(1, 12),
+    max_classes=st.integers(1, 6),
+    threads=st.sampled_from([1, 2, 7, 40]),
+    extra=st.integers(0, 3000),
+    seed=st.integers(0, 1000),
+)
+def test_a_limit_in_bytes_is_kept_and_used(model: Model, lesson_images: int, max_classes: int, threads: int, extra: int, seed: int) -> None:
+    gc.collect()
+    values: dict[str, Any] = {"lesson_images": lesson_images, "max_classes": max_classes, "threads": threads, **QUICK}
+    limit = least(model, **values) + extra
+    without = current() - model.network.bytes
+    learner = Learner.new(model, memory_bytes=limit, seed=seed, **values)
+    capacity = learner.settings.capacity
+    _engine.reset_memory_peak()
+    rng = np.random.default_rng(seed)
+    for _ in range(2 * (capacity + max_classes) // lesson_images + 2):
+        labels = [str(c) for c in rng.integers(0, max_classes, lesson_images)]
+        learner.learn(pictures(lesson_images), labels)
+        assert _engine.memory()[1] - without <= limit
+    learner.learn(pictures(lesson_images), names(lesson_images, max_classes))
+    assert _engine.memory()[1] - without <= limit
+    more = Learner.new(model, capacity=capacity + 1, **values)
+    assert more.info()["bytes"]["learning_peak"] > limit  # one more row would not have fitted
+
+
+def test_too_small_a_limit_says_what_it_takes(model: Model) -> None:
+    values: dict[str, Any] = {"lesson_images": 10, "max_classes": 4, "threads": 2}
+    bytes_needed = least(model, **values)
+    assert Learner.new(model, memory_bytes=bytes_needed, **values).settings.capacity == 0
+    with pytest.raises(ValueError, match=rf"lessons of 10 images and 4 classes, got {bytes_needed - 1}; allow more"):
+        Learner.new(model, memory_bytes=bytes_needed - 1, **values)
+    assert least(model, **{**values, "lesson_images": 11}) > bytes_needed
+    assert least(model, **{**values, "max_classes": 5}) > bytes_needed
+    assert least(model, max_classes=4, threads=2) == least(model, max_classes=4, threads=2, lesson_images=1024)
+
+
+def test_more_bytes_than_any_memory_can_use_give_the_largest_memory(pixel_model: Model) -> None:
+    learner = Learner.new(pixel_model, memory_bytes=2**40, lesson_images=1, max_classes=1, threads=1)
+    assert learner.settings.capacity == 2**24

@@ -1,0 +1,128 @@
+"""Training: gradients, the binary convolution, resuming, exporting (docs/method.md, 2 and 3)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="training is tested where torch is installed (extra train)")
+
+from PIL import Image  # noqa: E402
+
+from bitreplay import Learner, Model  # noqa: E402
+from bitreplay.training.export import export_model, load_network  # noqa: E402
+from bitreplay.training.layers import BinaryConv2d, ReplayCut, Transition  # noqa: E402
+from bitreplay.training.pretrain import CHECKPOINT, Recipe, load_checkpoint, pretrain  # noqa: E402
+from bitreplay.training.quantizers import approx_sign, ste_sign  # noqa: E402
+from bitreplay.training.zoo.quicknet import QuickNet, QuickNetConfig  # noqa: E402
+
+CONFIG = QuickNetConfig(image_size=16, widths=(8, 16), blocks=(1, 2), tail_blocks=1)
+RECIPE = Recipe(epochs=3, batch_size=10, learning_rate=5e-3, warmup_steps=2, cut_start=1, cut_ramp=1, precision="32-true")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 20), ("valid", 8)):
+        for name, colour in (("red", (200, 40, 40)), ("green", (40, 200, 40)), ("blue", (40, 40, 200))):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(count):
+                noise = rng.normal(colour, 60, (32, 32, 3)).clip(0, 255).astype(np.uint8)
+                Image.fromarray(noise).save(folder / split / name / f"{i}.png")
+    return folder
+
+
+def test_sign_is_plus_one_at_zero_and_its_gradients_are_the_stated_ones() -> None:
+    values = [-2.0, -1.25, -1.2, -0.5, -0.0, 0.0, 0.5, 1.2, 1.3]
+    for function, expected in (
+        (ste_sign, [0, 0, 1, 1, 1, 1, 1, 1, 0]),
+        (approx_sign, [0, 0, 0, 1, 2, 2, 1, 0, 0]),
+    ):
+        x = torch.tensor(values, requires_grad=True)
+        y = function(x)
+        assert y.tolist() == [-1, -1, -1, -1, 1, 1, 1, 1, 1]
+        y.sum().backward()
+        assert x.grad is not None
+        assert torch.allclose(x.grad, torch.tensor(expected, dtype=torch.float32))
+
+
+def test_binary_convolution_pads_with_plus_one_in_both_passes() -> None:
+    torch.manual_seed(0)
+    layer = BinaryConv2d(3, 5)
+    s = torch.randn(2, 3, 6, 6).sign()
+    y = layer(s)
+    padded = torch.nn.functional.pad(s, (1, 1, 1, 1), value=1.0)
+    weight = torch.where(layer.weight < 0, -1.0, 1.0).detach().requires_grad_()
+    expected = torch.nn.functional.conv2d(padded, weight)
+    assert torch.equal(y, expected)
+    gradient = torch.randn_like(y)
+    y.backward(gradient)
+    expected.backward(gradient)
+    assert layer.weight.grad is not None
+    assert torch.allclose(layer.weight.grad, weight.grad, atol=1e-4)
+
+
+def test_the_cut_gives_one_bit_a_value_at_full_strength_and_blends_before() -> None:
+    cut = ReplayCut(4).eval()
+    x = torch.randn(3, 4, 5, 5)
+    assert torch.equal(cut(x).abs(), torch.full_like(x, 0.8))
+    bits = cut(x)
+    cut.strength = 0.25
+    assert torch.allclose(cut(x), 0.75 * cut.norm(x) + 0.25 * bits, atol=1e-6)
+    assert torch.equal(ReplayCut(4, binary=False).eval()(x), cut.norm(x))
+
+
+def test_the_transition_halves_the_map() -> None:
+    assert Transition(8, 12)(torch.randn(1, 8, 6, 6)).shape == (1, 12, 3, 3)
+
+
+def test_an_interrupted_run_continues_with_the_same_result(tmp_path: Path, pictures: Path) -> None:
+    torch.set_num_threads(1)
+    cache = tmp_path / "cache"
+    whole = pretrain(pictures, tmp_path / "whole", CONFIG, RECIPE, cache=cache)
+    pretrain(pictures, tmp_path / "parts", CONFIG, RECIPE, until=1, cache=cache)
+    parts = pretrain(pictures, tmp_path / "parts", CONFIG, RECIPE, cache=cache)
+    assert parts["epoch"] == whole["epoch"] == 3
+    for name, tensor in whole["model"].items():
+        assert torch.equal(tensor, parts["model"][name]), name
+    assert torch.equal(load_checkpoint(tmp_path / "parts" / CHECKPOINT)["model"]["head.weight"], whole["model"]["head.weight"])
+
+
+def test_a_branch_may_drop_the_cut_only_before_it_began(tmp_path: Path, pictures: Path) -> None:
+    cache = tmp_path / "cache"
+    pretrain(pictures, tmp_path / "run", CONFIG, RECIPE, until=1, cache=cache)
+    early = tmp_path / "early.pt"
+    early.write_bytes((tmp_path / "run" / CHECKPOINT).read_bytes())
+    none = pretrain(pictures, tmp_path / "none", replace(CONFIG, cut="none"), RECIPE, resume=early, cache=cache)
+    assert none["config"]["cut"] == "none"
+    pretrain(pictures, tmp_path / "run", CONFIG, RECIPE, cache=cache)
+    with pytest.raises(ValueError, match="branch from one before its cut_start"):
+        pretrain(pictures, tmp_path / "late", replace(CONFIG, cut="none"), RECIPE, resume=tmp_path / "run" / CHECKPOINT, cache=cache)
+
+
+def test_the_exported_network_agrees_with_the_float_one_and_can_be_taught(tmp_path: Path, pictures: Path) -> None:
+    recipe = replace(RECIPE, epochs=6, cut_start=1)
+    pretrain(pictures, tmp_path / "run", CONFIG, recipe)
+    figures = export_model(tmp_path / "run" / CHECKPOINT, tmp_path / "x.model", data=pictures, name="colours")
+    assert figures["float_top1"] > 0.8
+    assert abs(figures["float_top1"] - figures["integer_top1"]) <= 0.1
+    assert figures["equal_bits"] > 0.95
+    model = Model.load(tmp_path / "x.model")
+    assert model.card["integer_top1"] == figures["integer_top1"]
+    network, _ = load_network(tmp_path / "run" / CHECKPOINT)
+    assert isinstance(network, QuickNet)
+    learner = Learner.new(model, capacity=30)
+    from bitreplay.data import read_split
+
+    train, valid = read_split(pictures, "train", 16), read_split(pictures, "valid", 16)
+    assert train is not None
+    assert valid is not None
+    for c in range(3):
+        rows = train.labels == c
+        learner.learn(train.images[rows], [train.names[c]] * int(rows.sum()))
+    names = np.array(learner.predict(valid.images).names)
+    assert np.mean(names == np.array(valid.names)[valid.labels]) > 0.8
