@@ -24,7 +24,6 @@ from bitreplay import Learner, Model, __version__
 from bitreplay.data import ImageSet, read_split
 
 NC5 = [("frog", "bird"), ("airplane", "ship"), ("horse", "automobile"), ("dog", "deer"), ("truck", "cat")]
-CAPACITIES = (0, 100, 300, 1500, 6000)
 
 
 def load(folder: Path, split: str, size: int) -> tuple[ImageSet, ImageSet]:
@@ -82,7 +81,7 @@ class Runs:
         index = {name: i for i, name in enumerate(self.names)}
         lessons = [(x[rows], y[rows]) for rows in (np.isin(y, [index[c] for c in classes]) for classes in NC5)]
         for seed in range(seeds):
-            naive = cwr_star(lessons, len(index), HeadOptions(capacity=0, ghosts=0, consolidate=False, seed=seed))
+            naive = cwr_star(lessons, len(index), HeadOptions(capacity=0, ghosts=0, pull=0.0, means=False, consolidate=False, seed=seed))
             self.note("naive: one softmax over the classes seen, no replay (float)", 0, seed, accuracy(naive[-1], xt, yt))
 
     def all(self, seeds: int) -> None:
@@ -90,10 +89,13 @@ class Runs:
         everything = [tuple(self.train.names)]
         for seed in range(seeds):
             self.lessons(everything, 0, seed, "joint: the same head, all data at once")
-            for capacity in CAPACITIES:
+            for capacity in (0, 300, 1500):
                 self.lessons(NC5, capacity, seed, "bitreplay, two classes a lesson")
             self.lessons([(c,) for pair in NC5 for c in pair], 1500, seed, "bitreplay, one class a lesson")
-            self.lessons(NC5, 0, seed, "softmax masked to the lesson (no ghosts)", ghosts=0)
+        for capacity in (100, 6000):
+            self.lessons(NC5, capacity, 0, "bitreplay, two classes a lesson")
+        self.lessons(NC5, 0, 0, "plain CWR* with ghosts", class_means=False)
+        self.lessons(NC5, 0, 0, "plain CWR*, softmax masked to the lesson", class_means=False, ghosts=0)
 
 
 def main() -> None:

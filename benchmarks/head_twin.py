@@ -17,13 +17,13 @@ Labels = NDArray[np.int64]
 @dataclass(frozen=True)
 class HeadOptions:
     capacity: int = 1500
-    learning_rate: float = 0.03
+    learning_rate: float = 0.02
     epochs: int = 5
-    min_steps: int = 300
+    min_steps: int = 3000
     live_batch: int = 50
     replay_batch: int = 64
     ghosts: int = 8
-    pull: float = 0.3
+    pull: float = 1.0
     mix: float = 0.8  # share of a replayed row's own deviation from its class mean; 1: the row as it is
     prior: bool = True
     means: bool = True  # class means: re-centred rows, rows for absent classes; False: plain CWR* with ghosts

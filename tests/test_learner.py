@@ -253,7 +253,7 @@ def test_a_learner_that_knows_nothing_can_be_saved_and_taught_later(model: Model
 def test_settings_and_model_come_back(model: Model, tmp_path: Path) -> None:
     values = {
         "capacity": 7, "seed": 9, "lesson_images": 20, "max_classes": 6, "learning_rate": 0.125, "epochs": 2, "min_steps": 3,
-        "live_batch": 4, "replay_batch": 5, "ghosts": 0, "prior_correction": False,
+        "live_batch": 4, "replay_batch": 5, "pull": 0.25, "ghosts": 0, "prior_correction": False, "class_means": False,
     }  # fmt: skip
     Learner.new(model, **values).save(tmp_path / "s")
     loaded = Learner.load(tmp_path / "s")

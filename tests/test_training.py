@@ -126,3 +126,31 @@ def test_the_exported_network_agrees_with_the_float_one_and_can_be_taught(tmp_pa
         learner.learn(train.images[rows], [train.names[c]] * int(rows.sum()))
     names = np.array(learner.predict(valid.images).names)
     assert np.mean(names == np.array(valid.names)[valid.labels]) > 0.8
+
+
+def test_training_continues_from_shipped_weights(tmp_path: Path, pictures: Path) -> None:
+    from bitreplay.training.weights import load_weights, save_weights
+
+    state = pretrain(pictures, tmp_path / "run", CONFIG, RECIPE, cache=tmp_path / "cache")
+    files = save_weights(tmp_path / "run" / CHECKPOINT, tmp_path / "weights", "colours")
+    assert all(file.stat().st_size <= 6 * 2**20 for file in files)
+    config, tensors = load_weights(tmp_path / "weights", "colours")
+    assert config == state["config"]
+    for name, tensor in state["model"].items():
+        assert torch.equal(tensors[name], tensor.half().float() if tensor.is_floating_point() else tensor), name
+    more = replace(RECIPE, epochs=1, learning_rate=1e-6, warmup_steps=0, cut_start=0, cut_ramp=0)
+    after = pretrain(pictures, tmp_path / "more", CONFIG, more, init=tmp_path / "weights" / "colours", cache=tmp_path / "cache")
+    assert torch.allclose(after["model"]["prefix.0.conv.weight"], tensors["prefix.0.conv.weight"], atol=1e-3)
+    with pytest.raises(ValueError, match="expected nothing-00000"):
+        load_weights(tmp_path / "weights", "nothing")
+
+
+def test_the_shipped_weights_are_those_of_the_shipped_backbone() -> None:
+    from bitreplay.training.weights import load_weights
+
+    config, tensors = load_weights(Path(__file__).parents[1] / "weights", "quicknet-32")
+    network = QuickNet(QuickNetConfig.from_dict(config))
+    network.load_state_dict(tensors)
+    model = Model.from_package("quicknet-32")
+    assert model.card["config"] == config
+    assert model.network.feature_count == config["widths"][-1]

@@ -64,6 +64,7 @@ bitreplay::Progress make_progress(const nb::object& progress) {
 
 NB_MODULE(_engine, m) {
   m.doc() = "The C++ core of bitreplay; use bitreplay.Learner.";
+  nb::set_leak_warnings(false);  // frames that a debugger or a test runner keeps are not our leaks
   nb::exception<bitreplay::Cancelled>(m, "Cancelled");
 
   nb::class_<Network>(m, "Network")

@@ -543,6 +543,9 @@ def pretrain(
         Path | None,
         typer.Option(readable=False, help="Start from this checkpoint: its network but for the cut, its epoch.", metavar="FILE"),
     ] = None,
+    init: Annotated[
+        Path | None, typer.Option(readable=False, help="Start from these weights, such as weights/quicknet-32.", metavar="FOLDER/NAME")
+    ] = None,
     until: Annotated[int | None, typer.Option(help="Stop after this many epochs of the schedule.", min=1)] = None,
     cache: Annotated[
         Path | None, typer.Option(readable=False, help="Folder for decoded pictures. Default: OUT/cache.", metavar="DIR")
@@ -577,7 +580,7 @@ def pretrain(
         _say(text + (f" valid top-1 {_percent(line['valid_top1'])}" if "valid_top1" in line else ""))
 
     try:
-        run(data, out, config, recipe, resume=resume, until=until, cache=cache, progress=report)
+        run(data, out, config, recipe, resume=resume, init=init, until=until, cache=cache, progress=report)
     except KeyboardInterrupt:
         _fail(f"interrupted: the same command goes on from the last finished epoch in {out}", 130)
     _say(f"{out / CHECKPOINT}: written")

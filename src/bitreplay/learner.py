@@ -56,7 +56,8 @@ class Learner:
         self._settings = settings
         self._threads = threads or _default_threads()
         self._names: list[str] = []
-        self._lesson = threading.Lock()
+        self._lock = threading.RLock()  # a lesson's; who asks from another thread waits for its end
+        self._learning = False
         self._core = _engine.Learner(
             model.network,
             settings.capacity,
@@ -168,7 +169,8 @@ class Learner:
         ------
         OSError : it cannot be written; the old file stays as it was.
         """
-        write_state(Path(path), self._model, self._settings, self._names, self._core)
+        with self._lock:
+            write_state(Path(path), self._model, self._settings, self._names, self._core)
 
     # -- learning and predicting ------------------------------------------------------------------------------------------
 
@@ -198,12 +200,18 @@ class Learner:
         -----
         Cost and memory: docs/method.md 4.3, and ``info()["bytes"]``.
         """
-        if not self._lesson.acquire(blocking=False):
-            raise RuntimeError("learn: expected one lesson at a time, got another while one is running; wait for its end")
+        free = self._lock.acquire(blocking=False)
         try:
-            self._learn(images, labels, progress, cancel)
+            if not free or self._learning:
+                raise RuntimeError("learn: expected one lesson at a time, got another while one is running; wait for its end")
+            self._learning = True
+            try:
+                self._learn(images, labels, progress, cancel)
+            finally:
+                self._learning = False
         finally:
-            self._lesson.release()
+            if free:
+                self._lock.release()
 
     def _learn(self, images: Any, labels: Any, progress: Any, cancel: Any) -> None:
         images = self._check_images(images)
@@ -247,11 +255,12 @@ class Learner:
         if not self._names:
             raise ValueError("predict: expected a learner that knows a class, got one that knows none; call learn first")
         best, probabilities = [], []
-        for start in range(0, len(images), _PREDICT_ROWS):
-            classes, p = self._core.predict(images[start : start + _PREDICT_ROWS], self._threads)
-            best.append(classes)
-            probabilities.append(p.astype(np.float32) / 2**15)
-        return Prediction([self._names[i] for i in np.concatenate(best)], np.concatenate(probabilities))
+        with self._lock:
+            for start in range(0, len(images), _PREDICT_ROWS):
+                classes, p = self._core.predict(images[start : start + _PREDICT_ROWS], self._threads)
+                best.append(classes)
+                probabilities.append(p.astype(np.float32) / 2**15)
+            return Prediction([self._names[i] for i in np.concatenate(best)], np.concatenate(probabilities))
 
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.int8]:
         """What the head sees, int8 (N, D_f) in -127..127; real value times 2^feature_bits (docs/method.md 3.6)."""

@@ -42,9 +42,9 @@ class Settings:
     seed: int = 0
     lesson_images: int | None = None
     max_classes: int = 256
-    learning_rate: float = 0.03
-    epochs: int = 10
-    min_steps: int = 300
+    learning_rate: float = 0.02
+    epochs: int = 5
+    min_steps: int = 3000
     live_batch: int = 50
     replay_batch: int = 64
     pull: float = 1.0

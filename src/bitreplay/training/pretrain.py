@@ -128,6 +128,7 @@ def pretrain(
     recipe: Recipe,
     *,
     resume: Path | None = None,
+    init: Path | None = None,
     until: int | None = None,
     cache: Path | None = None,
     progress: Callable[[dict[str, Any]], None] = lambda line: None,
@@ -141,6 +142,8 @@ def pretrain(
     config, recipe : network and training; `config.classes` is taken from the data.
     resume : start from this checkpoint instead (a branch): its network, optimizer and epoch, with `recipe`'s schedule from there
         on.  ``config.cut`` may differ from the checkpoint's while the cut has not begun.
+    init : start from weights that `weights.save_weights` wrote, ``FOLDER/NAME``: their network, a new head where the classes
+        differ, epoch 0 and `recipe`.
     until : stop after this many epochs of the schedule (to branch from there).
     cache : where decoded pictures are kept; default `out`/cache.
     progress : receives a dict several times an epoch: epoch, step, steps, loss, seconds; after an epoch also valid_top1.
@@ -171,11 +174,20 @@ def pretrain(
             recipe = Recipe(**start["recipe"])
         if list(train.names) != start["names"]:
             raise ValueError(f"{folder}: the checkpoint was trained on other classes; name the same data set")
+    weights: dict[str, Tensor] = {}
+    if init is not None and start is None:
+        from .weights import load_weights
+
+        values, weights = load_weights(init.parent, init.name)
+        config = replace(QuickNetConfig.from_dict(values), cut=config.cut)
+        if config.classes != len(train.names):
+            weights = {key: value for key, value in weights.items() if not key.startswith("head.")}
     config = replace(config, classes=len(train.names))
     torch.manual_seed(recipe.seed)
     network = QuickNet(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(network.parameters(), recipe.learning_rate, fused=True)
     epoch = 0
+    network.load_state_dict(weights, strict=False)
     if start is not None:
         network.load_state_dict(start["model"])
         optimizer.load_state_dict(start["optimizer"])
