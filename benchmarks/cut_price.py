@@ -36,7 +36,10 @@ def main() -> None:
     for checkpoint in args.checkpoints:
         network, state = load_network(checkpoint)
         size = network.config.image_size
-        stored, valid = cached_split(args.pretraining, "train", size * 2, args.cache), cached_split(args.pretraining, "valid", size, args.cache)
+        stored, valid = (
+            cached_split(args.pretraining, "train", size * 2, args.cache),
+            cached_split(args.pretraining, "valid", size, args.cache),
+        )
         assert stored is not None
         assert valid is not None
         pick = np.sort(np.random.default_rng(0).permutation(len(stored))[:20000])

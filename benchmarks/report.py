@@ -1,6 +1,6 @@
 """Writes docs/accuracy.md and README's table from the runs in benchmarks/results.
 
-    python benchmarks/report.py
+python benchmarks/report.py
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def accuracy_rows(runs: Runs) -> list[tuple[str, ...]]:
     joint = runs.get((JOINT, 0))
     rows = []
     for (method, capacity), lines in runs.items():
-        rows.append((method, "" if capacity is None else f"{capacity:,}", percent(lines), below(lines, joint) if joint else "", str(len(lines))))
+        rows.append(
+            (method, "" if capacity is None else f"{capacity:,}", percent(lines), below(lines, joint) if joint else "", str(len(lines)))
+        )
     return rows
 
 

@@ -18,7 +18,17 @@ from hypothesis import strategies as st
 from bitreplay import Learner, Model
 from bitreplay.model import write_model
 
-SETTINGS = {"learning_rate": 3000, "epochs": 3, "min_steps": 20, "live_batch": 7, "replay_batch": 9, "ghosts": 8, "prior": True, "pull": 200, "class_means": True}
+SETTINGS = {
+    "learning_rate": 3000,
+    "epochs": 3,
+    "min_steps": 20,
+    "live_batch": 7,
+    "replay_batch": 9,
+    "ghosts": 8,
+    "prior": True,
+    "pull": 200,
+    "class_means": True,
+}
 SHAPES = [
     {"image_size": 8, "widths": (8, 16), "blocks": (1, 2), "tail_blocks": 1},
     {"image_size": 8, "widths": (12, 68), "blocks": (2, 2), "tail_blocks": 2},
@@ -94,7 +104,9 @@ LESSONS = [
 
 
 @pytest.mark.parametrize("capacity", [0, 1, 7, 20, 1000])
-@pytest.mark.parametrize("changes", [{}, {"ghosts": 0, "prior": False, "pull": 0}, {"replay_batch": 40, "live_batch": 50}, {"class_means": False}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"ghosts": 0, "prior": False, "pull": 0}, {"replay_batch": 40, "live_batch": 50}, {"class_means": False}]
+)
 def test_a_learner_equals_the_reference_over_lessons(tmp_path: Path, capacity: int, changes: dict) -> None:
     model, network = make(tmp_path, 7, SHAPES[0])
     ours, theirs = learner_pair(model, network, capacity, **changes)
@@ -149,7 +161,10 @@ def test_the_core_consolidates_the_worked_example_exactly() -> None:
 
     one = 1 << 27
     cw, past = _engine.consolidate(
-        np.array([one, -one], np.int32), np.array([2 * one, 0, 0, 2 * one], np.int32), np.array([90, 0], np.uint32), np.array([10, 30], np.uint32)
+        np.array([one, -one], np.int32),
+        np.array([2 * one, 0, 0, 2 * one], np.int32),
+        np.array([90, 0], np.uint32),
+        np.array([10, 30], np.uint32),
     )
     assert cw.tolist() == [one, -one, -one, one]
     assert past.tolist() == [100, 30]

@@ -109,7 +109,9 @@ def read_folder(folder: Path, image_size: int) -> ImageSet:
     ------
     ValueError : no class folder holds a picture, or a picture cannot be decoded (its path is named).
     """
-    images, labels, names = [], [], []
+    images: list[NDArray[np.uint8]] = []
+    labels: list[int] = []
+    names: list[str] = []
     for name, files in class_files(folder):
         for path in files:
             try:

@@ -77,8 +77,8 @@ def load_digits(image_size: int) -> tuple[Digits, Digits]:
     The split is stratified and always the same.
     """
     from PIL import Image
-    from sklearn.datasets import load_digits as bundled_digits  # type: ignore[import-untyped]
-    from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
+    from sklearn.datasets import load_digits as bundled_digits
+    from sklearn.model_selection import train_test_split
 
     grey, labels = bundled_digits(return_X_y=True)
     small = np.rint(grey.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)

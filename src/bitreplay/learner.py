@@ -343,7 +343,7 @@ class Learner:
         # Highest total that this learner can reach with `capacity`, max_classes and lesson_images.
         network, classes = self._model.network, self._settings.max_classes
         kept = classes * (network.feature_count * (4 + 8) + 4 + 8) + capacity * (network.latent_words * 8 + 2)
-        return int(network.bytes) + kept + self._lesson_bytes(capacity, classes)
+        return int(network.bytes + kept) + self._lesson_bytes(capacity, classes)
 
     def _check_images(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         size = self.image_size

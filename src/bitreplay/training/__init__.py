@@ -1,0 +1,1 @@
+"""Training off the device; the only folder that imports torch (extra ``train``)."""

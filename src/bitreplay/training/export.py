@@ -51,10 +51,12 @@ def _affine(scale: Floats, offset: Floats, most: int) -> tuple[int, NDArray[np.i
 
 def _norm(norm: nn.BatchNorm2d) -> tuple[Floats, Floats]:
     # y = scale * x + offset
-    sigma = np.sqrt(_array(norm.running_var) + norm.eps)  # type: ignore[arg-type]
-    gamma = _array(norm.weight) if norm.affine else np.ones_like(sigma)
-    beta = _array(norm.bias) if norm.affine else np.zeros_like(sigma)
-    return gamma / sigma, beta - gamma / sigma * _array(norm.running_mean)  # type: ignore[arg-type]
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    sigma = np.sqrt(_array(norm.running_var) + norm.eps)
+    scale = _array(norm.weight) / sigma if norm.affine else 1.0 / sigma
+    offset = -scale * _array(norm.running_mean)
+    return scale, offset + _array(norm.bias) if norm.affine else offset
 
 
 def _pack(negative: NDArray[np.bool_]) -> NDArray[np.uint64]:
@@ -130,7 +132,9 @@ def _ranges(network: QuickNet, images: NDArray[np.uint8]) -> dict[nn.Module, flo
 
 
 @torch.no_grad()
-def _float_pass(network: QuickNet, data: ImageSet, progress: Callable[[str, int, int], object], phase: str) -> tuple[Floats, NDArray[np.uint64]]:
+def _float_pass(
+    network: QuickNet, data: ImageSet, progress: Callable[[str, int, int], object], phase: str
+) -> tuple[Floats, NDArray[np.uint64]]:
     # Pooled features and packed latents of the float network.
     features, latents = [], []
     for i in range(0, len(data), 250):

@@ -86,7 +86,8 @@ class Transition(nn.Module):
         x = F.max_pool2d(F.relu(x.float()), 2, 1)
         with _full_precision(x):
             x = F.conv2d(x, self.blur, stride=2, padding=1, groups=x.shape[1])
-        return self.norm(self.conv(x)).float()
+        y: Tensor = self.norm(self.conv(x)).float()
+        return y
 
 
 class Stem(nn.Module):
@@ -113,7 +114,8 @@ class Stem(nn.Module):
         x = F.relu(self.norm(self.conv(x))).float()
         with _full_precision(x):
             x = self.depthwise_norm(self.depthwise(x))
-        return self.pointwise_norm(self.pointwise(x)).float()
+        y: Tensor = self.pointwise_norm(self.pointwise(x)).float()
+        return y
 
 
 class ReplayCut(nn.Module):

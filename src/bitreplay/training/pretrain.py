@@ -81,7 +81,7 @@ def _augment(images: NDArray[np.uint8], size: int, crop: float, generator: np.ra
     count, stored = images.shape[:2]
     side = int(generator.integers(math.ceil(crop * stored), stored + 1))
     at = generator.integers(0, stored - side + 1, (count, 2))
-    flip = generator.random(count) < 0.5
+    flip: NDArray[np.bool_] = np.asarray(generator.random(count) < 0.5)
     out = np.empty((count, side, side, 3), np.uint8)
     for i, (y, x) in enumerate(at):
         patch = images[i, y : y + side, x : x + side]
@@ -208,7 +208,9 @@ def pretrain(
         for i in range(steps_an_epoch):
             at = epoch + i / steps_an_epoch
             if config.cut == "binary":
-                network.cut.strength = min(1.0, max(0.0, (at - recipe.cut_start) / recipe.cut_ramp)) if recipe.cut_ramp else float(at >= recipe.cut_start)
+                network.cut.strength = (
+                    min(1.0, max(0.0, (at - recipe.cut_start) / recipe.cut_ramp)) if recipe.cut_ramp else float(at >= recipe.cut_start)
+                )
             for group in optimizer.param_groups:
                 group["lr"] = _learning_rate(recipe, epoch * steps_an_epoch + i, steps)
             rows = np.sort(order[i * recipe.batch_size : (i + 1) * recipe.batch_size])
@@ -222,7 +224,9 @@ def pretrain(
             network.clip_weights()
             total += float(loss.detach())
             if i % 50 == 49:
-                progress({"epoch": epoch, "step": i + 1, "steps": steps_an_epoch, "loss": total / (i + 1), "seconds": time.monotonic() - began})
+                progress(
+                    {"epoch": epoch, "step": i + 1, "steps": steps_an_epoch, "loss": total / (i + 1), "seconds": time.monotonic() - began}
+                )
         epoch += 1
         line: dict[str, Any] = {"epoch": epoch, "step": steps_an_epoch, "steps": steps_an_epoch, "loss": total / steps_an_epoch}
         line["seconds"] = round(time.monotonic() - began, 1)

@@ -56,7 +56,7 @@ def ste_sign(x: Tensor, clip: float = 1.25) -> Tensor:
     ----------
     Bethge et al. 2019 (`arXiv 1906.08637 <https://arxiv.org/abs/1906.08637>`_) for the clip of 1.25 used by QuickNet.
     """
-    result: Tensor = _ClippedSign.apply(x, clip)
+    result: Tensor = _ClippedSign.apply(x, clip)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -73,5 +73,5 @@ def approx_sign(x: Tensor) -> Tensor:
     ----------
     Liu et al. 2018, Bi-Real Net (`arXiv 1808.00278 <https://arxiv.org/abs/1808.00278>`_).
     """
-    result: Tensor = _ApproxSign.apply(x)
+    result: Tensor = _ApproxSign.apply(x)  # type: ignore[no-untyped-call]
     return result

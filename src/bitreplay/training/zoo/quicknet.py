@@ -56,7 +56,8 @@ class QuickNetConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> QuickNetConfig:
         """Read what `to_dict` wrote (lists become tuples)."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        read: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**read)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a checkpoint or a model card."""
