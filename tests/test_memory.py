@@ -87,7 +87,7 @@ def test_info_names_what_is_kept(model_file: Path, tmp_path: Path, capacity: int
         sizes = learner.info()["bytes"]
         assert sizes["kept"] == current() - before
         assert sizes["kept"] == sizes["network"] + sizes["head"] + sizes["replay_rows"] + sizes["replay_counts"]
-        assert sizes["head"] == classes * (width * 4 + 4)  # weights and one count a class
+        assert sizes["head"] == classes * (width * (4 + 8) + 4)  # weights, feature sums and one count a class
         assert sizes["replay_rows"] == capacity * row
         assert sizes["replay_counts"] == capacity * 2 + classes * 8  # a label a row, a count a class
         assert sizes["replay_row"] == row + 2
