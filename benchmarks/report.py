@@ -94,7 +94,9 @@ def main() -> None:
         parts.append(name.read_text())
     backbone = read("backbone.jsonl")
     if backbone:
-        parts.append("## The backbone and the price of its cut\n\n    python benchmarks/cut_price.py CIFAR10_FOLDER runs/binary/checkpoint.pt runs/none/checkpoint.pt --pretraining TINY_IMAGENET_FOLDER\n")
+        parts.append(
+            "## The backbone and the price of its cut\n\n    python benchmarks/cut_price.py CIFAR10_FOLDER runs/binary/checkpoint.pt runs/none/checkpoint.pt --pretraining TINY_IMAGENET_FOLDER\n"
+        )
         keys = [key for key in backbone[0] if key not in ("commit",)]
         parts.append(table(tuple(keys), [tuple(str(line.get(key, "")) for key in keys) for line in backbone]))
     (ROOT / "docs" / "accuracy.md").write_text("\n".join(parts).rstrip() + "\n")
