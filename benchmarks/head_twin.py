@@ -10,20 +10,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bitreplay import Settings
+
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
+DEFAULTS = Settings()  # the learner's own, so that the twin follows them
 
 
 @dataclass(frozen=True)
 class HeadOptions:
     capacity: int = 1500
-    learning_rate: float = 0.02
-    epochs: int = 5
-    min_steps: int = 3000
-    live_batch: int = 50
-    replay_batch: int = 64
-    ghosts: int = 8
-    pull: float = 1.0
+    learning_rate: float = DEFAULTS.learning_rate
+    epochs: int = DEFAULTS.epochs
+    min_steps: int = DEFAULTS.min_steps
+    live_batch: int = DEFAULTS.live_batch
+    replay_batch: int = DEFAULTS.replay_batch
+    ghosts: int = DEFAULTS.ghosts
+    pull: float = DEFAULTS.pull
     mix: float = 0.8  # share of a replayed row's own deviation from its class mean; 1: the row as it is
     prior: bool = True
     means: bool = True  # class means: re-centred rows, rows for absent classes; False: plain CWR* with ghosts

@@ -11,6 +11,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from bitreplay import Model
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 OURS = "bitreplay, two classes a lesson"
@@ -99,6 +101,21 @@ def main() -> None:
         )
         keys = [key for key in backbone[0] if key not in ("commit",)]
         parts.append(table(tuple(keys), [tuple(str(line.get(key, "")) for key in keys) for line in backbone]))
+    card = Model.from_package().card
+    parts.append(
+        "\n## The shipped model file against the float network it came from\n\n    bitreplay info\n\n"
+        + table(
+            ("Tiny-ImageNet top-1, float, %", "integer, %", "equal latent bits, %"),
+            [tuple(f"{100 * card[key]:.2f}" for key in ("float_top1", "integer_top1", "equal_bits"))],
+        )
+    )
+    footprint = RESULTS / "footprint.json"
+    if footprint.exists():
+        rows = [(name, *(str(v) for v in values.values())) for name, values in json.loads(footprint.read_text()).items()]
+        parts.append(
+            "\n## Footprint\n\n    python benchmarks/footprint.py > benchmarks/results/footprint.json\n\n"
+            + table(("seven fresh processes", "median", "min", "max"), rows)
+        )
     (ROOT / "docs" / "accuracy.md").write_text("\n".join(parts).rstrip() + "\n")
 
 

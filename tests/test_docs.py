@@ -28,7 +28,7 @@ def test_readme_python_runs_and_prints_what_it_says(
     assert (tmp_path / "room.state").exists()
 
 
-def test_ci_runs_the_commands_of_the_readme() -> None:
+def test_readme_marks_the_two_commands_that_ci_reads() -> None:
     readme = (ROOT / "README.md").read_text()
     for name in ("demo", "tests"):
         assert re.search(rf"<!-- command: {name} -->\n```\n[^`]+\n```\n", readme), name
