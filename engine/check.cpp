@@ -1,53 +1,33 @@
 // Native check: every instruction set gives the scalar kernels' results, bit for bit, on sizes around the vector width and on
 // adversarial values; fixed-point functions keep their promises.  Exits 1 on the first failure and names its parameters.
 //   bitreplay_check [--bench] [--seed N]
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <string>
 #include <vector>
 
-#include "bits.h"
+#include "check.h"
 #include "fixed_point.h"
-#include "kernels.h"
-#include "random.h"
 #include "replay.h"
 
-namespace {
-
-using bitreplay::Kernels;
-
-uint64_t g_seed = 1;
-long g_checks = 0;
+namespace bitreplay::check {
 
 void fail(const std::string& what) {
   std::fprintf(stderr, "FAILED: %s (seed %llu)\n", what.c_str(), static_cast<unsigned long long>(g_seed));
   std::exit(1);
 }
 
-void expect(bool condition, const std::string& what) {
-  ++g_checks;
-  if (!condition) fail(what);
-}
-
-struct Source {
-  uint64_t step, index = 0;
-  uint64_t operator()() { return bitreplay::draw(g_seed, bitreplay::Purpose::live_order, step, index++); }
-};
-
 std::vector<const Kernels*> faster_tables() {
   std::vector<const Kernels*> tables;
 #ifdef BITREPLAY_HAVE_AVX2
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2")) tables.push_back(&bitreplay::kernels_avx2());
+  if (has_avx2()) tables.push_back(&kernels_avx2());
+  if (has_avx512()) tables.push_back(&kernels_avx512());
 #endif
   return tables;
 }
 
-// Buffers end exactly at their allocation, so that a sanitizer sees one word too far.
 uint64_t pattern_word(int pattern, Source& random) {
   switch (pattern) {
     case 0: return 0;
@@ -57,55 +37,21 @@ uint64_t pattern_word(int pattern, Source& random) {
   }
 }
 
-void check_binary_conv(const Kernels& fast) {
-  for (const int channels : {1, 3, 63, 64, 65, 128, 200, 256, 384, 512, 1024}) {
-    for (int px = 0; px < 4; ++px) {
-      for (int pw = 0; pw < 4; ++pw) {
-        Source random{static_cast<uint64_t>(channels * 16 + px * 4 + pw)};
-        const int words = bitreplay::words_for(channels);
-        const int padded = (channels + bitreplay::kChannelTile - 1) / bitreplay::kChannelTile * bitreplay::kChannelTile;
-        const uint64_t mask = bitreplay::last_word_mask(channels);
-        std::vector<std::unique_ptr<uint64_t[]>> rows;
-        const uint64_t* taps[bitreplay::kTaps];
-        for (auto& tap : taps) {
-          rows.emplace_back(new uint64_t[static_cast<size_t>(words)]);
-          for (int w = 0; w < words; ++w) rows.back()[w] = pattern_word(px, random) & (w == words - 1 ? mask : ~uint64_t{0});
-          tap = rows.back().get();
-        }
-        const size_t count = static_cast<size_t>(padded) * bitreplay::kTaps * static_cast<size_t>(words);
-        std::unique_ptr<uint64_t[]> weights(new uint64_t[count]);
-        for (size_t i = 0; i < count; ++i) {
-          const bool last = static_cast<int>(i / bitreplay::kChannelTile) % words == words - 1;
-          weights[i] = pattern_word(pw, random) & (last ? mask : ~uint64_t{0});
-        }
-        std::vector<int16_t> expected(static_cast<size_t>(padded)), got(static_cast<size_t>(padded));
-        const int bits = bitreplay::kTaps * channels;
-        bitreplay::kernels_scalar().binary_conv3x3(taps, words, weights.get(), padded, bits, expected.data());
-        fast.binary_conv3x3(taps, words, weights.get(), padded, bits, got.data());
-        expect(expected == got, std::string(fast.isa) + " binary_conv3x3, channels " + std::to_string(channels) + ", patterns " +
-                                    std::to_string(px) + " " + std::to_string(pw));
-      }
-    }
+int16_t pattern_value(int pattern, Source& random) {
+  switch (pattern) {
+    case 0: return INT16_MIN;
+    case 1: return INT16_MAX;
+    case 2: return random.index++ % 2 == 0 ? INT16_MIN : INT16_MAX;
+    case 3: return static_cast<int16_t>(random());
+    default: return static_cast<int16_t>(random.in(-300, 300));
   }
 }
 
-void check_dot(const Kernels& fast) {
-  for (const int count : {0, 1, 2, 15, 16, 17, 27, 31, 32, 33, 64, 100, 255, 384, 516, 2047}) {
-    for (int pattern = 0; pattern < 4; ++pattern) {
-      Source random{static_cast<uint64_t>(count * 4 + pattern) + 100000};
-      std::unique_ptr<int16_t[]> x(new int16_t[static_cast<size_t>(count)]), w(new int16_t[static_cast<size_t>(count)]);
-      // The bound of kernels.h: sum |w| <= 65535.
-      const int largest = count == 0 ? 0 : std::min(127, 65535 / count);
-      for (int i = 0; i < count; ++i) {
-        x[i] = pattern == 0 ? INT16_MIN : pattern == 1 ? INT16_MAX : static_cast<int16_t>(random());
-        w[i] = static_cast<int16_t>(pattern < 2 ? largest : pattern == 2 ? -largest : static_cast<int>(random() % 255) - 127);
-        if (pattern == 3) w[i] = static_cast<int16_t>(w[i] * largest / 127);
-      }
-      expect(bitreplay::kernels_scalar().dot_i16(x.get(), w.get(), count) == fast.dot_i16(x.get(), w.get(), count),
-             std::string(fast.isa) + " dot_i16, count " + std::to_string(count) + ", pattern " + std::to_string(pattern));
-    }
-  }
-}
+}  // namespace bitreplay::check
+
+namespace {
+
+using namespace bitreplay::check;
 
 void check_fixed_point() {
   using namespace bitreplay;
@@ -159,24 +105,6 @@ void check_replay() {
   }
 }
 
-void bench(const Kernels& table) {
-  for (const int channels : {64, 128, 256, 384, 512}) {
-    const int words = channels / 64;
-    std::vector<uint64_t> x(static_cast<size_t>(bitreplay::kTaps * words), 3), w(static_cast<size_t>(channels * bitreplay::kTaps * words), 5);
-    std::vector<int16_t> z(static_cast<size_t>(channels));
-    const uint64_t* taps[bitreplay::kTaps];
-    for (int t = 0; t < bitreplay::kTaps; ++t) taps[t] = x.data() + t * words;
-    double best = 1e9;
-    const int calls = 4000000 / (channels * words) + 1;
-    for (int round = 0; round < 20; ++round) {
-      const auto begin = std::chrono::steady_clock::now();
-      for (int i = 0; i < calls; ++i) table.binary_conv3x3(taps, words, w.data(), channels, 9 * channels, z.data());
-      best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() / calls);
-    }
-    std::printf("%-7s binary_conv3x3 %4d channels: %.3f T binary MAC/s\n", table.isa, channels, 9.0 * channels * channels / best / 1e12);
-  }
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -187,15 +115,16 @@ int main(int argc, char** argv) {
   }
   check_fixed_point();
   check_replay();
-  for (const Kernels* table : faster_tables()) {
-    check_binary_conv(*table);
-    check_dot(*table);
+  for (const bitreplay::Kernels* table : faster_tables()) {
+    check_forward(*table);
     std::printf("%s equals scalar\n", table->isa);
   }
-  std::printf("%ld checks passed\n", g_checks);
+  check_operations();
+  std::printf("%ld checks passed, operations with %s\n", g_checks, bitreplay::kernels().isa);
   if (timing) {
-    bench(bitreplay::kernels_scalar());
-    for (const Kernels* table : faster_tables()) bench(*table);
+    bench_forward(bitreplay::kernels_scalar());
+    for (const bitreplay::Kernels* table : faster_tables()) bench_forward(*table);
+    bench_network();
   }
   return 0;
 }

@@ -11,20 +11,14 @@
 #include <span>
 
 #include "head.h"
+#include "lesson.h"
 #include "network.h"
 #include "replay.h"
+#include "tail.h"
 
 namespace bitreplay {
 
-// How a lesson is learned; see docs/method.md 4 for each.
-struct Settings {
-  int64_t learning_rate = 0;  // 16 fraction bits
-  int64_t pull = 0;           // 8 fraction bits
-  int epochs = 0, min_steps = 0, live_batch = 0, replay_batch = 0, ghosts = 0;
-  bool prior = true, class_means = true;
-};
-
-enum class Phase { latents, train };
+enum class Phase { latents, head, tail };
 
 // Told how far a lesson is; returns false to give it up.
 using Progress = std::function<bool(Phase phase, uint64_t done, uint64_t total)>;
@@ -35,11 +29,18 @@ struct Cancelled : std::exception {
 
 class Learner {
  public:
-  Learner(std::shared_ptr<const Network> network, size_t capacity, uint64_t seed, const Settings& settings);
+  // tail_sources: shadow weights of the blocks to train (tail.h).  Throws std::invalid_argument.
+  Learner(std::shared_ptr<const Network> network, size_t capacity, uint64_t seed, const Settings& settings, const TailSettings& tail,
+          std::span<const TailSource> tail_sources);
 
   const Network& network() const { return *network_; }
   const Head& head() const { return head_; }
   const Replay& replay() const { return replay_; }
+  // The trained branch: its blocks, and its head (classes, feature_count); empty where no block is trained.
+  const Tail& tail() const { return tail_; }
+  std::span<const int32_t> tail_weight() const { return {tail_weight_.data(), tail_weight_.size()}; }
+  // How many binary weights the last lesson turned over.
+  int64_t flipped() const { return flipped_; }
   // Sum of the features of every row ever taught, (classes, feature_count); replay().seen() counts the rows.
   std::span<const int64_t> feature_sums() const { return {sums_.data(), sums_.size()}; }
   size_t classes() const { return head_.past_count.size(); }
@@ -56,16 +57,22 @@ class Learner {
 
   // Takes over the content of a state file; the caller has checked the sizes.
   void restore(std::span<const int32_t> weight, std::span<const uint32_t> past_count, std::span<const int64_t> sums,
-               std::span<const uint64_t> rows,
-               std::span<const uint16_t> labels, std::span<const uint64_t> seen, uint64_t experience);
+               std::span<const uint64_t> rows, std::span<const uint16_t> labels, std::span<const uint64_t> seen,
+               std::span<const int32_t> tail_weight, uint64_t experience);
+  Tail& tail() { return tail_; }
 
   // What is kept between lessons, without the network.
-  int64_t state_bytes() const { return bytes_of(head_.weight) + bytes_of(head_.past_count) + bytes_of(sums_) + replay_.bytes(); }
+  int64_t state_bytes() const {
+    return bytes_of(head_.weight) + bytes_of(head_.past_count) + bytes_of(sums_) + replay_.bytes() + tail_.bytes() +
+           bytes_of(tail_weight_);
+  }
   // What a lesson needs on top of that at its highest, for `live` images and `classes` classes afterwards.
-  static int64_t lesson_bytes(const Network& network, size_t capacity, size_t replay_rows, size_t live, size_t classes,
-                              int threads);
+  int64_t lesson_bytes(size_t capacity, size_t replay_rows, size_t live, size_t classes, int threads) const;
 
  private:
+  // features of the frozen network, and, unless empty, those of the trained branch.
+  void see(std::span<const uint8_t> images, std::span<int8_t> features, std::span<int8_t> trained, int threads) const;
+
   std::shared_ptr<const Network> network_;
   Settings settings_;
   uint64_t seed_;
@@ -73,6 +80,9 @@ class Learner {
   Head head_;
   Buffer<int64_t> sums_;
   Replay replay_;
+  Tail tail_;
+  Buffer<int32_t> tail_weight_;
+  int64_t flipped_ = 0;
 };
 
 }  // namespace bitreplay

@@ -5,55 +5,18 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <variant>
 #include <vector>
 
+#include "forward.h"
 #include "memory.h"
 
 namespace bitreplay {
 
-// Per-channel affine requantisation: sat16(round_shift(value * multiplier + bias, shift)).
-struct Affine {
-  Buffer<int16_t> multiplier;
-  Buffer<int64_t> bias;
-  int shift = 0;
-};
-
-// Shape of a tensor, NHWC without N.
-struct Shape {
-  int height = 0;
-  int width = 0;
-  int channels = 0;
-  int64_t size() const { return int64_t{height} * width * channels; }
-};
-
-struct Conv {  // section 3.2
-  int in = 0, out = 0, kernel = 0, stride = 0;
-  bool depthwise = false, relu = false;
-  Buffer<int16_t> weight;  // dense (out, kernel, kernel, in); depth-wise (kernel, kernel, channels)
-  Affine affine;
-};
-
-struct Block {  // section 3.3
-  int channels = 0, shift = 0;
-  Buffer<uint64_t> weight;  // as kernels.h wants it
-  Buffer<int16_t> mean, multiplier;
-  Buffer<int32_t> bias;
-};
-
-struct Pool {  // section 3.4
-  int channels = 0;
-};
-
-using Operation = std::variant<Conv, Block, Pool>;
-
-// What one thread needs while it computes; made by Network::make_scratch.
-struct Scratch {
-  Buffer<int16_t> stream, other, patch, dots;
-  Buffer<uint64_t> bits, pad;
-  int64_t bytes() const {
-    return bytes_of(stream) + bytes_of(other) + bytes_of(patch) + bytes_of(dots) + bytes_of(bits) + bytes_of(pad);
-  }
+// What a block may have beyond QuickNet's (docs/method.md, 3.3); an empty span: not there.
+struct BlockOptions {
+  bool relu = true;
+  std::span<const int16_t> threshold;
+  std::span<const int16_t> alpha, beta, high, low;  // the activation: all or none
 };
 
 class Network {
@@ -66,7 +29,7 @@ class Network {
                 std::span<const int16_t> multiplier, std::span<const int64_t> bias);
   // weight: (channels, 3, 3, words_for(channels)); goes to the prefix before `set_cut` and to the tail after it.
   void add_block(int channels, int shift, std::span<const uint64_t> weight, std::span<const int16_t> mean,
-                 std::span<const int16_t> multiplier, std::span<const int32_t> bias);
+                 std::span<const int16_t> multiplier, std::span<const int32_t> bias, const BlockOptions& options = {});
   void add_pool();
   void set_cut(std::span<const int32_t> threshold, std::span<const uint8_t> direction, std::span<const int16_t> alpha);
   void set_features(int pool_shift, int shift, int feature_bits, std::span<const int32_t> pool_multiplier,
@@ -79,30 +42,44 @@ class Network {
   size_t latent_words() const { return latent_words_; }
   int64_t latent_bits() const { return cut_shape_.size(); }
   int64_t bytes() const;          // of all parameters
-  int64_t scratch_bytes() const;  // of one thread's scratch
+  int64_t scratch_bytes() const { return plan_.bytes(1); }              // of one call's scratch
+  int64_t shared_scratch_bytes(int parts) const { return plan_.bytes(parts); }  // of one that `parts` workers share
   bool complete() const { return complete_; }
 
-  Scratch make_scratch() const;
-  // image: image_bytes() pixels; row: latent_words() words.
-  void latent(const uint8_t* image, uint64_t* row, Scratch& scratch) const;
+  Scratch make_scratch(int parts = 1) const { return {plan_, parts}; }
+  // image: image_bytes() pixels; row: latent_words() words.  `workers` share the image, at most scratch.parts() of them.
+  void latent(const uint8_t* image, uint64_t* row, Scratch& scratch, Workers* workers = nullptr) const;
   // row: latent_words() words; features: feature_count() values in -127..127, real value times 2^feature_bits().
-  void features(const uint64_t* row, int8_t* features, Scratch& scratch) const;
+  void features(const uint64_t* row, int8_t* features, Scratch& scratch, Workers* workers = nullptr) const;
+
+  // The steps of `features`, for a learner whose tail is its own: the stream of one row lies in tail_stream(scratch),
+  // `expand` fills it from a latent row, `pool_features` reads it (or another stream of that shape).
+  Shape cut_shape() const { return cut_shape_; }
+  std::span<const Block> tail() const { return tail_; }
+  int16_t* tail_stream(Scratch& scratch) const;
+  void expand(const uint64_t* row, int16_t* x) const;
+  void pool_features(const int16_t* x, int8_t* features, Scratch& scratch) const;
+
+  // Constants that the gradient of the features needs (section 3.6).
+  std::span<const int16_t> whitening() const { return {whitening_.data(), whitening_.size()}; }
+  std::span<const int16_t> whitening_multiplier() const {
+    return {whitening_affine_.multiplier.data(), whitening_affine_.multiplier.size()};
+  }
+  std::span<const int32_t> pool_multiplier() const { return {pool_multiplier_.data(), pool_multiplier_.size()}; }
 
  private:
   void reserve(Shape shape);
-  void run(const Conv& conv, Shape& shape, Scratch& scratch) const;
-  void run(const Block& block, Shape& shape, Scratch& scratch) const;
-  void run(const Pool& pool, Shape& shape, Scratch& scratch) const;
 
   int image_size_;
   Shape shape_;  // after the last operation added
   Shape cut_shape_;
-  std::vector<Operation> prefix_, tail_;
+  std::vector<Operation> prefix_;
+  std::vector<Block> tail_;
   bool has_cut_ = false, complete_ = false;
-  int64_t largest_ = 0, largest_bits_ = 0, largest_patch_ = 0, largest_channels_ = 0;
+  ScratchPlan plan_;
   size_t latent_words_ = 0;
-  Buffer<int32_t> threshold_;
-  Buffer<uint8_t> direction_;
+  Buffer<int16_t> threshold_;   // as sign_bits wants it
+  Buffer<uint64_t> direction_;  // packed
   Buffer<int16_t> alpha_;
   Buffer<int32_t> pool_multiplier_;
   int pool_shift_ = 0, feature_bits_ = 0;

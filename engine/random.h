@@ -10,7 +10,19 @@
 namespace bitreplay {
 
 // What a draw is for; part of its key.
-enum class Purpose : uint64_t { live_order = 1, replay_order = 2, replay_drop = 3, replay_offer = 4, deviation = 5, absent_class = 6 };
+enum class Purpose : uint64_t {
+  live_order = 1,
+  replay_order = 2,
+  replay_drop = 3,
+  replay_offer = 4,
+  deviation = 5,
+  absent_class = 6,
+  weight_rounding = 7,
+  gradient_rounding = 8,
+  tail_live_order = 9,
+  tail_replay_order = 10,
+  variation = 11,
+};
 
 constexpr uint64_t mix(uint64_t x) {
   x ^= x >> 30;
@@ -26,6 +38,16 @@ constexpr uint64_t draw(uint64_t seed, Purpose purpose, uint64_t step, uint64_t 
   h = mix(h + kGamma + static_cast<uint64_t>(purpose));
   h = mix(h + kGamma + step);
   return mix(h + kGamma + index);
+}
+
+// 32 random bits for number i under a key: cheap enough for every weight of every step.
+constexpr uint32_t noise(uint64_t key, uint32_t i) {
+  uint32_t h = (i * 0x9e3779b1U + static_cast<uint32_t>(key)) ^ static_cast<uint32_t>(key >> 32);
+  h ^= h >> 16;
+  h *= 0x85ebca6bU;
+  h ^= h >> 13;
+  h *= 0xc2b2ae35U;
+  return h ^ (h >> 16);
 }
 
 // Uniform below n: high half of the 128-bit product n * r.

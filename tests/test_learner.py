@@ -254,6 +254,8 @@ def test_settings_and_model_come_back(model: Model, tmp_path: Path) -> None:
     values = {
         "capacity": 7, "seed": 9, "lesson_images": 20, "max_classes": 6, "learning_rate": 0.125, "epochs": 2, "min_steps": 3,
         "live_batch": 4, "replay_batch": 5, "pull": 0.25, "ghosts": 0, "prior_correction": False, "class_means": False,
+        "train_blocks": 1, "forward_bits": 9, "gradient_bits": 7, "weight_bits": 16, "weight_step": 3, "parameter_step": 8,
+        "sign_reset": True, "tail_epochs": 2, "tail_replay_batch": 9, "tail_noise": 3, "tail_mirror": False,
     }  # fmt: skip
     Learner.new(model, **values).save(tmp_path / "s")
     loaded = Learner.load(tmp_path / "s")

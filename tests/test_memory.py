@@ -135,7 +135,7 @@ def test_the_peak_of_a_lesson_is_the_formula(model: Model, capacity: int, live: 
         labels = names(live, min(classes, live))
         after = len({*learner.names, *labels})
         peak = peak_of(lambda labels=labels: learner.learn(pictures(live), labels))
-        assert peak == _engine.Learner.lesson_bytes(model.network, capacity, stored, live, after, threads), (known, after, stored)
+        assert peak == learner._core.lesson_bytes(capacity, stored, live, after, threads), (known, after, stored)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 16])

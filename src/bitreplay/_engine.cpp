@@ -4,9 +4,12 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 
 #include <memory>
 #include <span>
+#include <tuple>
+#include <vector>
 
 #include "../../engine/fixed_point.h"
 #include "../../engine/kernels.h"
@@ -55,7 +58,7 @@ bitreplay::Progress make_progress(const nb::object& progress) {
     nb::gil_scoped_acquire lock;
     if (PyErr_CheckSignals() != 0) throw nb::python_error();
     if (progress.is_none()) return true;
-    const char* name = phase == bitreplay::Phase::latents ? "latents" : "train";
+    const char* name = phase == bitreplay::Phase::latents ? "latents" : phase == bitreplay::Phase::tail ? "tail" : "train";
     return !nb::cast<bool>(progress(name, done, total));
   };
 }
@@ -76,8 +79,10 @@ NB_MODULE(_engine, m) {
            })
       .def("add_block",
            [](Network& n, int channels, int shift, const Flat<uint64_t>& weight, const Flat<int16_t>& mean,
-              const Flat<int16_t>& multiplier, const Flat<int32_t>& bias) {
-             n.add_block(channels, shift, view(weight), view(mean), view(multiplier), view(bias));
+              const Flat<int16_t>& multiplier, const Flat<int32_t>& bias, bool relu, const Flat<int16_t>& threshold,
+              const Flat<int16_t>& alpha, const Flat<int16_t>& beta, const Flat<int16_t>& high, const Flat<int16_t>& low) {
+             n.add_block(channels, shift, view(weight), view(mean), view(multiplier), view(bias),
+                         {relu, view(threshold), view(alpha), view(beta), view(high), view(low)});
            })
       .def("add_pool", &Network::add_pool)
       .def("set_cut", [](Network& n, const Flat<int32_t>& threshold, const Flat<uint8_t>& direction,
@@ -116,12 +121,26 @@ NB_MODULE(_engine, m) {
       });
 
   nb::class_<Learner>(m, "Learner")
-      .def("__init__",
-           [](Learner* self, const std::shared_ptr<Network>& network, size_t capacity, uint64_t seed, int64_t learning_rate,
-              int64_t pull, int epochs, int min_steps, int live_batch, int replay_batch, int ghosts, bool prior, bool class_means) {
-             new (self) Learner(network, capacity, seed,
-                                {learning_rate, pull, epochs, min_steps, live_batch, replay_batch, ghosts, prior, class_means});
-           })
+      .def("__init__", [](Learner* self, const std::shared_ptr<Network>& network, size_t capacity, uint64_t seed, const nb::dict& settings,
+                          const nb::list& sources) {
+        const auto integer = [&](const char* name) { return nb::cast<int64_t>(settings[name]); };
+        const auto number = [&](const char* name) { return nb::cast<int>(settings[name]); };
+        const auto flag = [&](const char* name) { return nb::cast<bool>(settings[name]); };
+        const bitreplay::Settings lesson{integer("learning_rate"), integer("pull"),       number("epochs"),
+                                         number("min_steps"),      number("live_batch"),  number("replay_batch"),
+                                         number("ghosts"),         flag("prior_correction"), flag("class_means"),
+                                         number("tail_epochs"),    number("tail_replay_batch"), number("tail_noise"), flag("tail_mirror")};
+        const bitreplay::TailSettings tail{number("train_blocks"), number("forward_bits"),   number("gradient_bits"), number("weight_bits"),
+                                           number("weight_step"),  number("parameter_step"), flag("sign_reset")};
+        std::vector<Flat<int8_t>> shadows;  // keep the arrays alive
+        std::vector<bitreplay::TailSource> tail_sources;
+        for (const nb::handle source : sources) {
+          const auto [shadow, exponent, approx, clip, train_high] = nb::cast<std::tuple<Flat<int8_t>, int, bool, int32_t, bool>>(source);
+          shadows.push_back(shadow);
+          tail_sources.push_back({view(shadow), {exponent, approx, clip, train_high}});
+        }
+        new (self) Learner(network, capacity, seed, lesson, tail, tail_sources);
+      })
       .def("learn",
            [](Learner& l, const Array<uint8_t, 4>& images, const Flat<int32_t>& labels, size_t classes, int threads,
               const nb::object& progress) {
@@ -150,8 +169,9 @@ NB_MODULE(_engine, m) {
            })
       .def("restore",
            [](Learner& l, const Flat<int32_t>& weight, const Flat<uint32_t>& past_count, const Flat<int64_t>& sums,
-              const Flat<uint64_t>& rows, const Flat<uint16_t>& labels, const Flat<uint64_t>& seen, uint64_t experience) {
-             l.restore(view(weight), view(past_count), view(sums), view(rows), view(labels), view(seen), experience);
+              const Flat<uint64_t>& rows, const Flat<uint16_t>& labels, const Flat<uint64_t>& seen,
+              const Flat<int32_t>& tail_weight, uint64_t experience) {
+             l.restore(view(weight), view(past_count), view(sums), view(rows), view(labels), view(seen), view(tail_weight), experience);
            })
       .def_prop_ro("classes", &Learner::classes)
       .def_prop_ro("experience", &Learner::experience)
@@ -161,6 +181,11 @@ NB_MODULE(_engine, m) {
            [](const Learner& l) {
              const auto& w = l.head().weight;
              return Result<int32_t>({w.data(), w.size()}, {l.classes(), static_cast<size_t>(l.network().feature_count())}).array;
+           })
+      .def("tail_weight",
+           [](const Learner& l) {
+             const size_t width = static_cast<size_t>(l.network().feature_count());
+             return Result<int32_t>(l.tail_weight(), {l.tail_weight().size() / width, width}).array;
            })
       .def("past_count",
            [](const Learner& l) {
@@ -178,8 +203,53 @@ NB_MODULE(_engine, m) {
              return Result<uint64_t>({l.replay().row(0), l.replay().size() * words}, {l.replay().size(), words}).array;
            })
       .def("labels", [](const Learner& l) { return Result<uint16_t>(l.replay().labels(), {l.replay().size()}).array; })
-      .def_static("lesson_bytes", [](const Network& n, size_t capacity, size_t replay_rows, size_t live, size_t classes, int threads) {
-        return Learner::lesson_bytes(n, capacity, replay_rows, live, classes, threads);
+      .def("lesson_bytes", &Learner::lesson_bytes)
+      .def_prop_ro("tail_bytes", [](const Learner& l) {
+        return l.tail().bytes() + static_cast<int64_t>(l.tail_weight().size_bytes());
+      })
+      .def_prop_ro("tail_weights", [](const Learner& l) { return l.tail().weights(); })
+      .def_prop_ro("flipped", &Learner::flipped)
+      // Values of trained block i: its weights (shadow int8 or int16, or bits uint64), then its masters, by name.
+      .def("tail_values",
+           [](const Learner& l, size_t i) {
+             const bitreplay::TailBlock& b = l.tail().blocks()[i];
+             nb::dict values;
+             const auto put = [&](const char* name, const auto& buffer) {
+               using T = std::decay_t<decltype(buffer[0])>;
+               if (!buffer.empty()) values[name] = Result<T>({buffer.data(), buffer.size()}, {buffer.size()}).array;
+             };
+             const int bits = l.tail().settings().weight_bits;
+             if (bits == 1) put("bits", b.bits);
+             put("shadow", b.shadow8);
+             put("shadow", b.shadow16);
+             put("multiplier", b.multiplier);
+             put("bias", b.bias);
+             put("threshold", b.threshold);
+             put("alpha", b.alpha);
+             put("beta", b.beta);
+             put("high", b.high);
+             put("low", b.low);
+             return values;
+           })
+      .def("restore_tail", [](Learner& l, size_t i, const nb::dict& values) {
+        bitreplay::TailBlock& b = l.tail().blocks()[i];
+        const auto get = [&]<class T>(const char* name, bitreplay::Buffer<T>& buffer) {
+          if (buffer.empty() || !values.contains(name)) return;
+          const auto array = nb::cast<Flat<T>>(values[name]);
+          if (array.size() != buffer.size()) throw std::invalid_argument(std::string(name) + ": wrong size");
+          std::copy_n(array.data(), array.size(), buffer.data());
+        };
+        if (l.tail().settings().weight_bits == 1) get("bits", b.bits);
+        get("shadow", b.shadow8);
+        get("shadow", b.shadow16);
+        get("multiplier", b.multiplier);
+        get("bias", b.bias);
+        get("threshold", b.threshold);
+        get("alpha", b.alpha);
+        get("beta", b.beta);
+        get("high", b.high);
+        get("low", b.low);
+        b.restored();
       });
 
   m.def("consolidate", [](const Flat<int32_t>& consolidated, const Flat<int32_t>& trained, const Flat<uint32_t>& past,

@@ -222,6 +222,9 @@ def _check_may_write(state: Path) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
+_PHASES = {"train": "training", "tail": "training the tail"}
+
+
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
     """Keep Ctrl-C out of a save: it would come too late to change nothing."""
@@ -275,6 +278,9 @@ def new(
         int | None, typer.Option("--lesson-images", min=1, help="Most pictures in a lesson. Default: any number; 1024 with --memory-bytes.")
     ] = None,
     max_classes: Annotated[int | None, typer.Option("--max-classes", min=1, help="Most classes that the state can ever know.")] = None,
+    train_blocks: Annotated[
+        int, typer.Option("--train-blocks", min=0, help="Blocks behind the cut that lessons train as well, counted from the last.")
+    ] = 0,
     seed: SeedOption = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads that --memory-bytes allows for. Default: all cores.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a state that is there.")] = False,
@@ -289,7 +295,14 @@ def new(
     _check_may_write(state)
     limits = {"max_classes": max_classes} if max_classes is not None else {}
     learner = Learner.new(
-        model, capacity=capacity, memory_bytes=memory_bytes, lesson_images=lesson_images, seed=seed, threads=threads, **limits
+        model,
+        capacity=capacity,
+        memory_bytes=memory_bytes,
+        lesson_images=lesson_images,
+        seed=seed,
+        threads=threads,
+        train_blocks=train_blocks,
+        **limits,
     )
     _save(learner, state)
     info = learner.info()
@@ -321,7 +334,7 @@ def learn(
             images[number] = _read(path, learner.image_size)
             report("pictures", number + 1, len(pictures))
         began = time.perf_counter()
-        learner.learn(images, labels, progress=lambda phase, done, total: report("training" if phase == "train" else phase, done, total))
+        learner.learn(images, labels, progress=lambda phase, done, total: report(_PHASES.get(phase, phase), done, total))
         seconds = time.perf_counter() - began
     if _stamp(state) != stamp:
         raise OSError(f"{state}: was changed by someone else during the lesson; nothing was saved, learn {folder} again")

@@ -58,20 +58,8 @@ class Learner:
         self._names: list[str] = []
         self._lock = threading.RLock()  # a lesson's; who asks from another thread waits for its end
         self._learning = False
-        self._core = _engine.Learner(
-            model.network,
-            settings.capacity,
-            settings.seed,
-            settings.learning_rate_q16,
-            settings.pull_q8,
-            settings.epochs,
-            settings.min_steps,
-            settings.live_batch,
-            settings.replay_batch,
-            settings.ghosts,
-            settings.prior_correction,
-            settings.class_means,
-        )
+        sources = [tuple(source) for source in model.tail_sources(settings.train_blocks)]
+        self._core = _engine.Learner(model.network, settings.capacity, settings.seed, settings.for_core(), sources)
 
     # -- making, loading, saving ------------------------------------------------------------------------------------------
 
@@ -121,13 +109,14 @@ class Learner:
         fixed: dict[str, Any] = {"seed": seed, "lesson_images": lesson_images, "max_classes": max_classes, **settings}
         if memory_bytes is None:
             return cls(opened, Settings(capacity=1500 if capacity is None else capacity, **fixed), threads)
-        probe = cls(opened, Settings(capacity=0, **fixed), threads)
-        if not isinstance(memory_bytes, int) or memory_bytes < probe._peak_bytes(0):
+        least = 1 if settings.get("train_blocks") else 0
+        probe = cls(opened, Settings(capacity=least, **fixed), threads)
+        if not isinstance(memory_bytes, int) or memory_bytes < probe._peak_bytes(least):
             raise ValueError(
-                f"memory_bytes: expected at least {probe._peak_bytes(0)} for this model, lessons of {lesson_images} images and "
+                f"memory_bytes: expected at least {probe._peak_bytes(least)} for this model, lessons of {lesson_images} images and "
                 f"{max_classes} classes, got {memory_bytes}; allow more, or lower lesson_images or max_classes"
             )
-        low, high = 0, min(memory_bytes // (opened.network.latent_words * 8) + 1, MAX_CAPACITY)
+        low, high = least, min(memory_bytes // (opened.network.latent_words * 8) + 1, MAX_CAPACITY)
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if probe._peak_bytes(middle) <= memory_bytes else (low, middle - 1)
@@ -158,8 +147,11 @@ class Learner:
             state.rows.reshape(-1),
             state.labels,
             state.seen,
+            state.tail_weight.reshape(-1),
             state.experience,
         )
+        for i, values in enumerate(state.tail):
+            learner._core.restore_tail(i, values)
         return learner
 
     def save(self, path: str | Path) -> None:
@@ -188,7 +180,7 @@ class Learner:
         ----------
         images : uint8 (N, S, S, 3), RGB, 0..255, S = ``image_size``, N >= 1.
         labels : N names; a name that is new opens a new class.
-        progress : called with phase ("latents", then "train"), done, total.
+        progress : called with phase ("latents", "train" for the head, "tail"), done, total; a phase may come twice.
         cancel : asked between steps; True gives the lesson up.
 
         Raises
@@ -293,9 +285,9 @@ class Learner:
     def info(self) -> dict[str, Any]:
         """What is known, and every byte: a dict of plain values.
 
-        ``bytes`` holds what the core keeps (network, head with its class means, replay_rows, replay_counts; ``kept`` is their sum), what a lesson of
+        ``bytes`` holds what the core keeps (network, head with its class means, trained tail, replay_rows, replay_counts; ``kept`` is their sum), what a lesson of
         ``lesson_images`` images needs on top (lesson), the highest total while learning (learning_peak), and the working memory of
-        predicting with these threads (predicting).  The head's new copy, which makes a lesson a transaction, is ``transaction``, a
+        predicting with these threads (predicting).  The new copies of head and tail, which make a lesson a transaction, are ``transaction``, a
         part of lesson.
         """
         core, network = self._core, self._model.network
@@ -309,15 +301,17 @@ class Learner:
         images = settings.lesson_images or 1024
         lesson = self._lesson_bytes(settings.capacity, len(labels) if settings.lesson_images is None else settings.max_classes)
         rows_bytes = settings.capacity * words * 8
-        head = core.state_bytes - core.replay_bytes
+        tail = core.tail_bytes
+        head = core.state_bytes - core.replay_bytes - tail
         sizes = {
             "network": network.bytes,
             "head": head,
+            "tail": tail,
             "replay_rows": rows_bytes,
             "replay_counts": core.replay_bytes - rows_bytes,
             "kept": network.bytes + core.state_bytes,
             "lesson": lesson,
-            "transaction": head,
+            "transaction": head + tail,
             "learning_peak": self._peak_bytes(settings.capacity) if settings.lesson_images else network.bytes + core.state_bytes + lesson,
             "predicting": self._threads * network.scratch_bytes + _PREDICT_ROWS * (words * 8 + network.feature_count),
             "replay_row": words * 8 + 2,
@@ -337,13 +331,16 @@ class Learner:
 
     def _lesson_bytes(self, capacity: int, classes: int) -> int:
         images = self._settings.lesson_images or 1024
-        return int(_engine.Learner.lesson_bytes(self._model.network, capacity, capacity, images, classes, self._threads))
+        return int(self._core.lesson_bytes(capacity, capacity, images, classes, self._threads))
 
     def _peak_bytes(self, capacity: int) -> int:
         # Highest total that this learner can reach with `capacity`, max_classes and lesson_images.
         network, classes = self._model.network, self._settings.max_classes
         kept = classes * (network.feature_count * (4 + 8) + 4 + 8) + capacity * (network.latent_words * 8 + 2)
-        return int(network.bytes + kept) + self._lesson_bytes(capacity, classes)
+        tail = self._core.tail_bytes - self._core.tail_weight().nbytes
+        if self._settings.train_blocks:
+            kept += classes * network.feature_count * 4
+        return int(network.bytes + kept + tail) + self._lesson_bytes(capacity, classes)
 
     def _check_images(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         size = self.image_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ from .errors import FormatError
 
 SHIPPED = "quicknet-32"
 _FOLDER = Path(__file__).parent / "models"
+
+
+# What a block may have beyond QuickNet's: flag in the description, tensors that it brings, in the order of the core's arguments.
+_OPTIONAL = {"threshold": ("threshold",), "activation": ("alpha", "beta", "high", "low")}
 
 
 def _words(channels: int) -> int:
@@ -77,6 +82,7 @@ def _add_conv(network: Network, f: _Fields, tensors: Tensors, prefix: str) -> No
 
 def _add_block(network: Network, f: _Fields, tensors: Tensors, prefix: str) -> None:
     channels, shift = f.integer("channels", 1, 1024), f.integer("shift", 0, 30)
+    optional = {name: f.flag(flag) for flag, names in _OPTIONAL.items() if flag in f.values for name in names}
     network.add_block(
         channels,
         shift,
@@ -84,6 +90,24 @@ def _add_block(network: Network, f: _Fields, tensors: Tensors, prefix: str) -> N
         _flat(take(tensors, f"{prefix}.mean", "int16", (channels,), f.where)),
         _flat(take(tensors, f"{prefix}.multiplier", "int16", (channels,), f.where)),
         _flat(take(tensors, f"{prefix}.bias", "int32", (channels,), f.where)),
+        f.flag("relu") if "relu" in f.values else True,
+        *(
+            _flat(take(tensors, f"{prefix}.{name}", "int16", (channels,), f.where)) if optional.get(name) else np.zeros(0, np.int16)
+            for names in _OPTIONAL.values()
+            for name in names
+        ),
+    )
+
+
+def _traits(f: _Fields) -> tuple[int, bool, int, bool]:
+    # What training needs to know of a block: exponent, ApproxSign, clip in stream units, whether the upper slope is trained.
+    exponent = f.integer("exponent", -16, 30)
+    default = math.floor(1.25 * 2.0**exponent)  # of QuickNet
+    return (
+        exponent,
+        f.flag("approx_sign") if "approx_sign" in f.values else False,
+        f.integer("clip", 0, 2**31 - 1) if "clip" in f.values else min(default, 2**31 - 1),
+        f.flag("train_high") if "train_high" in f.values else True,
     )
 
 
@@ -122,6 +146,7 @@ def _build(network_json: str, tensors: Tensors, where: str) -> Network:
             shape = (f.integer("channels", 1, 1024), 3, 3, f.integer("channels", 1, 1024))
             bits: Any = tensors.get(f"tail.{i}.weight")
             _add_block(network, f, tensors, f"tail.{i}")
+            _traits(f)
             shadow: Any = take(tensors, f"tail.{i}.shadow", "int8", shape, where)
             signs = np.unpackbits(bits.view(np.uint8), axis=-1, bitorder="little")[..., : shape[0]]
             if not np.array_equal(shadow < 0, signs):
@@ -167,6 +192,8 @@ class Model:
         self.card: dict[str, Any] = card if isinstance(card, dict) else {}
         self.network = _build(metadata.get("network", ""), tensors, where)
         self._content: bytes | None = content
+        self._path = Path()  # of a shipped one
+        self._tail: list[dict[str, Any]] = json.loads(metadata["network"])["tail"]
 
     @classmethod
     def load(cls, path: str | Path) -> Model:
@@ -192,7 +219,7 @@ class Model:
             raise ValueError(f"model: expected one of {', '.join(cls.shipped_names())}, or a path, got {name!r}")
         model = cls.load(path)
         model.shipped = True
-        model._content = None  # it can be read again
+        model._content, model._path = None, path  # it can be read again
         return model
 
     @classmethod
@@ -217,6 +244,35 @@ class Model:
     def content(self) -> bytes | None:
         """The model file's bytes; None for a backbone that comes with the package."""
         return self._content
+
+    def tail_sources(self, blocks: int) -> list[tuple[NDArray[np.int8], int, bool, int, bool]]:
+        """Initial shadow weights, int8 (C*9*C,), and traits of the last `blocks` blocks of the tail; ValueError if it has fewer."""
+        if blocks == 0:
+            return []
+        where = self.name
+        tail = self._tail
+        if blocks > len(tail):
+            raise ValueError(f"train_blocks: expected at most {len(tail)}, the blocks behind the cut of {where}, got {blocks}")
+        _, tensors = unpack(self._content or read_bytes(self._path), "model", where)
+        return [
+            (_flat(tensors[f"tail.{i}.shadow"]), *_traits(_Fields(tail[i], f"tail[{i}]", where)))
+            for i in range(len(tail) - blocks, len(tail))
+        ]
+
+    def tail_tensors(self, blocks: int, weight_bits: int) -> list[dict[str, tuple[str, int, int]]]:
+        """What a state keeps of each of the last `blocks` blocks: dtype, number of values and largest magnitude by name (method.md 7.1)."""
+        channels, found = self.network.feature_count, []
+        for item in self._tail[len(self._tail) - blocks :]:
+            masters = {"multiplier": 2**31, "bias": 2**29}
+            masters |= {"threshold": 2**23 - 1} if item.get("threshold") else {}
+            masters |= {"alpha": 2**23 - 1, "beta": 2**23 - 1, "high": 2**31, "low": 2**31} if item.get("activation") else {}
+            weights = {
+                1: ("bits", "uint64", 9 * channels * _words(channels), 2**64 - 1),
+                8: ("shadow", "int8", 9 * channels**2, 127),
+                16: ("shadow", "int16", 9 * channels**2, 32767),
+            }[weight_bits]
+            found.append({weights[0]: weights[1:]} | {name: ("int32", channels, limit) for name, limit in masters.items()})
+        return found
 
     @property
     def name(self) -> str:

@@ -15,6 +15,28 @@ _RANGES = {
     "live_batch": (1, 256),  # 512 rows a step fill 32-bit sums exactly
     "replay_batch": (1, 256),
     "ghosts": (0, 1024),
+    "train_blocks": (0, 256),
+    "forward_bits": (2, 16),
+    "gradient_bits": (2, 16),
+    "weight_step": (1, 20),
+    "parameter_step": (0, 20),
+    "tail_epochs": (1, 10_000),
+    "tail_replay_batch": (1, 4096),
+    "tail_noise": (0, 128),
+}
+# Fields that states written before 0.2.0 do not have; such a learner trained its head only.
+_ADDED = {
+    "train_blocks",
+    "forward_bits",
+    "gradient_bits",
+    "weight_bits",
+    "weight_step",
+    "parameter_step",
+    "sign_reset",
+    "tail_epochs",
+    "tail_replay_batch",
+    "tail_noise",
+    "tail_mirror",
 }
 
 
@@ -36,6 +58,16 @@ class Settings:
     ghosts : classes of constant logit 0 beside those of the lesson, where no other rows are at hand (4.2).
     prior_correction : whether class shares are taken out of the logits in training (4.2).
     class_means : whether class means move replayed rows and stand in for absent classes (4.3); False is plain CWR*.
+    train_blocks : how many blocks of the tail are trained, counted from the last; 0: the head alone (7).
+    forward_bits, gradient_bits : q_f and q_b, widths of the tail's forward tensors and of all gradients, 2 to 16 (7.2, 7.3).
+    weight_bits : b_w, width of the shadow weights behind the binary ones: 8 or 16, or 1 for none (7.5).
+    weight_step : a binary weight's shadow moves by at most 2^-weight_step of its range a step.
+    parameter_step : likewise for scales, biases, thresholds and slopes of the blocks; 0 leaves them as they are.
+    sign_reset : an ablation: shadow weights start each step from their signs, as in the papers' public code (7.5).
+    tail_epochs : passes over the lesson's images with the tail in training.
+    tail_replay_batch : most replayed rows in a step that trains the tail.
+    tail_noise : share of a latent row's bits, in 256ths, that are turned over at random each time the row is trained on.
+    tail_mirror : whether rows are mirrored left to right at random as well.
     """
 
     capacity: int = 1500
@@ -51,6 +83,17 @@ class Settings:
     ghosts: int = 8
     prior_correction: bool = True
     class_means: bool = True
+    train_blocks: int = 0
+    forward_bits: int = 16
+    gradient_bits: int = 16
+    weight_bits: int = 8
+    weight_step: int = 5
+    parameter_step: int = 0
+    sign_reset: bool = False
+    tail_epochs: int = 1
+    tail_replay_batch: int = 128
+    tail_noise: int = 26
+    tail_mirror: bool = True
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
@@ -65,19 +108,17 @@ class Settings:
             raise ValueError(f"learning_rate: expected 2^-16 to 4, got {rate!r:.40}")
         if not isinstance(self.pull, int | float) or isinstance(self.pull, bool) or not 0 <= self.pull <= 2:
             raise ValueError(f"pull: expected 0 to 2, got {self.pull!r}")
-        for name in ("prior_correction", "class_means"):
+        if self.weight_bits not in (1, 8, 16) or isinstance(self.weight_bits, bool):
+            raise ValueError(f"weight_bits: expected 1, 8 or 16, got {self.weight_bits!r}")
+        if self.train_blocks > 0 and self.capacity == 0:
+            raise ValueError("train_blocks: expected 0 with capacity 0, since a tail is trained on replayed rows; give it a replay memory")
+        for name in ("prior_correction", "class_means", "sign_reset", "tail_mirror"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}: expected True or False, got {getattr(self, name)!r}")
 
-    @property
-    def learning_rate_q16(self) -> int:
-        """Learning rate with 16 fraction bits, as the core takes it."""
-        return round(self.learning_rate * 65536)
-
-    @property
-    def pull_q8(self) -> int:
-        """Pull with 8 fraction bits, as the core takes it."""
-        return round(self.pull * 256)
+    def for_core(self) -> dict[str, Any]:
+        """Values as the core takes them: the learning rate with 16 fraction bits, the pull with 8."""
+        return asdict(self) | {"learning_rate": round(self.learning_rate * 65536), "pull": round(self.pull * 256)}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the state file."""
@@ -87,6 +128,6 @@ class Settings:
     def from_dict(cls, values: dict[str, Any]) -> Settings:
         """Read what `to_dict` wrote; ValueError for a missing, unknown or impossible field."""
         known = {field.name for field in fields(cls)}
-        if set(values) != known:
+        if not known - _ADDED <= set(values) <= known:
             raise ValueError(f"settings: expected {', '.join(sorted(known))}, got {', '.join(sorted(map(str, values)))}")
         return cls(**values)

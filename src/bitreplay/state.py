@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._engine import Learner as CoreLearner
-from .container import pack, read_bytes, replace_file, take, unpack
+from .container import Tensors, pack, read_bytes, replace_file, take, unpack
 from .errors import FormatError
 from .model import Model
 from .settings import Settings
@@ -37,6 +37,8 @@ class State:
     rows: NDArray[np.uint64]
     labels: NDArray[np.uint16]
     seen: NDArray[np.uint64]
+    tail_weight: NDArray[np.int32]  # (0, D_f) where no block is trained
+    tail: list[dict[str, NDArray[Any]]]  # values of each trained block
 
 
 def write_state(path: Path, model: Model, settings: Settings, names: list[str], core: CoreLearner) -> None:
@@ -55,6 +57,10 @@ def write_state(path: Path, model: Model, settings: Settings, names: list[str], 
         "replay.rows": core.rows(),
         "replay.labels": core.labels(),
     }
+    if settings.train_blocks:
+        tensors["tail.weight"] = core.tail_weight()
+    for i in range(settings.train_blocks):
+        tensors |= {f"tail.{i}.{name}": values for name, values in core.tail_values(i).items()}
     if model.content is not None:
         tensors["model"] = np.frombuffer(model.content, np.uint8)
     replace_file(path, pack("state", metadata, tensors))
@@ -68,6 +74,17 @@ def _parse(text: str, kind: type, what: str, where: str) -> Any:
     if not isinstance(value, kind):
         raise FormatError(f"{where}: {what}: expected {kind.__name__}, got {type(value).__name__}")
     return value
+
+
+def _read_block(tensors: Tensors, key: str, shape: dict[str, tuple[str, int, int]], where: str) -> dict[str, NDArray[Any]]:
+    # Values of one trained block, checked.
+    found: dict[str, NDArray[Any]] = {}
+    for name, (dtype, count, limit) in shape.items():
+        values: NDArray[Any] = take(tensors, f"{key}.{name}", dtype, (count,), where)
+        if np.any(values > limit) or (dtype != "uint64" and np.any(values < -limit)):
+            raise FormatError(f"{where}: tensor {key}.{name}: expected magnitudes up to {limit}")
+        found[name] = values
+    return found
 
 
 def read_state(path: Path, model: Model | None) -> State:
@@ -119,6 +136,14 @@ def read_state(path: Path, model: Model | None) -> State:
         "rows": take(tensors, "replay.rows", "uint64", (stored, network.latent_words), where),
         "labels": take(tensors, "replay.labels", "uint16", (stored,), where),
     }
+    shape = (classes, network.feature_count) if settings.train_blocks else (0, network.feature_count)
+    arrays["tail_weight"] = take(tensors, "tail.weight", "int32", shape, where) if settings.train_blocks else np.zeros(shape, np.int32)
+    try:
+        model.tail_sources(settings.train_blocks)
+    except ValueError as error:
+        raise FormatError(f"{where}: {error}") from error
+    shapes = model.tail_tensors(settings.train_blocks, settings.weight_bits)
+    tail = [_read_block(tensors, f"tail.{i}", shape, where) for i, shape in enumerate(shapes)]
     if tensors:
         raise FormatError(f"{where}: expected no tensor {sorted(tensors)[0]}")
     words = -(-network.feature_count // 64)
@@ -130,4 +155,4 @@ def read_state(path: Path, model: Model | None) -> State:
         raise FormatError(f"{where}: replay.labels: expected classes that were taught, with no more rows than were offered")
     if np.any(arrays["seen"] == 0) or np.any(np.abs(arrays["feature_sums"]) > 127 * arrays["seen"].astype(np.int64)[:, None]):
         raise FormatError(f"{where}: head.feature_sum: expected sums of features in -127..127 of at least one row a class")
-    return State(model, settings, names, int(experience), **arrays)
+    return State(model, settings, names, int(experience), tail=tail, **arrays)

@@ -1,0 +1,45 @@
+"""ONNX Runtime: the float and the int8 convolution (QLinearConv, bytes in and out), MobileNetV1 in float and int8 (QDQ)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from works import Loaded, conv, image, mobilenet, run_layers
+
+
+def version() -> str:
+    return ort.__version__
+
+
+def model_path(work: str, variant: str, folder: str) -> Path:
+    return Path(folder) / f"onnxruntime-{work}-{variant.replace(' ', '-')}.onnx"
+
+
+def prepare(work: str, variant: str, folder: str) -> None:
+    from onnx_models import write_conv, write_mobilenet  # not needed to run: onnx stays out of the memory figures
+
+    path = model_path(work, variant, folder)
+    if work.startswith("conv"):
+        write_conv(path, work, int8=variant == "int8")
+    else:
+        write_mobilenet(path, int8=variant.endswith("int8"))
+
+
+def load(work: str, variant: str, folder: str, threads: int) -> Loaded:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    session = ort.InferenceSession(model_path(work, variant, folder), options, providers=["CPUExecutionProvider"])
+    x = conv(work).x if work.startswith("conv") else image()
+    if variant == "int8":
+        x = np.clip(np.rint(x / (np.abs(x).max() / 127)) + 128, 0, 255).astype(np.uint8)
+    feed = {"input": x[None]}
+    results: list[Any] = [None]
+
+    def call() -> None:
+        results[0] = session.run(None, feed)[0]
+
+    expected = conv(work).real if work.startswith("conv") else lambda: run_layers(mobilenet(), image())
+    return Loaded(call, lambda: results[0][0], expected, 0.999 if variant.endswith("fp32") else 0.98)

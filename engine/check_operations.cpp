@@ -1,0 +1,204 @@
+// Operations on whole maps in the table in force against loops that follow docs/method.md 3 literally; and that the number of
+// workers cannot be seen.
+#include <algorithm>
+
+#include "bits.h"
+#include "check.h"
+#include "fixed_point.h"
+#include "forward.h"
+#include "workers.h"
+
+namespace bitreplay::check {
+namespace {
+
+int sign_at(const uint64_t* bits, int channel) { return bit_at(bits, channel) ? -1 : 1; }
+
+std::vector<uint64_t> random_rows(int64_t rows, int channels, Source& random) {
+  std::vector<uint64_t> result(static_cast<size_t>(rows * words_for(channels)));
+  for (size_t i = 0; i < result.size(); ++i) {
+    const bool last = static_cast<int>(i) % words_for(channels) == words_for(channels) - 1;
+    result[i] = random() & (last ? last_word_mask(channels) : ~uint64_t{0});
+  }
+  return result;
+}
+
+void check_binary_conv() {
+  struct Size {
+    int in, out, height, width;
+  };
+  for (const Size& s : {Size{1, 1, 1, 1}, Size{64, 64, 4, 4}, Size{65, 130, 7, 7}, Size{33, 20, 5, 1}, Size{3, 40, 1, 9}, Size{16, 32, 3, 150},
+                        Size{128, 70, 17, 30}, Size{1024, 33, 5, 40}}) {
+    for (int variant = 0; variant < 8; ++variant) {
+      BinaryConv conv{s.in, s.out, variant & 1 ? 3 : 1, variant & 2 ? 2 : 1, (variant & 4) != 0, {}, {}};
+      Source random{static_cast<uint64_t>(s.in * 8 + variant)};
+      const int taps = conv.kernel * conv.kernel, words = words_for(s.in), pad = conv.kernel / 2;
+      const auto weight = random_rows(int64_t{s.out} * taps, s.in, random), bits = random_rows(int64_t{s.height} * s.width, s.in, random);
+      set_binary_weight(conv, weight);
+      const Shape out = binary_shape(conv, {s.height, s.width, s.in});
+      const auto z = exact<int16_t>(out.size());
+      binary_dots(conv, {s.height, s.width, s.in}, bits.data(), z.get());
+      for (int i = 0; i < out.height; ++i) {
+        for (int j = 0; j < out.width; ++j) {
+          for (int c = random.in(0, 6); c < s.out; c += 7) {
+            int sum = 0;
+            for (int t = 0; t < taps; ++t) {
+              const int row = i * conv.stride + t / conv.kernel - pad, column = j * conv.stride + t % conv.kernel - pad;
+              const bool inside = row >= 0 && row < s.height && column >= 0 && column < s.width;
+              if (!inside && conv.zero_pad) continue;
+              const uint64_t* w = weight.data() + (int64_t{c} * taps + t) * words;
+              const uint64_t* x = inside ? bits.data() + (int64_t{row} * s.width + column) * words : nullptr;
+              for (int k = 0; k < s.in; ++k) sum += sign_at(w, k) * (x ? sign_at(x, k) : 1);
+            }
+            expect(z[(int64_t{i} * out.width + j) * s.out + c] == sum,
+                   "binary_dots " + std::to_string(s.in) + " to " + std::to_string(s.out) + ", variant " + std::to_string(variant));
+          }
+        }
+      }
+    }
+  }
+}
+
+Block random_block(int channels, int variant, Source& random) {
+  Block block;
+  block.channels = channels;
+  block.shift = 10;
+  block.relu = variant & 1;
+  set_block_weight(block, random_rows(int64_t{channels} * 9, channels, random));
+  for (int c = 0; c < channels; ++c) {
+    block.mean.push_back(static_cast<int16_t>(random.in(-3 * channels, 3 * channels)));
+    block.multiplier.push_back(static_cast<int16_t>(random.in(-16383, 16383)));
+    block.bias.push_back(random.in(-(1 << 22), 1 << 22));
+    if (variant & 2) block.threshold.push_back(static_cast<int16_t>(random.in(-500, 500)));
+    if (variant & 4) {
+      for (auto* values : {&block.alpha, &block.beta, &block.high, &block.low}) values->push_back(static_cast<int16_t>(random.in(-9000, 9000)));
+    }
+  }
+  return block;
+}
+
+// Fused == bits, dots, apply; one worker == three; a channel set again == set at once.
+void check_block_forward() {
+  Workers workers(3);
+  for (const Shape shape : {Shape{1, 1, 1}, Shape{4, 4, 512}, Shape{7, 7, 192}, Shape{6, 57, 64}, Shape{9, 13, 40}, Shape{2, 35, 1024}}) {
+    for (int variant = 0; variant < 8; ++variant) {
+      Source random{static_cast<uint64_t>(shape.size() * 8 + variant)};
+      Block block = random_block(shape.channels, variant, random);
+      const int words = words_for(shape.channels);
+      const auto channel = random_rows(9, shape.channels, random);
+      const int changed = random.in(0, shape.channels - 1);
+      ScratchPlan plan;
+      plan.add(block, shape);
+      Scratch scratch(plan, 3);
+      auto x = exact<int16_t>(shape.size()), y = exact<int16_t>(shape.size()), threaded = exact<int16_t>(shape.size());
+      for (int64_t i = 0; i < shape.size(); ++i) x[i] = y[i] = threaded[i] = pattern_value(i % 5 == 0 ? 3 : 4, random);
+      set_block_channel(block, changed, channel.data());
+      block_forward(block, shape, y.get(), scratch);
+      block_forward(block, shape, threaded.get(), scratch, &workers);
+      const auto bits = exact<uint64_t>(shape.pixels() * words);
+      const auto z = exact<int16_t>(shape.size());
+      block_bits(block, shape, x.get(), bits.get());
+      block_dots(block, shape, bits.get(), z.get());
+      block_apply(block, shape, z.get(), x.get());
+      const std::string where = "block of " + std::to_string(shape.channels) + " channels, variant " + std::to_string(variant);
+      expect(std::equal(x.get(), x.get() + shape.size(), y.get()), where + ": fused differs");
+      expect(std::equal(x.get(), x.get() + shape.size(), threaded.get()), where + ": workers can be seen");
+      // z of the changed channel at one pixel, from its own words.
+      const int i = random.in(0, shape.height - 1), j = random.in(0, shape.width - 1);
+      int sum = 0;
+      for (int t = 0; t < 9; ++t) {
+        const int row = i + t / 3 - 1, column = j + t % 3 - 1;
+        const bool inside = row >= 0 && row < shape.height && column >= 0 && column < shape.width;
+        const uint64_t* b = bits.get() + (int64_t{row} * shape.width + column) * words;
+        for (int k = 0; k < shape.channels; ++k) sum += sign_at(channel.data() + t * words, k) * (inside ? sign_at(b, k) : 1);
+      }
+      expect(z[(int64_t{i} * shape.width + j) * shape.channels + changed] == sum, where + ": set_block_channel");
+    }
+  }
+}
+
+void check_conv() {
+  Workers workers(3);
+  for (const Shape shape : {Shape{1, 1, 3}, Shape{5, 7, 3}, Shape{8, 6, 17}, Shape{3, 70, 16}}) {
+    for (int variant = 0; variant < 16; ++variant) {
+      Source random{static_cast<uint64_t>(shape.size() * 16 + variant) + 77};
+      Conv conv;
+      conv.in = shape.channels;
+      conv.kernel = variant & 1 ? 3 : 1;
+      conv.stride = variant & 2 ? 2 : 1;
+      conv.depthwise = variant & 4;
+      conv.relu = variant & 8;
+      conv.out = conv.depthwise ? shape.channels : random.in(1, 40);
+      const int taps = conv.kernel * conv.kernel, length = taps * (conv.depthwise ? 1 : conv.in);
+      std::vector<int8_t> weight(static_cast<size_t>(conv.out) * length);
+      for (auto& w : weight) w = static_cast<int8_t>(random.in(-127, 127));
+      conv.weight = conv_weight(conv, weight);
+      conv.affine.shift = 14;
+      for (int c = 0; c < conv.out; ++c) {
+        conv.affine.multiplier.push_back(static_cast<int16_t>(random.in(-2000, 2000)));
+        conv.affine.bias.push_back(random.in(-1000000, 1000000));
+      }
+      ScratchPlan plan;
+      plan.add(conv, shape);
+      Scratch scratch(plan, 3);
+      const Shape out = conv_shape(conv, shape);
+      const auto image = exact<uint8_t>(shape.size());
+      auto x = exact<int16_t>(shape.size() + 1);  // one value behind may be read
+      for (int64_t i = 0; i < shape.size(); ++i) {
+        image[i] = static_cast<uint8_t>(random());
+        x[i] = static_cast<int16_t>(2 * image[i] - 255);
+      }
+      auto y = exact<int16_t>(out.size()), threaded = exact<int16_t>(out.size()), direct = exact<int16_t>(out.size());
+      conv_forward(conv, shape, x.get(), y.get(), scratch);
+      conv_forward(conv, shape, x.get(), threaded.get(), scratch, &workers);
+      const std::string where = "conv of " + std::to_string(shape.channels) + " channels, variant " + std::to_string(variant);
+      expect(std::equal(y.get(), y.get() + out.size(), threaded.get()), where + ": workers can be seen");
+      if (conv.kernel == 3 && !conv.depthwise) {
+        conv_forward(conv, shape, image.get(), direct.get(), scratch, &workers);
+        expect(std::equal(y.get(), y.get() + out.size(), direct.get()), where + ": from the image");
+      }
+      for (int64_t p = 0; p < out.size(); ++p) {
+        const int c = static_cast<int>(p % out.channels), j = static_cast<int>(p / out.channels % out.width), i = static_cast<int>(p / out.channels / out.width);
+        int64_t sum = 0;
+        for (int t = 0; t < taps; ++t) {
+          const int row = i * conv.stride + t / conv.kernel - conv.kernel / 2, column = j * conv.stride + t % conv.kernel - conv.kernel / 2;
+          if (row < 0 || row >= shape.height || column < 0 || column >= shape.width) continue;
+          const int16_t* at = x.get() + (int64_t{row} * shape.width + column) * shape.channels;
+          if (conv.depthwise) {
+            sum += at[c] * weight[static_cast<size_t>(c) * taps + t];
+          } else {
+            for (int k = 0; k < conv.in; ++k) sum += at[k] * weight[(static_cast<size_t>(c) * taps + t) * conv.in + k];
+          }
+        }
+        const int16_t value = apply(conv.affine, c, sum);
+        expect(y[p] == (conv.relu ? std::max<int16_t>(value, 0) : value), where);
+      }
+    }
+  }
+}
+
+void check_workers() {
+  for (const int threads : {1, 2, 3, 5}) {
+    Workers workers(threads);
+    std::vector<long> parts(7, 0);
+    for (int round = 0; round < 2000; ++round) {
+      const int count = round % 8;
+      workers.run(count, [&](int part) { parts[static_cast<size_t>(part)] += round; });
+    }
+    for (int part = 0; part < 7; ++part) {
+      long sum = 0;
+      for (int round = 0; round < 2000; ++round) sum += part < round % 8 ? round : 0;
+      expect(parts[static_cast<size_t>(part)] == sum, "workers: a part was missed or run twice");
+    }
+  }
+}
+
+}  // namespace
+
+void check_operations() {
+  check_binary_conv();
+  check_block_forward();
+  check_conv();
+  check_workers();
+}
+
+}  // namespace bitreplay::check

@@ -1,0 +1,62 @@
+// How a lesson trains (docs/method.md, 4.2, 4.3 and 7.6): minibatches of live and other rows, the head's steps, the tail's.
+// Works on copies that the learner makes; knows nothing of what becomes of them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+
+#include "head.h"
+#include "memory.h"
+#include "tail.h"
+
+namespace bitreplay {
+
+// How a lesson is learned; see docs/method.md 4 for each.
+struct Settings {
+  int64_t learning_rate = 0;  // 16 fraction bits
+  int64_t pull = 0;           // 8 fraction bits
+  int epochs = 0, min_steps = 0, live_batch = 0, replay_batch = 0, ghosts = 0;
+  bool prior = true, class_means = true;
+  int tail_epochs = 0, tail_replay_batch = 0;
+  int tail_noise = 0;  // of 256
+  bool tail_mirror = false;
+};
+
+// Told how far training is: done of total steps; throws to give up.
+using StepReport = std::function<void(size_t done, size_t total)>;
+
+// The rows of a lesson, and what is known of their classes.
+struct Lesson {
+  std::span<const int32_t> live_labels;
+  std::span<const uint16_t> stored_labels;
+  const Head& head;                       // as it was before the lesson
+  std::span<const uint64_t> seen;         // rows a class of earlier lessons
+  size_t classes = 0, width = 0;
+  int feature_bits = 0, gradient_bits = 16;
+  uint64_t seed = 0, experience = 0;
+};
+
+// Features of the lesson's rows under one tail; those of stored rows are moved onto the class means.
+struct LessonFeatures {
+  std::span<const int8_t> live;
+  std::span<int8_t> stored;
+  std::span<const int64_t> sums;  // of every row of a class ever taught, this lesson's included
+};
+
+// Trains `weight` (classes, width): cw on entry, tw on return; rows of absent classes are put back.
+void train_head(const Lesson& lesson, const Settings& settings, const LessonFeatures& features, std::span<int32_t> weight,
+                const StepReport& report);
+
+// Trains `tail` and `weight` together on the latent rows of the lesson, live(i) and stored(i).
+void train_tail(const Lesson& lesson, const Settings& settings, const Network& network, Tail& tail,
+                const std::function<const uint64_t*(size_t)>& live, const std::function<const uint64_t*(size_t)>& stored,
+                std::span<int32_t> weight, Workers& workers, const StepReport& report);
+
+// Bytes that these allocate at their highest.
+int64_t train_head_bytes(size_t live, size_t stored, size_t classes, size_t width, const Settings& settings);
+int64_t train_tail_bytes(const Network& network, const Tail& tail, size_t live, size_t stored, size_t classes, const Settings& settings,
+                         int threads);
+
+}  // namespace bitreplay
