@@ -1,6 +1,9 @@
-// AVX2.  Bottleneck: a product of bytes takes two instructions (vpmaddubsw, vpaddw) for 32 of them, one of int16 (vpmaddwd,
-// vpaddd) two for 16; 6 gradients by 16 channels keep 12 sums in registers.  Sums of bytes are int16: 128 steps of at most 2 * 127.
-// Limits: channels come in multiples of 16 and images in multiples of 4 and 6; the rest of a tile is multiplied by 0.
+// AVX2.  Four bits of a step choose one of 16 sums of four gradients: a table of 16 bytes that one shuffle looks up for 32
+// channels at once, where a multiplication of bytes would take two instructions for 8.  A sum is biased to be positive and
+// divided into digits, one table each: 2 digits of 5 bits for gradients of at most 8 bits, else 3 of 6.  Looked-up digits add
+// up in bytes for 8 or 4 steps, then in int16, then in int32.
+// Bottleneck: two shuffles, two additions and one operation of widening for 128 products of bytes (3, 3 and 3 for int16).  Limits: channels
+// come in multiples of 64 and images in multiples of 4 and 2; the rest of a tile is zeros.
 #include "gradient_table.h"
 
 #ifdef BITREPLAY_HAVE_AVX2
@@ -24,11 +27,25 @@ namespace bitreplay {
 namespace {
 namespace avx2 {
 
-constexpr int kRows = 6;
-constexpr int kColumns = 16;
-constexpr int kVectors = 2;  // of 8 channels
-constexpr int kStepsPerInt16 = 128;
-struct Run;
+constexpr int kRows = 2;
+constexpr int kColumns = 64;
+constexpr int kVectors = 2;  // of 32 channels
+constexpr int kGroup = 8;
+constexpr int kSources = 4;
+constexpr int64_t kBStep = kColumns;       // a nibble in each byte: bit i is that of source i; see put_bits for the order
+constexpr int64_t kStepBytes = 28 * 1024;
+constexpr int kTable = 16;
+constexpr int kDigits8 = 2, kDigits16 = 3;      // of a sum of four gradients
+constexpr int kDigitBits8 = 5, kDigitBits16 = 6;
+constexpr int kRounds8 = 8, kRounds16 = 4;      // digits that a byte holds
+constexpr int kSteps8 = 1024, kSteps16 = 512;   // digits that an int16 holds
+constexpr int kBias8 = 4 * 127, kBias16 = 4 * 32767;
+constexpr int64_t g_step(bool wide) { return kRows * kTable * (wide ? kDigits16 : kDigits8); }
+
+struct Run {
+  const uint8_t* b;
+  const uint8_t* g;
+};
 
 // Bytes -1 where a bit of the 32 is set.
 BITREPLAY_TARGET inline __m256i spread(uint32_t bits) {
@@ -65,103 +82,177 @@ BITREPLAY_TARGET uint64_t pack_signs(const int16_t* values, int count) {
   return word;
 }
 
-// `to` is 64-aligned.
-BITREPLAY_TARGET inline void expand(const uint32_t* chunks, uint8_t* to) {
-  const __m128i one = _mm_set1_epi8(1);
-  const __m256i low = spread((chunks[0] & 0xffff) | chunks[1] << 16), high = spread((chunks[2] & 0xffff) | chunks[3] << 16);
-  const __m128i e0 = _mm_and_si128(_mm256_castsi256_si128(low), one), e1 = _mm_and_si128(_mm256_extracti128_si256(low, 1), one);
-  const __m128i e2 = _mm_and_si128(_mm256_castsi256_si128(high), one), e3 = _mm_and_si128(_mm256_extracti128_si256(high, 1), one);
-  const __m128i a = _mm_unpacklo_epi8(e0, e1), b = _mm_unpacklo_epi8(e2, e3);
-  const __m128i c = _mm_unpackhi_epi8(e0, e1), d = _mm_unpackhi_epi8(e2, e3);
-  auto* out = reinterpret_cast<__m128i*>(to);
-  _mm_store_si128(out, _mm_unpacklo_epi16(a, b));
-  _mm_store_si128(out + 1, _mm_unpackhi_epi16(a, b));
-  _mm_store_si128(out + 2, _mm_unpacklo_epi16(c, d));
-  _mm_store_si128(out + 3, _mm_unpackhi_epi16(c, d));
+// Byte p of a vector of 32 holds channel 8 * v + 4 * half + j for p = 16 * half + 2 * (4 * (v % 2) + j) + v / 2: so the int16 of
+// even and odd bytes, interleaved to int32, come out in the order of the channels.
+BITREPLAY_TARGET inline void put_bits(const uint64_t* words, bool, uint8_t* to) {
+  const __m256i halves = _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
+  const __m256i places = _mm256_setr_epi8(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15,  //
+                                          0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
+  for (int v = 0; v < kVectors; ++v) {
+    __m256i nibbles = _mm256_setzero_si256();
+    for (int i = 0; i < kSources; ++i) {
+      const __m256i mask = spread(static_cast<uint32_t>(words[i] >> (32 * v)));
+      nibbles = _mm256_or_si256(nibbles, _mm256_and_si256(mask, _mm256_set1_epi8(static_cast<char>(1 << i))));
+    }
+    nibbles = _mm256_shuffle_epi8(_mm256_permutevar8x32_epi32(nibbles, halves), places);
+    _mm256_store_si256(reinterpret_cast<__m256i*>(to + 32 * v), nibbles);
+  }
+}
+
+// The digits of bias + the sum of the gradients that each nibble chooses.
+BITREPLAY_TARGET inline void put_gradients(const int16_t* g, bool wide, int row, uint8_t* to) {
+  if (wide) {
+    const __m256i zero_to_seven = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    __m256i low = _mm256_set1_epi32(kBias16);
+    for (int i = 0; i < 3; ++i) {
+      const __m256i chosen = _mm256_srai_epi32(_mm256_sllv_epi32(zero_to_seven, _mm256_set1_epi32(31 - i)), 31);
+      low = _mm256_add_epi32(low, _mm256_and_si256(chosen, _mm256_set1_epi32(g[i])));
+    }
+    const __m256i high = _mm256_add_epi32(low, _mm256_set1_epi32(g[3]));
+    const __m256i digit = _mm256_set1_epi32((1 << kDigitBits16) - 1);
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    const __m256i d0 = _mm256_packus_epi32(_mm256_and_si256(low, digit), _mm256_and_si256(high, digit));
+    const __m256i d1 = _mm256_packus_epi32(_mm256_and_si256(_mm256_srli_epi32(low, kDigitBits16), digit),
+                                           _mm256_and_si256(_mm256_srli_epi32(high, kDigitBits16), digit));
+    const __m256i d2 = _mm256_packus_epi32(_mm256_srli_epi32(low, 2 * kDigitBits16), _mm256_srli_epi32(high, 2 * kDigitBits16));
+    to += row * kDigits16 * kTable;
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permutevar8x32_epi32(_mm256_packus_epi16(d0, d1), order));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 2 * kTable),
+                     _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(_mm256_packus_epi16(d2, d2), order)));
+  } else {
+    const __m256i zero_to_fifteen = _mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    __m256i sum = _mm256_set1_epi16(kBias8);
+    for (int i = 0; i < kSources; ++i) {
+      const __m256i chosen = _mm256_srai_epi16(_mm256_slli_epi16(zero_to_fifteen, 15 - i), 15);
+      sum = _mm256_add_epi16(sum, _mm256_and_si256(chosen, _mm256_set1_epi16(g[i])));
+    }
+    const __m256i digit = _mm256_set1_epi16((1 << kDigitBits8) - 1);
+    const __m256i digits = _mm256_packus_epi16(_mm256_and_si256(sum, digit), _mm256_srli_epi16(sum, kDigitBits8));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + row * kDigits8 * kTable), _mm256_permute4x64_epi64(digits, 0xd8));
+  }
+}
+
+BITREPLAY_TARGET inline void put_group(const int16_t (&g)[kSources][kGroup], bool wide, uint8_t* to, int64_t stride) {
+  for (int r = 0; r < kGroup; ++r) {
+    const int16_t v[kSources] = {g[0][r], g[1][r], g[2][r], g[3][r]};
+    put_gradients(v, wide, r % kRows, to + r / kRows * stride);
+  }
 }
 
 #include "gradient_passes.inc"
 
-void multiply8(const Run* runs, int count, int steps, int32_t* sums);
-void multiply16(const Run* runs, int count, int steps, int32_t* sums);
+void add8(const Run* runs, int count, int steps, int32_t* sums);
+void add16(const Run* runs, int count, int steps, int32_t* sums);
 
 #include "gradient_tiles.inc"
 
-BITREPLAY_TARGET inline __m256i broadcast(const uint8_t* g) {
-  int32_t v;
-  std::memcpy(&v, g, sizeof v);
-  return _mm256_set1_epi32(v);
-}
+// Digits of a tile: bytes, and int16 of even and odd bytes.
+template <int kDigits>
+struct Digits {
+  __m256i sum_u16x16[kRows][kVectors][kDigits][2];
+};
 
-BITREPLAY_TARGET inline __m256i* sum_at(int32_t* sums, int r, int v) { return reinterpret_cast<__m256i*>(sums + r * kColumns + v * 8); }
-
-BITREPLAY_TARGET void multiply8(const Run* runs, int count, int steps, int32_t* sums) {
-  const __m256i ones = _mm256_set1_epi16(1);
-  std::fill_n(sums, kSumsInTile, 0);
-  __m256i sum_i16x16[kRows][kVectors];
-#pragma GCC unroll 6
-  for (int r = 0; r < kRows; ++r) sum_i16x16[r][0] = sum_i16x16[r][1] = _mm256_setzero_si256();
-  int room = kStepsPerInt16;
-  for (const Run* run = runs; run < runs + count; ++run) {
-    const uint8_t *b = run->b, *g = run->g;
-    for (int left = steps; left > 0;) {
-      const int now = std::min(left, room);
-      left -= now;
-      room -= now;
-      for (int step = 0; step < now; ++step, b += 64, g += 24) {
-        const __m256i b0 = _mm256_load_si256(vector_at(b)), b1 = _mm256_load_si256(vector_at(b + 32));
-#pragma GCC unroll 6
-        for (int r = 0; r < kRows; ++r) {
-          const __m256i v = broadcast(g + 4 * r);
-          sum_i16x16[r][0] = _mm256_add_epi16(sum_i16x16[r][0], _mm256_maddubs_epi16(b0, v));
-          sum_i16x16[r][1] = _mm256_add_epi16(sum_i16x16[r][1], _mm256_maddubs_epi16(b1, v));
-        }
-      }
-      if (room > 0 && (left > 0 || run + 1 < runs + count)) continue;
-#pragma GCC unroll 6
-      for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 2
-        for (int v = 0; v < kVectors; ++v) {
-          *sum_at(sums, r, v) = _mm256_add_epi32(*sum_at(sums, r, v), _mm256_madd_epi16(sum_i16x16[r][v], ones));
-          sum_i16x16[r][v] = _mm256_setzero_si256();
-        }
-      }
-      room = kStepsPerInt16;
+template <int kDigits>
+BITREPLAY_TARGET inline void clear(Digits<kDigits>& digits) {
+  for (auto& row : digits.sum_u16x16) {
+    for (auto& vector : row) {
+      for (auto& digit : vector) digit[0] = digit[1] = _mm256_setzero_si256();
     }
   }
 }
 
-BITREPLAY_TARGET void multiply16(const Run* runs, int count, int steps, int32_t* sums) {
-  const __m256i low_bytes = _mm256_set1_epi16(255);
-  __m256i sum_i32x8[kRows][kVectors];
-#pragma GCC unroll 6
-  for (int r = 0; r < kRows; ++r) sum_i32x8[r][0] = sum_i32x8[r][1] = _mm256_setzero_si256();
-  for (const Run* run = runs; run < runs + count; ++run) {
-    const uint8_t *b = run->b, *g = run->g;
-    for (int step = 0; step < steps; ++step, b += 64, g += 48) {
-      const __m256i even0 = _mm256_and_si256(_mm256_load_si256(vector_at(b)), low_bytes);
-      const __m256i even1 = _mm256_and_si256(_mm256_load_si256(vector_at(b + 32)), low_bytes);
-#pragma GCC unroll 6
-      for (int r = 0; r < kRows; ++r) {
-        const __m256i v = broadcast(g + 4 * r);
-        sum_i32x8[r][0] = _mm256_add_epi32(sum_i32x8[r][0], _mm256_madd_epi16(even0, v));
-        sum_i32x8[r][1] = _mm256_add_epi32(sum_i32x8[r][1], _mm256_madd_epi16(even1, v));
-      }
-      const __m256i odd0 = _mm256_srli_epi16(_mm256_load_si256(vector_at(b)), 8);
-      const __m256i odd1 = _mm256_srli_epi16(_mm256_load_si256(vector_at(b + 32)), 8);
-#pragma GCC unroll 6
-      for (int r = 0; r < kRows; ++r) {
-        const __m256i v = broadcast(g + 24 + 4 * r);
-        sum_i32x8[r][0] = _mm256_add_epi32(sum_i32x8[r][0], _mm256_madd_epi16(odd0, v));
-        sum_i32x8[r][1] = _mm256_add_epi32(sum_i32x8[r][1], _mm256_madd_epi16(odd1, v));
-      }
-    }
-  }
-#pragma GCC unroll 6
+// `steps` <= rounds steps; sums of bytes stay in registers.
+template <int kDigits>
+BITREPLAY_TARGET inline void look_up(const uint8_t* b, const uint8_t* g, int steps, Digits<kDigits>& digits) {
+  __m256i sum_u8x32[kRows][kVectors][kDigits];
+#pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r) {
-    *sum_at(sums, r, 0) = sum_i32x8[r][0];
-    *sum_at(sums, r, 1) = sum_i32x8[r][1];
+#pragma GCC unroll 4
+    for (int d = 0; d < kDigits; ++d) sum_u8x32[r][0][d] = sum_u8x32[r][1][d] = _mm256_setzero_si256();
   }
+  for (int step = 0; step < steps; ++step, b += kBStep, g += kRows * kDigits * kTable) {
+    const __m256i b0 = _mm256_load_si256(vector_at(b)), b1 = _mm256_load_si256(vector_at(b + 32));
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+      for (int d = 0; d < kDigits; ++d) {
+        const __m256i table = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(g + (r * kDigits + d) * kTable)));
+        sum_u8x32[r][0][d] = _mm256_add_epi8(sum_u8x32[r][0][d], _mm256_shuffle_epi8(table, b0));
+        sum_u8x32[r][1][d] = _mm256_add_epi8(sum_u8x32[r][1][d], _mm256_shuffle_epi8(table, b1));
+      }
+    }
+  }
+  const __m256i low_bytes = _mm256_set1_epi16(255);
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 4
+      for (int d = 0; d < kDigits; ++d) {
+        __m256i* sum = digits.sum_u16x16[r][v][d];
+        sum[0] = _mm256_add_epi16(sum[0], _mm256_and_si256(sum_u8x32[r][v][d], low_bytes));
+        sum[1] = _mm256_add_epi16(sum[1], _mm256_srli_epi16(sum_u8x32[r][v][d], 8));
+      }
+    }
+  }
+}
+
+// int32 of the digits of 16 lanes, low or high half of each 128 bits.
+template <int kDigits>
+BITREPLAY_TARGET inline __m256i joined(const __m256i (&digits)[kDigits][2], int odd, bool high) {
+  constexpr int kBits = kDigits == kDigits8 ? kDigitBits8 : kDigitBits16;
+  const __m256i units = _mm256_set1_epi32(1 | 1 << (16 + kBits));
+  const __m256i d0 = digits[0][odd], d1 = digits[1][odd];
+  __m256i sum = _mm256_madd_epi16(high ? _mm256_unpackhi_epi16(d0, d1) : _mm256_unpacklo_epi16(d0, d1), units);
+  if constexpr (kDigits == 3) {
+    const __m256i zero = _mm256_setzero_si256(), d2 = digits[2][odd];
+    sum = _mm256_add_epi32(sum, _mm256_slli_epi32(high ? _mm256_unpackhi_epi16(d2, zero) : _mm256_unpacklo_epi16(d2, zero), 2 * kBits));
+  }
+  return sum;
+}
+
+// Moves the digits of `steps` steps to `sums`.
+template <int kDigits>
+BITREPLAY_TARGET inline void move(Digits<kDigits>& digits, int steps, int bias, int32_t* sums) {
+  const __m256i biases = _mm256_set1_epi32(steps * bias);
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 4
+      for (int part = 0; part < 4; ++part) {
+        auto* to = reinterpret_cast<__m256i*>(sums + r * kColumns + v * 32 + part * 8);
+        const __m256i sum = joined<kDigits>(digits.sum_u16x16[r][v], part / 2, part % 2 != 0);
+        *to = _mm256_add_epi32(*to, _mm256_sub_epi32(sum, biases));
+      }
+    }
+  }
+  clear(digits);
+}
+
+template <int kDigits>
+BITREPLAY_TARGET inline void add(const Run* runs, int count, int steps, int rounds, int most, int bias, int32_t* sums) {
+  Digits<kDigits> digits;
+  clear(digits);
+  int used = 0;
+  for (const Run* run = runs; run < runs + count; ++run) {
+    for (int step = 0; step < steps; step += rounds) {
+      const int now = std::min(rounds, steps - step);
+      if (used + now > most) {
+        move(digits, used, bias, sums);
+        used = 0;
+      }
+      look_up(run->b + step * kBStep, run->g + step * kRows * kDigits * kTable, now, digits);
+      used += now;
+    }
+  }
+  move(digits, used, bias, sums);
+}
+
+BITREPLAY_TARGET void add8(const Run* runs, int count, int steps, int32_t* sums) {
+  add<kDigits8>(runs, count, steps, kRounds8, kSteps8, kBias8, sums);
+}
+
+BITREPLAY_TARGET void add16(const Run* runs, int count, int steps, int32_t* sums) {
+  add<kDigits16>(runs, count, steps, kRounds16, kSteps16, kBias16, sums);
 }
 
 }  // namespace avx2

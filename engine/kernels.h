@@ -11,7 +11,7 @@ inline constexpr int kTaps = 9;             // of a 3x3 window
 inline constexpr int kTilePixels = 128;     // output pixels of a tile, at most
 inline constexpr int kTileChannels = 64;    // output channels that binary_tile computes at once; z's distance between pixels
 inline constexpr int kWindowWords = 1536;   // of the window of a binary tile, at most
-inline constexpr int kExpandedBytes = kWindowWords * 32 + 128;
+inline constexpr int kExpandedBytes = 2 * kWindowWords * 32 + 128;
 inline constexpr int kDenseChannels = 16;   // output channels that dense_tile and depthwise_tile compute at once
 
 // A rectangle of output pixels of a binary convolution and the input bits that it sees.

@@ -115,14 +115,10 @@ void set_binary_channel(uint64_t* weight, int in, int kernel, int channel, const
   }
 }
 
-// For every word of the window the offsets of 16 tables, nibbles of this pixel low, of the pixel one stride further right high.
-BITREPLAY_AVX2 void binary_expand(const BinaryTile& tile) {
-  const int total = tile.window_rows() * tile.window_columns() * tile.words;
-  const uint64_t* first = tile.window;
-  const uint64_t* second = first + tile.stride * tile.words;
-  auto* out = static_cast<uint16_t*>(tile.expanded);
+// For `count` words the offsets of 16 tables each: nibbles of `first` low, of `second` high.  Reads one word further if count is odd.
+BITREPLAY_AVX2 inline void expand_words(const uint64_t* first, const uint64_t* second, int count, uint16_t* out) {
   const __m128i low = _mm_set1_epi8(15);
-  for (int i = 0; i < total; i += 2, out += 2 * kNibbles) {
+  for (int i = 0; i < count; i += 2, out += 2 * kNibbles) {
     const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(first + i));
     const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(second + i));
     const __m128i lows = _mm_or_si128(_mm_and_si128(a, low), _mm_slli_epi16(_mm_and_si128(b, low), 4));
@@ -130,8 +126,26 @@ BITREPLAY_AVX2 void binary_expand(const BinaryTile& tile) {
     store(out, _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_unpacklo_epi64(lows, highs)), 4));
     store(out + kNibbles, _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_unpackhi_epi64(lows, highs)), 4));
   }
+}
+
+// The window, each pixel paired with the one a stride further right; if the number of output columns is odd, then also what the
+// last one sees, each pixel paired with the one a stride further down.
+BITREPLAY_AVX2 void binary_expand(const BinaryTile& tile) {
+  const int row = tile.window_columns() * tile.words;
+  int total = tile.window_rows() * row;
+  auto* out = static_cast<uint16_t*>(tile.expanded);
+  expand_words(tile.window, tile.window + tile.stride * tile.words, total, out);
+  if (tile.columns % 2 == 1) {
+    const int column_row = tile.kernel * tile.words;
+    const uint64_t* from = tile.window + row - column_row;
+    for (int i = 0; i < tile.window_rows(); ++i, from += row, total += column_row) {
+      // Below the last rows there is nothing to pair with, and nobody looks.
+      const uint64_t* below = i + tile.stride < tile.window_rows() ? from + tile.stride * row : from;
+      expand_words(from, below, column_row, out + total * kNibbles);
+    }
+  }
   // A 1x1 window's last chunk may look two words past the end.
-  std::memset(static_cast<uint16_t*>(tile.expanded) + total * kNibbles, 0, 2 * kNibbles * sizeof(uint16_t));
+  std::memset(out + total * kNibbles, 0, 2 * kNibbles * sizeof(uint16_t));
 }
 
 BITREPLAY_AVX2 inline __m256i table(const uint16_t* offset) {
@@ -139,93 +153,105 @@ BITREPLAY_AVX2 inline __m256i table(const uint16_t* offset) {
   return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(entry)));
 }
 
-// Where a chunk stands among those of a tile: the first one stores counts, others add, the last makes dot products of them.
-struct Stage {
-  bool first, last;
-  int bits;
-};
-
-BITREPLAY_AVX2 inline void finish(int16_t* z, __m256i counts, Stage stage) {
-  if (!stage.first) counts = _mm256_add_epi16(counts, load(z));
-  if (stage.last) counts = _mm256_sub_epi16(_mm256_set1_epi16(static_cast<int16_t>(stage.bits)), _mm256_add_epi16(counts, counts));
+// Where a chunk stands among those of a window: the first one stores counts, others add, the last makes dot products of them.
+template <bool kFirst, bool kLast>
+BITREPLAY_AVX2 inline void finish(int16_t* z, __m256i counts, __m256i bits) {
+  if (!kFirst) counts = _mm256_add_epi16(counts, load(z));
+  if (kLast) counts = _mm256_sub_epi16(bits, _mm256_add_epi16(counts, counts));
   store(z, counts);
 }
 
-// One chunk for kPairs pairs of pixels and kGroups groups of channels.  a: expanded offsets, pairs `next_pair` apart, words of a chunk
-// `next_word` apart; weight: groups `next_group` apart; z: pixels kTileChannels apart, the very last one at `last` instead.
-template <int kPairs, int kGroups>
-BITREPLAY_AVX2 inline void count_chunk(const uint16_t* a, ptrdiff_t next_pair, ptrdiff_t next_word, const uint8_t* weight,
-                                       ptrdiff_t next_group, int16_t* z, int16_t* last, Stage stage) {
+// The pixels of a tile that are computed in pairs, in units of the expanded window and of z.
+struct PairWalk {
+  const uint16_t* a;
+  ptrdiff_t next_word;              // of a chunk
+  ptrdiff_t row, pair;              // to the next row, the next pair of a row
+  ptrdiff_t z_row, z_pair, z_second;  // the same of z, and to a pair's second pixel
+  int rows, pairs;
+  bool odd;                         // the very last pair has one pixel only
+};
+
+// One chunk for all pairs of a walk and kGroups groups of channels, `next_group` bytes of weights apart.
+template <int kGroups, bool kFirst, bool kLast>
+BITREPLAY_AVX2 void count_chunk(const PairWalk& walk, const uint8_t* weight, ptrdiff_t next_group, int bits, int16_t* z) {
+  alignas(32) int16_t sink[kTileChannels];
   const __m256i low_nibbles = _mm256_set1_epi8(15);
-  __m256i low[kPairs][kGroups], both[kPairs][kGroups];
-  for (int p = 0; p < kPairs; ++p) {
-    for (int g = 0; g < kGroups; ++g) low[p][g] = both[p][g] = _mm256_setzero_si256();
-  }
-  for (int k = 0; k < kNibbles; ++k, ++a, weight += 3 * kGroup) {
-#pragma GCC unroll 4
-    for (int p = 0; p < kPairs; ++p) {
-      const uint16_t* at = a + p * next_pair;
-      const __m256i t0 = table(at), t1 = table(at + next_word), t2 = table(at + 2 * next_word);
-#pragma GCC unroll 2
-      for (int g = 0; g < kGroups; ++g) {
-        const uint8_t* w = weight + g * next_group;
-        const __m256i sum = _mm256_add_epi8(_mm256_add_epi8(_mm256_shuffle_epi8(t0, load(w)), _mm256_shuffle_epi8(t1, load(w + kGroup))),
-                                            _mm256_shuffle_epi8(t2, load(w + 2 * kGroup)));
-        low[p][g] = _mm256_add_epi8(low[p][g], _mm256_and_si256(sum, low_nibbles));  // at most 16 * 12
-        both[p][g] = _mm256_add_epi16(both[p][g], _mm256_srli_epi16(sum, 4));  // even byte's high + 16 odd's low + 256 odd's high
-      }
-    }
-  }
   const __m256i even = _mm256_set1_epi16(255);
-  for (int p = 0; p < kPairs; ++p) {
-    int16_t* z0 = z + 2 * p * kTileChannels;
-    int16_t* z1 = p == kPairs - 1 ? last : z0 + kTileChannels;
-    for (int g = 0; g < kGroups; ++g) {
-      const __m256i odd_low = _mm256_srli_epi16(low[p][g], 8);
-      const __m256i high = _mm256_sub_epi16(both[p][g], _mm256_slli_epi16(odd_low, 4));
-      finish(z0 + g * kGroup, _mm256_and_si256(low[p][g], even), stage);
-      finish(z0 + g * kGroup + 16, odd_low, stage);
-      finish(z1 + g * kGroup, _mm256_and_si256(high, even), stage);
-      finish(z1 + g * kGroup + 16, _mm256_srli_epi16(high, 8), stage);
+  const __m256i all_bits = _mm256_set1_epi16(static_cast<int16_t>(bits));
+  for (int i = 0; i < walk.rows; ++i) {
+    const uint16_t* a = walk.a + i * walk.row;
+    int16_t* first = z + i * walk.z_row;
+    for (int j = 0; j < walk.pairs; ++j, a += walk.pair, first += walk.z_pair) {
+      __m256i low[kGroups], both[kGroups];
+      for (int g = 0; g < kGroups; ++g) low[g] = both[g] = _mm256_setzero_si256();
+#pragma GCC unroll 2
+      for (int k = 0; k < kNibbles; ++k) {
+        const __m256i t0 = table(a + k), t1 = table(a + k + walk.next_word), t2 = table(a + k + 2 * walk.next_word);
+#pragma GCC unroll 2
+        for (int g = 0; g < kGroups; ++g) {
+          const uint8_t* w = weight + g * next_group + k * 3 * kGroup;
+          const __m256i sum = _mm256_add_epi8(_mm256_add_epi8(_mm256_shuffle_epi8(t0, load(w)), _mm256_shuffle_epi8(t1, load(w + kGroup))),
+                                              _mm256_shuffle_epi8(t2, load(w + 2 * kGroup)));
+          low[g] = _mm256_add_epi8(low[g], _mm256_and_si256(sum, low_nibbles));  // at most 16 * 12
+          both[g] = _mm256_add_epi16(both[g], _mm256_srli_epi16(sum, 4));  // even byte's high + 16 odd's low + 256 odd's high
+        }
+      }
+      const bool alone = walk.odd && i == walk.rows - 1 && j == walk.pairs - 1;
+      int16_t* second = alone ? sink : first + walk.z_second;
+      for (int g = 0; g < kGroups; ++g) {
+        const __m256i odd_low = _mm256_srli_epi16(low[g], 8);
+        const __m256i high = _mm256_sub_epi16(both[g], _mm256_slli_epi16(odd_low, 4));
+        finish<kFirst, kLast>(first + g * kGroup, _mm256_and_si256(low[g], even), all_bits);
+        finish<kFirst, kLast>(first + g * kGroup + 16, odd_low, all_bits);
+        finish<kFirst, kLast>(second + g * kGroup, _mm256_and_si256(high, even), all_bits);
+        finish<kFirst, kLast>(second + g * kGroup + 16, _mm256_srli_epi16(high, 8), all_bits);
+      }
     }
   }
 }
 
-template <int kPairs, int kGroups>
-BITREPLAY_AVX2 void count_tile(const BinaryTile& tile, const uint8_t* weight, int16_t* z) {
-  alignas(32) int16_t sink[kTileChannels];  // of the pixel behind an odd last column
-  const ptrdiff_t pixel = ptrdiff_t{tile.words} * kNibbles;  // of the expanded window
-  const ptrdiff_t row = tile.window_columns() * pixel;
-  const ptrdiff_t next_pair = 2 * tile.stride * pixel;
-  const ptrdiff_t next_word = tile.kernel == 3 ? pixel : kNibbles;
+template <int kGroups>
+BITREPLAY_AVX2 void count_walk(const BinaryTile& tile, PairWalk walk, ptrdiff_t window_row, const uint8_t* weight, int16_t* z) {
   const int chunks = chunks_for(tile.words, tile.kernel);
   const ptrdiff_t next_group = ptrdiff_t{chunks} * kChunkBytes;
+  const uint16_t* begin = walk.a;
   for (int chunk = 0; chunk < chunks; ++chunk, weight += kChunkBytes) {
-    const auto* a = static_cast<const uint16_t*>(tile.expanded);
-    a += tile.kernel == 3 ? chunk / tile.words * row + chunk % tile.words * kNibbles : 3 * chunk * kNibbles;
-    const Stage stage{chunk == 0, chunk == chunks - 1, tile.bits};
-    for (int i = 0; i < tile.rows; ++i) {
-      const uint16_t* at = a + i * tile.stride * row;
-      int16_t* to = z + i * tile.columns * kTileChannels;
-      int left = tile.columns;
-      for (; left > 2 * (kPairs - 1); left -= 2 * kPairs, at += kPairs * next_pair, to += 2 * kPairs * kTileChannels) {
-        int16_t* last = left >= 2 * kPairs ? to + (2 * kPairs - 1) * kTileChannels : sink;
-        count_chunk<kPairs, kGroups>(at, next_pair, next_word, weight, next_group, to, last, stage);
-      }
-      for (; left > 0; left -= 2, at += next_pair, to += 2 * kTileChannels) {
-        count_chunk<1, kGroups>(at, next_pair, next_word, weight, next_group, to, left >= 2 ? to + kTileChannels : sink, stage);
-      }
-    }
+    const bool first = chunk == 0, last = chunk == chunks - 1;
+    walk.a = begin + (tile.kernel == 3 ? chunk / tile.words * window_row + chunk % tile.words * kNibbles : 3 * chunk * kNibbles);
+    const auto count = first ? (last ? count_chunk<kGroups, true, true> : count_chunk<kGroups, true, false>)
+                             : (last ? count_chunk<kGroups, false, true> : count_chunk<kGroups, false, false>);
+    count(walk, weight, next_group, tile.bits, z);
   }
 }
 
 BITREPLAY_AVX2 void binary_tile(const BinaryTile& tile, const uint64_t* weight, int first, int count, int16_t* z) {
   const uint8_t* w = reinterpret_cast<const uint8_t*>(weight) + int64_t{first / kGroup} * chunks_for(tile.words, tile.kernel) * kChunkBytes;
-  if (count > kGroup) {
-    count_tile<2, 2>(tile, w, z);
-  } else {
-    count_tile<3, 1>(tile, w, z);
-  }
+  const ptrdiff_t pixel = ptrdiff_t{tile.words} * kNibbles;  // of the expanded window
+  const ptrdiff_t row = tile.window_columns() * pixel;
+  PairWalk walk;
+  walk.a = static_cast<const uint16_t*>(tile.expanded);
+  walk.next_word = tile.kernel == 3 ? pixel : kNibbles;
+  walk.row = tile.stride * row;
+  walk.pair = 2 * tile.stride * pixel;
+  walk.z_row = ptrdiff_t{tile.columns} * kTileChannels;
+  walk.z_pair = 2 * kTileChannels;
+  walk.z_second = kTileChannels;
+  walk.rows = tile.rows;
+  walk.pairs = tile.columns / 2;
+  walk.odd = false;
+  const auto count_all = count > kGroup ? count_walk<2> : count_walk<1>;
+  count_all(tile, walk, row, w, z);
+  if (tile.columns % 2 == 0) return;
+  // The last column: its pixels are paired with those one row below.
+  const ptrdiff_t column_row = tile.kernel * pixel;
+  walk.a += tile.window_rows() * row;
+  walk.row = 2 * tile.stride * column_row;
+  walk.z_row *= 2;
+  walk.z_second = ptrdiff_t{tile.columns} * kTileChannels;
+  walk.rows = (tile.rows + 1) / 2;
+  walk.pairs = 1;
+  walk.odd = tile.rows % 2 == 1;
+  count_all(tile, walk, column_row, w, z + (tile.columns - 1) * kTileChannels);
 }
 
 // ---- the rest of a block, 16 * kVectors channels of all pixels at a time, their parameters in registers

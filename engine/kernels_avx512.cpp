@@ -81,6 +81,7 @@ BITREPLAY_AVX512 void count_pixels(const BinaryTile& tile, const uint32_t* a, co
   const ptrdiff_t row = ptrdiff_t{tile.window_columns()} * tile.words * kSteps;
   const int steps = tile.kernel * tile.words * kSteps;
   __m512i counts[kPixels];
+#pragma GCC unroll 8
   for (int p = 0; p < kPixels; ++p) counts[p] = _mm512_setzero_si512();
   for (int r = 0; r < tile.kernel; ++r, a += row) {
     for (int s = 0; s < steps; ++s, weight += 8) {
@@ -93,6 +94,7 @@ BITREPLAY_AVX512 void count_pixels(const BinaryTile& tile, const uint32_t* a, co
     }
   }
   const __m512i bits = _mm512_set1_epi16(static_cast<int16_t>(tile.bits));
+#pragma GCC unroll 8
   for (int p = 0; p < kPixels; ++p) store(z + p * kTileChannels, _mm512_sub_epi16(bits, _mm512_add_epi16(counts[p], counts[p])));
 }
 
@@ -182,6 +184,7 @@ BITREPLAY_AVX512 void block_apply(const BlockParameters& block, const int16_t* z
 template <int kPixels>
 BITREPLAY_AVX512 inline void dense_pixels(const DenseTile& tile, const int16_t* x, const int16_t* weight, int32_t* acc) {
   __m512i sum[kPixels];
+#pragma GCC unroll 8
   for (int p = 0; p < kPixels; ++p) sum[p] = _mm512_setzero_si512();
   for (int r = 0; r < tile.rows; ++r) {
     const int16_t* row = x + int64_t{r} * tile.row_pitch;
@@ -195,6 +198,7 @@ BITREPLAY_AVX512 inline void dense_pixels(const DenseTile& tile, const int16_t* 
       }
     }
   }
+#pragma GCC unroll 8
   for (int p = 0; p < kPixels; ++p) store(acc + p * kDenseChannels, sum[p]);
 }
 

@@ -18,6 +18,7 @@ constexpr int kStreamBits = 16;
 constexpr int kFeatureBits = 8;
 constexpr int kMasterShift = 16;     // multiplier and slopes: bits below the forward copy
 constexpr int kOffsetShift = 8;      // threshold, alpha, beta
+constexpr int32_t kMaxOffset = (1 << 23) - 1;
 void require(bool condition, const std::string& message) {
   if (!condition) throw std::invalid_argument(message);
 }
@@ -38,9 +39,9 @@ void round_to(T* x, int64_t count, int bits, int all) {
   }
 }
 
-Buffer<int32_t> masters(const Buffer<int16_t>& forward, int shift) {
+Buffer<int32_t> masters(const Buffer<int16_t>& forward, int shift, int32_t limit) {
   Buffer<int32_t> result(forward.size());
-  std::transform(forward.begin(), forward.end(), result.begin(), [&](int16_t v) { return int32_t{v} * (1 << shift); });
+  std::transform(forward.begin(), forward.end(), result.begin(), [&](int16_t v) { return std::max(v * (1 << shift), -limit); });
   return result;
 }
 
@@ -114,13 +115,13 @@ Tail::Tail(const Network& network, const TailSettings& settings, std::span<const
     } else if (settings.weight_bits == 8) {
       trained.shadow8 = std::move(shadow);
     }
-    trained.multiplier = masters(block.multiplier, kMasterShift);
+    trained.multiplier = masters(block.multiplier, kMasterShift, INT32_MAX);
     trained.bias = block.bias;
-    trained.threshold = masters(block.threshold, kOffsetShift);
-    trained.alpha = masters(block.alpha, kOffsetShift);
-    trained.beta = masters(block.beta, kOffsetShift);
-    trained.high = masters(block.high, kMasterShift);
-    trained.low = masters(block.low, kMasterShift);
+    trained.threshold = masters(block.threshold, kOffsetShift, kMaxOffset);
+    trained.alpha = masters(block.alpha, kOffsetShift, kMaxOffset);
+    trained.beta = masters(block.beta, kOffsetShift, kMaxOffset);
+    trained.high = masters(block.high, kMasterShift, INT32_MAX);
+    trained.low = masters(block.low, kMasterShift, INT32_MAX);
     blocks_.push_back(std::move(trained));
     blocks_.back().refresh();
   }

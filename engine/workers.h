@@ -1,5 +1,6 @@
 // A fixed team of threads for many short phases: run(parts, f) calls f(0) .. f(parts - 1) and returns when all are done.
-// Which thread runs a part is fixed (part mod count), no locks are taken; f must not throw.
+// Threads, the caller among them, take parts as they come; so a thread that does not get a processor holds up nothing but the part it
+// has begun.  What f(part) does must not depend on who runs it.  No locks are taken; f must not throw.
 #pragma once
 
 #include <atomic>
@@ -14,57 +15,96 @@ class Workers {
  public:
   explicit Workers(int threads) : count_(threads < 1 ? 1 : threads) {
     for (int i = 1; i < count_; ++i) {
-      threads_.emplace_back([this, i] { serve(i); });
+      threads_.emplace_back([this] { serve(); });
     }
   }
   Workers(const Workers&) = delete;
   Workers& operator=(const Workers&) = delete;
   ~Workers() {
-    job_ = nullptr;
-    round_.fetch_add(1, std::memory_order_release);
-    round_.notify_all();
+    stop_.store(true, std::memory_order_relaxed);
+    call();
   }
 
   int count() const { return count_; }
 
+  // At most 2^20 - 1 parts.
   template <class F>
   void run(int parts, F&& f) {
     if (parts <= 1 || count_ == 1) {
       for (int part = 0; part < parts; ++part) f(part);
       return;
     }
-    parts_ = parts;
     context_ = const_cast<void*>(static_cast<const void*>(&f));
     job_ = [](void* context, int part) { (*static_cast<std::remove_reference_t<F>*>(context))(part); };
-    left_.store(count_ - 1, std::memory_order_relaxed);
-    round_.fetch_add(1, std::memory_order_release);
-    round_.notify_all();
-    for (int part = 0; part < parts; part += count_) f(part);
-    for (int spins = 0; left_.load(std::memory_order_acquire) != 0; ++spins) {
-      if (spins > kSpins) std::this_thread::yield();
+    left_.store(parts, std::memory_order_relaxed);
+    offer_.store(uint64_t(parts) << kPartBits, std::memory_order_release);
+    call();
+    while (take()) {
+    }
+    for (int spins = 0;; ++spins) {
+      const int left = left_.load(std::memory_order_acquire);
+      if (left == 0) return;
+      if (spins < kSpins) {
+        pause();
+      } else {
+        left_.wait(left, std::memory_order_acquire);
+      }
     }
   }
 
  private:
-  static constexpr int kSpins = 4000;
+  static constexpr int kPartBits = 20;
+  static constexpr uint64_t kPartMask = (uint64_t{1} << kPartBits) - 1;
+  static constexpr int kSpins = 500;  // some 10 to 20 microseconds, about what it takes to wake a thread
 
-  void serve(int index) {
-    for (uint32_t seen = 0;;) {
-      for (int spins = 0; round_.load(std::memory_order_acquire) == seen; ++spins) {
-        if (spins > kSpins) round_.wait(seen, std::memory_order_acquire);
+  static void pause() {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+  }
+
+  static bool any_left(uint64_t offer) { return (offer & kPartMask) < offer >> kPartBits; }
+
+  void call() {
+    calls_.fetch_add(1, std::memory_order_release);
+    calls_.notify_all();
+  }
+
+  // Runs one part, if one is left to begin.
+  bool take() {
+    if (!any_left(offer_.load(std::memory_order_relaxed))) return false;
+    const uint64_t offer = offer_.fetch_add(1, std::memory_order_acquire);
+    if (!any_left(offer)) return false;  // another thread was faster
+    // Until this part is done run() does not return, so job_ and context_ stay those of this offer.
+    job_(context_, static_cast<int>(offer & kPartMask));
+    if (left_.fetch_sub(1, std::memory_order_release) == 1) left_.notify_one();
+    return true;
+  }
+
+  void serve() {
+    while (true) {
+      const uint32_t calls = calls_.load(std::memory_order_acquire);
+      if (stop_.load(std::memory_order_relaxed)) return;
+      while (take()) {
       }
-      ++seen;
-      if (job_ == nullptr) return;
-      for (int part = index; part < parts_; part += count_) job_(context_, part);
-      left_.fetch_sub(1, std::memory_order_release);
+      for (int spins = 0; calls_.load(std::memory_order_acquire) == calls; ++spins) {
+        if (spins < kSpins) {
+          pause();
+        } else {
+          calls_.wait(calls, std::memory_order_acquire);
+        }
+      }
     }
   }
 
-  std::atomic<uint32_t> round_{0};
-  std::atomic<int> left_{0};
+  std::atomic<uint64_t> offer_{0};   // parts << kPartBits | parts begun
+  std::atomic<uint32_t> calls_{0};   // what idle threads watch
+  std::atomic<int> left_{0};         // parts not done
+  std::atomic<bool> stop_{false};
   void (*job_)(void*, int) = nullptr;
   void* context_ = nullptr;
-  int parts_ = 0;
   const int count_;
   std::vector<std::jthread> threads_;  // last: joined before the rest goes
 };

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -91,6 +91,7 @@ def training_step(
     feature_bits: int,
     anchor: Int64,
     pull: NDArray[np.int64],
+    requant: Callable[[Int64], tuple[Int64, int]] = lambda g: (g, 0),
 ) -> Int64:
     """Take one minibatch step of the training weights (method.md, 4.3).
 
@@ -108,10 +109,12 @@ def training_step(
         G, the rate of this step, E_f.
     anchor, pull
         cw (T, D_f), and how strongly each class is drawn to it (T,), 24 fraction bits; 0 for new classes.
+    requant
+        Rounds the gradient to q_b bits (7.3); gives mantissas and their shift.
 
     """
-    gradient = logit_gradient(weight, features, targets, prior, ghosts, feature_bits)
-    delta = gradient.T @ features.astype(np.int64)
+    gradient, shift = requant(logit_gradient(weight, features, targets, prior, ghosts, feature_bits))
+    delta = (gradient.T @ features.astype(np.int64)) << shift
     if peak(delta) * rate >= 1 << 62:
         raise OverflowError("dW * rate leaves int64; the method sets no limit to the learning rate")
     return sat32(weight - rs(delta * rate, 16) - rs((weight - anchor) * pull[:, None], 24))

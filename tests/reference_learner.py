@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -158,10 +159,16 @@ class ReferenceLearner:
             rate = learning_rate(settings["learning_rate"], feature_bits, step, steps, len(rows))
             pull = settings["learning_rate"] * (steps - step) // steps * settings["pull"]
             pulls = np.array([pull if self.past_count[c] else 0 for c in active], np.int64)
-            tw = training_step(tw, np.stack(rows), np.array(targets), prior, ghosts, rate, feature_bits, anchor, pulls)
+            tw = training_step(
+                tw, np.stack(rows), np.array(targets), prior, ghosts, rate, feature_bits, anchor, pulls, self._requant(step)
+            )
         result = self.weight.astype(np.int64)
         result[active] = tw
         return result
+
+    def _requant(self, step: int) -> Callable[[Int64], tuple[Int64, int]]:
+        """How the gradient of the logits is rounded in a step (method.md, 7.3)."""
+        return lambda g: (g, 0)
 
     def predict(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.int64], Int64]:
         """Class indices (N,) and probabilities (N, K) with 15 fraction bits (method.md, 4.1)."""

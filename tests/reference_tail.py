@@ -377,6 +377,11 @@ class Features:
         return whitened(q, self.weight, self.multiplier, self.bias, self.shift).astype(np.int64)
 
 
+def requant_head(g: Int64, gradient_bits: int, key: int) -> tuple[Int64, int]:
+    """Requantise the gradient of the logits; with 16 bits it stays as it is, -32768 included (method.md, 7.3)."""
+    return (g, 0) if gradient_bits == 16 else requant(g, gradient_bits, key)
+
+
 @dataclass(frozen=True)
 class HeadGradients:
     """The head's share of a minibatch: dW (T, D_f) with 15 fraction bits of g times a feature, and g (N, H, W, C) for the last block."""
@@ -386,7 +391,7 @@ class HeadGradients:
 
 
 def head_backward(
-    g: Int64, features: Int64, unrounded: Int64, tw: Int64, constants: Features, x: Int64, gradient_bits: int, moment: Moment
+    g: Int64, features: Int64, tw: Int64, constants: Features, x: Int64, gradient_bits: int, moment: Moment
 ) -> HeadGradients:
     """From the gradient of the logits to the head's weights and to the tail's output (method.md, 7.3 and 7.4).
 
@@ -394,9 +399,8 @@ def head_backward(
     ----------
     g
         (B, T), 15 fraction bits, as in 4.3.
-    features, unrounded
-        h (B, D_f) as the head read it, and before its rounding to q_f bits. OPEN: the method does not say which h is compared with
-        127; with q_f < 8 the rounded one never is 127. Taken: before the rounding.
+    features
+        h (B, D_f) as the head read it.
     tw
         (T, D_f), 27 fraction bits.
     constants
@@ -411,11 +415,10 @@ def head_backward(
     def key(tensor: int) -> int:
         return moment.key(PURPOSE_GRADIENT, tensor)
 
-    # OPEN: g may be -32768, which takes 17 bits with its sign; without the clamp q_b = 16 would shift by 1, against "s = 0".
-    g, shift = requant(np.maximum(g, -32767), gradient_bits, key(TENSOR_HEAD))
+    g, shift = requant_head(g, gradient_bits, key(TENSOR_HEAD))
     weight = exact_product(g.T, features) << shift
     dh, _ = requant(exact_product(g, tw >> 16), gradient_bits, key(TENSOR_DH))
-    e, _ = requant(np.where(np.abs(unrounded) == 127, 0, dh * constants.multiplier), gradient_bits, key(TENSOR_E))
+    e, _ = requant(np.where(np.abs(features) == 127, 0, dh * constants.multiplier), gradient_bits, key(TENSOR_E))
     dq, _ = requant(exact_product(e, constants.weight), gradient_bits, key(TENSOR_DQ))
     f, _ = requant(dq * constants.pool_multiplier, gradient_bits, key(TENSOR_F))
     return HeadGradients(weight, np.where(x > 0, f[:, None, None, :], 0))
@@ -508,10 +511,9 @@ class ReferenceTail:
         """All gradients of a minibatch; tw (T, D_f) are the head's training weights (method.md, 7.4)."""
         q_b = self.settings.gradient_bits
         x, kept = self.streams(batch.latents)
-        unrounded = self.features(x)
-        h = forward_round(unrounded, self.settings.forward_bits, 8)
+        h = forward_round(self.features(x), self.settings.forward_bits, 8)
         g = logit_gradient(tw, h, batch.targets, batch.prior, batch.ghosts, self.features.feature_bits)
-        head = head_backward(g, h, unrounded, tw, self.features, x, q_b, moment)
+        head = head_backward(g, h, tw, self.features, x, q_b, moment)
         lowest, result, top = len(self.blocks) - self.train_blocks, [], head.g
         for i in range(len(self.blocks) - 1, lowest - 1, -1):
             trains = self.settings.parameter_step > 0

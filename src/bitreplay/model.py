@@ -263,9 +263,9 @@ class Model:
         """What a state keeps of each of the last `blocks` blocks: dtype, number of values and largest magnitude by name (method.md 7.1)."""
         channels, found = self.network.feature_count, []
         for item in self._tail[len(self._tail) - blocks :]:
-            masters = {"multiplier": 2**31, "bias": 2**29}
+            masters = {"multiplier": 2**31 - 1, "bias": 2**29}
             masters |= {"threshold": 2**23 - 1} if item.get("threshold") else {}
-            masters |= {"alpha": 2**23 - 1, "beta": 2**23 - 1, "high": 2**31, "low": 2**31} if item.get("activation") else {}
+            masters |= {"alpha": 2**23 - 1, "beta": 2**23 - 1, "high": 2**31 - 1, "low": 2**31 - 1} if item.get("activation") else {}
             weights = {
                 1: ("bits", "uint64", 9 * channels * _words(channels), 2**64 - 1),
                 8: ("shadow", "int8", 9 * channels**2, 127),

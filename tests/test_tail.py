@@ -1,0 +1,140 @@
+"""The trained branch in C++ equals the reference, byte for byte (docs/method.md, 7)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import reference as ref
+import tiny_model
+from reference_branch import ReferenceBranchLearner
+from reference_tail import Gate, ReferenceTail, TailSettings
+
+from bitreplay import Learner
+from bitreplay.model import Model, write_model
+
+EXPONENT = 12  # of the tail's stream: a good part of it lies where the straight-through gradient passes
+FAMILIES = ("quicknet", "reactnet", "birealnet")
+TAIL = ("forward_bits", "gradient_bits", "weight_bits", "weight_step", "parameter_step", "sign_reset")
+COMMON: dict[str, Any] = {
+    "epochs": 1, "min_steps": 6, "live_batch": 5, "replay_batch": 6, "ghosts": 2, "class_means": True,
+    "tail_epochs": 2, "tail_replay_batch": 7, "tail_noise": 26, "tail_mirror": True,
+}  # fmt: skip
+
+
+def make(folder: Path, family: str, *, channels: int = 20, image_size: int = 16, blocks: int = 2) -> tuple[Model, ref.ReferenceNetwork, list[Gate]]:
+    """A tiny model whose tail is of a family: thresholds and activations are put in at random."""
+    network, tensors = tiny_model.make_model(3, image_size=image_size, widths=(8, channels), blocks=(1, 1), tail_blocks=blocks)
+    rng = np.random.default_rng(9)
+    gates = []
+    network["cut"]["exponent"] = EXPONENT
+    for i, op in enumerate(network["tail"]):
+        op["exponent"] = EXPONENT
+        gates.append(Gate(EXPONENT, 5 << (EXPONENT - 2), approx=family == "reactnet"))
+        if family == "quicknet":
+            continue
+        op |= {"relu": False, "threshold": True, "activation": True, "approx_sign": family == "reactnet", "train_high": family != "reactnet"}
+        for name, spread in (("threshold", 900), ("alpha", 1500), ("beta", 1500)):
+            tensors[f"tail.{i}.{name}"] = rng.normal(0, spread, channels).astype(np.int16)
+        tensors[f"tail.{i}.high"] = np.full(channels, 8192, np.int16) if family == "reactnet" else rng.normal(8192, 900, channels).astype(np.int16)
+        tensors[f"tail.{i}.low"] = rng.normal(2048, 900, channels).astype(np.int16)
+    return write_model(folder / f"{family}.model", network, tensors, {"name": family}), ref.ReferenceNetwork(network, tensors), gates
+
+
+def pair(folder: Path, family: str, train_blocks: int, values: dict[str, Any], threads: int = 2, **shape: int) -> tuple[Learner, ReferenceBranchLearner]:
+    model, network, gates = make(folder, family, **shape)
+    settings = {**COMMON, **{k: v for k, v in values.items() if k not in TAIL}}
+    tail = {k: v for k, v in values.items() if k in TAIL}
+    ours = Learner.new(
+        model, capacity=11, seed=7, threads=threads, learning_rate=0.02, pull=1.0, train_blocks=train_blocks, **settings, **tail
+    )
+    reference = ReferenceBranchLearner(
+        network, 11, 7, {"learning_rate": 1311, "pull": 256, "prior": True, **settings},
+        ReferenceTail.of(network, train_blocks, gates, TailSettings(**tail)),
+    )  # fmt: skip
+    return ours, reference
+
+
+def compare(ours: Learner, reference: ReferenceBranchLearner, train_blocks: int) -> None:
+    core = ours._core
+    assert np.array_equal(core.weight(), reference.weight)
+    assert np.array_equal(core.rows(), reference.rows)
+    assert np.array_equal(core.tail_weight(), reference.branch)
+    for i in range(train_blocks):
+        block = reference.tail.blocks[len(reference.tail.blocks) - train_blocks + i]
+        values = core.tail_values(i)
+        if "shadow" in values:
+            assert np.array_equal(values["shadow"], block.shadow.reshape(-1)), i
+        else:
+            assert np.array_equal(values["bits"], ref.pack_bits(block.shadow < 0).reshape(-1)), i
+        for name, master in block.masters.items():
+            assert np.array_equal(values[name], master), (i, name)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("train_blocks", "values"),
+    [
+        (1, {}),
+        (2, {"gradient_bits": 8}),
+        (2, {"weight_bits": 16, "parameter_step": 9}),
+        (2, {"weight_bits": 1, "weight_step": 6, "parameter_step": 6, "gradient_bits": 4}),
+        (2, {"forward_bits": 8, "gradient_bits": 2, "weight_step": 3}),
+        (1, {"forward_bits": 5, "gradient_bits": 11, "sign_reset": True, "tail_mirror": False, "tail_noise": 0}),
+        (2, {"class_means": False, "parameter_step": 4, "weight_step": 2, "weight_bits": 16, "gradient_bits": 3}),
+    ],
+)
+def test_lessons_equal_the_reference(tmp_path: Path, family: str, train_blocks: int, values: dict[str, Any]) -> None:
+    ours, reference = pair(tmp_path, family, train_blocks, values)
+    images = tiny_model.random_images(5, 30, 16)
+    for labels, rows in (([0, 1] * 5, slice(0, 10)), ([2, 0, 1, 2, 2, 3, 3], slice(10, 17)), ([3] * 12, slice(17, 29))):
+        before = [block.shadow.copy() for block in reference.tail.blocks]
+        ours.learn(images[rows], [f"c{c}" for c in labels])
+        reference.learn(images[rows], labels)
+        compare(ours, reference, train_blocks)
+    moved = any(not np.array_equal(a, b.shadow) for a, b in zip(before, reference.tail.blocks, strict=True))
+    assert moved, "the lesson left the tail as it was: the test shows nothing"
+    best, probabilities = ours._core.predict(images, 2)
+    expected = reference.predict(images)
+    assert np.array_equal(best, expected[0])
+    assert np.array_equal(probabilities, expected[1])
+
+
+@pytest.mark.parametrize("channels", [65, 128])
+def test_other_sizes_equal_the_reference(tmp_path: Path, channels: int) -> None:
+    ours, reference = pair(tmp_path, "quicknet", 2, {"gradient_bits": 8, "tail_epochs": 1}, channels=channels, image_size=12)
+    images = tiny_model.random_images(6, 20, 12)
+    for labels, rows in (([0, 1] * 5, slice(0, 10)), ([1, 0, 2, 2], slice(10, 14))):
+        ours.learn(images[rows], [f"c{c}" for c in labels])
+        reference.learn(images[rows], labels)
+    compare(ours, reference, 2)
+
+
+@pytest.mark.parametrize("weight_bits", [1, 8, 16])
+def test_threads_and_a_saved_state_change_nothing(tmp_path: Path, weight_bits: int) -> None:
+    values = {"weight_bits": weight_bits, "parameter_step": 8}
+    images = tiny_model.random_images(5, 30, 16)
+    states = []
+    for threads in (1, 3):
+        learner, _ = pair(tmp_path, "birealnet", 2, values, threads=threads)
+        for n, (labels, rows) in enumerate((("ababab", slice(0, 6)), ("cbac", slice(6, 10)), ("dd", slice(10, 12)))):
+            learner.learn(images[rows], list(labels))
+            path = tmp_path / f"{threads}-{n}.state"
+            learner.save(path)
+            if threads == 3:
+                learner = Learner.load(path, threads=threads)
+        states.append(path.read_bytes())
+    assert states[0] == states[1]
+
+
+def test_a_tail_needs_replay_and_blocks(tmp_path: Path) -> None:
+    model, _, _ = make(tmp_path, "quicknet")
+    with pytest.raises(ValueError, match="train_blocks: expected 0 with capacity 0"):
+        Learner.new(model, capacity=0, train_blocks=1)
+    with pytest.raises(ValueError, match="train_blocks: expected at most 2"):
+        Learner.new(model, train_blocks=3)
+    for name, value in (("gradient_bits", 1), ("forward_bits", 17), ("weight_bits", 4), ("weight_step", 0), ("train_blocks", -1)):
+        with pytest.raises(ValueError, match=name):
+            Learner.new(model, **{name: value})
