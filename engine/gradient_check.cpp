@@ -13,6 +13,8 @@
 
 #include "bits.h"
 #include "gradient_table.h"
+#include "head.h"
+#include "head_kernels.h"
 #include "random.h"
 #include "workers.h"
 
@@ -178,7 +180,7 @@ class Check {
       both("requantise int32", [&](const GradientTable& t, int16_t* to, Exact<int64_t>&) {
         return t.requantise32({narrow.data(), size}, rounding, to, workers_);
       });
-      const auto wide = values<int64_t>(size, int64_t{1} << (2 * magnitude), pattern, random);
+      const auto wide = values<int64_t>(size, int64_t{1} << std::min(2 * magnitude, 61), pattern, random);
       both("requantise int64", [&](const GradientTable& t, int16_t* to, Exact<int64_t>&) {
         return t.requantise64({wide.data(), size}, rounding, to, workers_);
       });
@@ -264,6 +266,105 @@ void check_table(Check& check) {
   }
 }
 
+// ---- the head
+
+std::vector<const HeadTable*> faster_heads() {
+  std::vector<const HeadTable*> tables;
+#ifdef BITREPLAY_HAVE_AVX2
+  if (__builtin_cpu_supports("avx2")) tables.push_back(&head_avx2());
+  if (has_gradient_avx512()) tables.push_back(&head_avx512());
+#endif
+  return tables;
+}
+
+class HeadCheck {
+ public:
+  HeadCheck(const HeadTable& table, uint64_t seed) : fast_(table), seed_(seed) {}
+  long done() const { return done_; }
+
+  void run(const HeadBatch& batch, Pattern pattern) {
+    what_ = std::string(fast_.isa) + ", " + std::to_string(batch.rows) + " rows, " + std::to_string(batch.width) + " wide, " +
+            std::to_string(batch.classes) + " classes, pattern " + std::to_string(static_cast<int>(pattern));
+    Source random{seed_, 2000000 + static_cast<uint64_t>(done_)};
+    const auto rows = static_cast<size_t>(batch.rows), width = static_cast<size_t>(batch.width), classes = static_cast<size_t>(batch.classes);
+    const auto features = values<int8_t>(rows * width, 127, pattern, random);
+    auto forward = values<int16_t>(classes * width, 32767, pattern, random);
+    if (pattern == Pattern::low) std::fill_n(forward.data(), forward.size(), INT16_MIN);
+    for (const int feature_bits : {0, 4, 5, 7, 12}) {
+      both<int64_t>(rows * classes, "head_logits", [&](const HeadTable& t, int64_t* out) { t.logits(batch, features.data(), forward.data(), feature_bits, out); });
+    }
+    for (const int magnitude : {4, 16, 19, 21, 24, 40}) {
+      const auto scores = values<int64_t>(rows * classes, int64_t{1} << magnitude, pattern, random);
+      const auto prior = values<int64_t>(classes, 500000, Pattern::random, random);
+      for (const int ghosts : {0, 1, 8}) {
+        both<int64_t>(scores.size(), "head_softmax", [&](const HeadTable& t, int64_t* out) {
+          std::copy_n(scores.data(), scores.size(), out);
+          t.softmax(batch, out, prior.data(), ghosts);
+        });
+        // The plain one is head.h's.
+        Exact<int64_t> plain(scores.size()), rowwise(scores.size());
+        std::copy_n(scores.data(), scores.size(), plain.data());
+        head_scalar().softmax(batch, plain.data(), prior.data(), ghosts);
+        for (size_t i = 0; i < scores.size(); ++i) rowwise[i] = scores[i] + prior[i % classes];
+        for (size_t b = 0; b < rows; ++b) softmax({rowwise.data() + b * classes, classes}, ghosts);
+        expect(plain == rowwise, "head_softmax against softmax");
+      }
+    }
+    auto g = values<int16_t>(rows * classes, 32767, pattern, random);
+    if (pattern == Pattern::low) std::fill_n(g.data(), g.size(), INT16_MIN);
+    both<int32_t>(classes * width, "head_weight_gradient", [&](const HeadTable& t, int32_t* out) {
+      Exact<uint8_t> scratch(static_cast<size_t>(head_scratch(batch)));
+      t.weight_gradient(batch, features.data(), g.data(), out, scratch.data());
+    });
+    both<int64_t>(rows * width, "head_input_gradient", [&](const HeadTable& t, int64_t* out) { t.input_gradient(batch, g.data(), forward.data(), out); });
+    const auto dw = values<int32_t>(width, INT32_MAX, pattern, random);
+    const auto weight = values<int32_t>(width, INT32_MAX, pattern, random), anchor = values<int32_t>(width, INT32_MAX, Pattern::random, random);
+    for (const int64_t rate : {int64_t{0}, int64_t{37}, int64_t{1} << 20, int64_t{INT32_MAX}, int64_t{1} << 31}) {
+      for (const int64_t pull : {int64_t{0}, int64_t{999}, (int64_t{1} << 29) - 1, int64_t{1} << 29}) {
+        for (const bool anchored : {false, true}) {
+          const std::span<const int32_t> to = anchored ? std::span<const int32_t>(anchor.data(), width) : std::span<const int32_t>();
+          Exact<int32_t> plain = weight, fast = weight, rowwise = weight;
+          Exact<int16_t> plain_forward(width), fast_forward(width);
+          head_scalar().descend({plain.data(), width}, dw.data(), rate, to, pull, plain_forward.data());
+          fast_.descend({fast.data(), width}, dw.data(), rate, to, pull, fast_forward.data());
+          descend({rowwise.data(), width}, {dw.data(), width}, rate, to, pull);
+          expect(plain == fast && plain_forward == fast_forward && plain == rowwise, "head_descend");
+        }
+      }
+    }
+  }
+
+ private:
+  template <class T, class F>
+  void both(size_t size, const char* name, F&& f) {
+    Exact<T> plain(size), fast(size);
+    f(head_scalar(), plain.data());
+    f(fast_, fast.data());
+    expect(plain == fast, name);
+  }
+  void expect(bool condition, const char* name) {
+    ++done_;
+    if (condition) return;
+    std::fprintf(stderr, "FAILED: %s: %s (seed %llu)\n", name, what_.c_str(), static_cast<unsigned long long>(seed_));
+    std::exit(1);
+  }
+
+  const HeadTable& fast_;
+  uint64_t seed_;
+  std::string what_;
+  long done_ = 0;
+};
+
+void check_head(HeadCheck& check) {
+  for (const Pattern pattern : kPatterns) {
+    for (const HeadBatch& batch : {HeadBatch{1, 1, 1}, HeadBatch{2, 15, 3}, HeadBatch{3, 16, 4}, HeadBatch{7, 33, 5}, HeadBatch{5, 100, 13},
+                                   HeadBatch{4, 512, 2}, HeadBatch{3, 1030, 9}, HeadBatch{128, 64, 50}, HeadBatch{2, 9000, 2}, HeadBatch{2, 65, 600}}) {
+      check.run(batch, pattern);
+    }
+  }
+  check.run({512, 32, 3}, Pattern::low);
+}
+
 double cpu_seconds() {
   timespec now;
   clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
@@ -332,6 +433,40 @@ void bench_table(const GradientTable& table) {
   }
 }
 
+void bench_head(const HeadTable& table) {
+  const HeadBatch batch{128, 1024, 50};
+  Source random{2, 2};
+  const auto features = values<int8_t>(128 * 1024, 127, Pattern::random, random);
+  auto weight = values<int32_t>(50 * 1024, 1 << 25, Pattern::random, random);
+  const Exact<int32_t> anchor = weight;
+  Exact<int16_t> forward(50 * 1024), g(128 * 50);
+  Exact<int32_t> dw(50 * 1024);
+  Exact<int64_t> p(128 * 50), prior(50), dh(128 * 1024);
+  Exact<uint32_t> position(128);
+  Exact<uint8_t> scratch(static_cast<size_t>(head_scratch(batch)));
+  for (size_t i = 0; i < 128; ++i) position[i] = static_cast<uint32_t>(i % 50);
+  const auto many = [](auto&& f) {
+    return best_ms([&] {
+             for (int i = 0; i < 20; ++i) f();
+           }) /
+           20;
+  };
+  const auto logits = [&] { table.logits(batch, features.data(), forward.data(), 5, p.data()); };
+  const auto soft = [&] { table.softmax(batch, p.data(), prior.data(), 8); };
+  const auto gradient = [&] { head_gradient(batch, p.data(), position.data(), g.data()); };
+  const auto sum = [&] { table.weight_gradient(batch, features.data(), g.data(), dw.data(), scratch.data()); };
+  const auto descend = [&](bool anchored) {
+    for (size_t c = 0; c < 50; ++c) {
+      table.descend({weight.data() + c * 1024, 1024}, dw.data() + c * 1024, 40, anchored ? std::span(anchor.data() + c * 1024, 1024) : std::span<const int32_t>(),
+                    300000, forward.data() + c * 1024);
+    }
+  };
+  const double whole = many([&] { logits(), soft(), gradient(), sum(), descend(true); });
+  std::printf("%-7s head step 128x1024->50: %.4f ms (logits %.4f, softmax %.4f, g %.4f, dW %.4f, descend %.4f, pulled %.4f); dh %.3f\n", table.isa,
+              whole, many(logits), many([&] { logits(), soft(); }) - many(logits), many(gradient), many(sum), many([&] { descend(false); }),
+              many([&] { descend(true); }), many([&] { table.input_gradient(batch, g.data(), forward.data(), dh.data()); }));
+}
+
 }  // namespace
 
 long check_gradients(uint64_t seed) {
@@ -344,10 +479,17 @@ long check_gradients(uint64_t seed) {
     }
     std::printf("%s gradients equal scalar\n", table->isa);
   }
+  for (const HeadTable* table : faster_heads()) {
+    HeadCheck check(*table, seed);
+    check_head(check);
+    done += check.done();
+    std::printf("%s head equals scalar\n", table->isa);
+  }
   return done;
 }
 
 void bench_gradients() {
+  for (const HeadTable* table : faster_heads()) bench_head(*table);
   for (const GradientTable* table : faster_tables()) bench_table(*table);
 }
 

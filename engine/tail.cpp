@@ -71,7 +71,8 @@ void TailBlock::refresh() {
   copy_down(beta, kOffsetShift, forward.beta);
   copy_down(high, kMasterShift, forward.high);
   copy_down(low, kMasterShift, forward.low);
-  set_block_weight(forward, {bits.data(), bits.size()});
+  const size_t row = static_cast<size_t>(kTaps) * words_for(forward.channels);
+  for (int c = 0; c < forward.channels; ++c) set_block_channel(forward, c, bits.data() + static_cast<size_t>(c) * row);
 }
 
 void TailBlock::restored() {

@@ -127,9 +127,12 @@ def test_a_row_of_8192_bits_costs_1024_bytes_and_at_most_16(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("threads", [1, 2, 16])
+@pytest.mark.parametrize("train_blocks", [0, 1])
 @pytest.mark.parametrize(("capacity", "live"), [(0, 1), (0, 40), (3, 1), (10, 10), (300, 4), (40, 12)])
-def test_the_peak_of_a_lesson_is_the_formula(model: Model, capacity: int, live: int, threads: int) -> None:
-    learner = Learner.new(model, capacity=capacity, threads=threads, **QUICK)
+def test_the_peak_of_a_lesson_is_the_formula(model: Model, capacity: int, live: int, train_blocks: int, threads: int) -> None:
+    if train_blocks and not capacity:
+        return  # refused: tests/test_tail.py
+    learner = Learner.new(model, capacity=capacity, threads=threads, train_blocks=train_blocks, **QUICK)
     for classes in (1, 3, 3, 12):
         stored, known = learner.info()["replay_rows"], len(learner.names)
         labels = names(live, min(classes, live))
@@ -139,12 +142,17 @@ def test_the_peak_of_a_lesson_is_the_formula(model: Model, capacity: int, live: 
 
 
 @pytest.mark.parametrize("threads", [1, 2, 16])
-@pytest.mark.parametrize(("capacity", "lesson_images", "max_classes"), [(0, 1, 1), (5, 4, 3), (6, 30, 12), (200, 10, 2), (3, 2, 40)])
+@pytest.mark.parametrize(
+    ("capacity", "lesson_images", "max_classes", "train_blocks"),
+    [(0, 1, 1, 0), (5, 4, 3, 0), (6, 30, 12, 0), (200, 10, 2, 0), (3, 2, 40, 0), (5, 4, 3, 1), (200, 10, 2, 1), (6, 30, 12, 1)],
+)
 def test_the_learning_peak_is_reached_and_never_passed(
-    model: Model, capacity: int, lesson_images: int, max_classes: int, threads: int
+    model: Model, capacity: int, lesson_images: int, max_classes: int, train_blocks: int, threads: int
 ) -> None:
     without = current() - model.network.bytes
-    learner = Learner.new(model, capacity=capacity, lesson_images=lesson_images, max_classes=max_classes, threads=threads, **QUICK)
+    learner = Learner.new(
+        model, capacity=capacity, lesson_images=lesson_images, max_classes=max_classes, threads=threads, train_blocks=train_blocks, **QUICK
+    )
     promised = learner.info()["bytes"]["learning_peak"]
     peaks = []
     images = pictures(lesson_images)
@@ -177,8 +185,9 @@ def test_without_a_limit_the_peak_is_that_of_1024_images_of_known_classes(model:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_predicting_needs_what_info_says(model: Model, threads: int) -> None:
-    learner = Learner.new(model, capacity=3, threads=threads, **QUICK)
+@pytest.mark.parametrize("train_blocks", [0, 1])
+def test_predicting_needs_what_info_says(model: Model, train_blocks: int, threads: int) -> None:
+    learner = Learner.new(model, capacity=3, threads=threads, train_blocks=train_blocks, **QUICK)
     learner.learn(pictures(6), names(6, 3))
     promised = learner.info()["bytes"]["predicting"]
     images = np.resize(pictures(64), (600, SIZE, SIZE, 3))

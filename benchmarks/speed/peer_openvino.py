@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import openvino as ov
 from openvino import opset8 as op
-from works import Layer, Loaded, conv, image, mobilenet, quicknet, run_layers
+from works import Layer, Loaded, conv, image, loaded_network, mobilenet, quicknet
 
+AGREEMENT = {"int8": 0.9, "bf16": 0.7}
 KEEP: list[Any] = []  # an ov.Tensor over a NumPy array, and a Constant over that, only borrow the memory
 
 
@@ -113,5 +114,4 @@ def load(work: str, variant: str, folder: str, threads: int) -> Loaded:
         expected, agreement = (data.block, 0.999999) if "block" in variant else (data.dots, 1)
         return Loaded(request.infer, output, expected, agreement)
     layers = mobilenet if variant.startswith("MobileNetV1") else lambda: quicknet(work)
-    agreement = 0.98 if variant.endswith(("int8", "bf16")) else 0.999
-    return Loaded(request.infer, output, lambda: run_layers(layers(), image()), agreement)
+    return loaded_network(request.infer, output, layers, AGREEMENT.get(variant.split()[-1], 0.99))

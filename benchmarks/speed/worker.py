@@ -34,13 +34,15 @@ def check(loaded: Loaded) -> dict[str, Any]:
             raise ValueError("the check of this work fails")
         return {"checked": "learns"}
     got, expected = np.asarray(loaded.output()), np.asarray(loaded.expected())
+    got, expected = got.reshape(-1), expected.reshape(-1)
     if got.size != expected.size:
         raise ValueError(f"expected {expected.size} values, got {got.size}")
     if loaded.agreement == 1:
-        if not np.array_equal(got.reshape(-1), expected.reshape(-1)):
-            raise ValueError(f"expected NumPy's values, {int((got.reshape(-1) != expected.reshape(-1)).sum())} differ")
+        if not np.array_equal(got, expected):
+            raise ValueError(f"expected NumPy's values, {int((got != expected).sum())} differ")
         return {"checked": "equal"}
-    correlation = float(np.corrcoef(got.reshape(-1).astype(np.float64), expected.reshape(-1).astype(np.float64))[0, 1])
+    base = 0.0 if loaded.base is None else np.asarray(loaded.base(), np.float64).reshape(-1)
+    correlation = float(np.corrcoef(got - base, expected - base)[0, 1])
     if not correlation >= loaded.agreement:
         raise ValueError(f"expected a correlation of at least {loaded.agreement} with NumPy, got {correlation:.5f}")
     return {"checked": f"correlation {correlation:.6f}"}

@@ -31,6 +31,7 @@ class Loaded:
     output: Callable[[], Any]  # of the last call, as an array
     expected: Callable[[], Any]  # the same from NumPy, after one call
     agreement: float  # 1: equal; below 1: the least correlation with what is expected
+    base: Callable[[], Any] | None = None  # taken from both before they are correlated: what another picture gives, for networks
     steps: int = 1  # that one call makes: times are divided by it
     check: Callable[[], bool] | None = None  # in place of a comparison, where there is chance in the work
 
@@ -117,8 +118,10 @@ class Layer:
     pad: tuple[int, int] = (0, 0)
 
 
-def image() -> Any:
-    return normal(generator("image"), 3, IMAGE_SIZE, IMAGE_SIZE)
+def image(name: str = "image") -> Any:
+    """Four patches of colour and some noise: with noise alone, all pictures give nearly the same pooled features."""
+    rng, half = generator(name), IMAGE_SIZE // 2
+    return np.kron(normal(rng, 3, 2, 2, scale=2.0), np.ones((half, half), np.float32)) + normal(rng, 3, IMAGE_SIZE, IMAGE_SIZE, scale=0.3)
 
 
 def quicknet(name: str) -> list[Layer]:
@@ -162,6 +165,11 @@ def mobilenet() -> list[Layer]:
         layers.append(Layer("conv", normal(rng, out, c, 1, 1, scale=(2 / c) ** 0.5), None, normal(rng, out, scale=0.1), 1, True))
         c = out
     return [*layers, Layer("mean"), Layer("dense", normal(rng, 1000, c, scale=c**-0.5), offset=normal(rng, 1000))]
+
+
+def loaded_network(call: Callable[[], object], output: Callable[[], Any], layers: Callable[[], list[Layer]], agreement: float) -> Loaded:
+    """A network that has run on `image()`."""
+    return Loaded(call, output, lambda: run_layers(layers(), image()), agreement, lambda: run_layers(layers(), image("another")))
 
 
 def run_layers(layers: list[Layer], x: Any) -> Any:

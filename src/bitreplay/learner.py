@@ -285,6 +285,7 @@ class Learner:
     def info(self) -> dict[str, Any]:
         """What is known, and every byte: a dict of plain values.
 
+        ``last_lesson`` counts the binary weights that are trained, and those that the last lesson in this process turned over.
         ``bytes`` holds what the core keeps (network, head with its class means, trained tail, replay_rows, replay_counts; ``kept`` is their sum), what a lesson of
         ``lesson_images`` images needs on top (lesson), the highest total while learning (learning_peak), and the working memory of
         predicting with these threads (predicting).  The new copies of head and tail, which make a lesson a transaction, are ``transaction``, a
@@ -298,6 +299,7 @@ class Learner:
         ]
         words = network.latent_words
         settings = self._settings
+        branches = 2 if settings.train_blocks else 1
         images = settings.lesson_images or 1024
         lesson = self._lesson_bytes(settings.capacity, len(labels) if settings.lesson_images is None else settings.max_classes)
         rows_bytes = settings.capacity * words * 8
@@ -313,12 +315,13 @@ class Learner:
             "lesson": lesson,
             "transaction": head + tail,
             "learning_peak": self._peak_bytes(settings.capacity) if settings.lesson_images else network.bytes + core.state_bytes + lesson,
-            "predicting": self._threads * network.scratch_bytes + _PREDICT_ROWS * (words * 8 + network.feature_count),
+            "predicting": self._threads * network.scratch_bytes + _PREDICT_ROWS * (words * 8 + branches * network.feature_count),
             "replay_row": words * 8 + 2,
         }
         return {
             "model": {key: value for key, value in self._model.info().items() if key not in ("card", "bytes")},
             "lessons": int(core.experience),
+            "last_lesson": {"weights": int(core.tail_weights), "flipped": int(core.flipped)},
             "classes": classes,
             "capacity": settings.capacity,
             "replay_rows": int(labels.sum()),
