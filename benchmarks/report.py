@@ -72,6 +72,31 @@ def short_table(runs: Runs) -> str:
     return table(("", "replay memory", "accuracy, %", "below joint"), rows)
 
 
+def tail_parts(lines: list[dict[str, Any]]) -> list[str]:
+    """Section on tail training, from benchmarks/tail.py's test runs."""
+    runs: dict[tuple[str, str, int], list[dict[str, Any]]] = defaultdict(list)
+    for line in lines:
+        if line["split"] == "test":
+            runs[line["protocol"], line["method"], line["capacity"]].append(line)
+    rows = []
+    for (protocol, method, capacity), found in runs.items():
+        base = runs.get((protocol, "head only", capacity))
+        gain = "" if base is None or method == "head only" else f"{-float(below(found, base)):+.2f}"
+        flips = [100 * share for line in found for share in line["flipped"]]
+        flipped = f"{min(flips):.1f} to {max(flips):.1f}" if flips else ""
+        seconds = f"{statistics.median(line['seconds'] for line in found):.0f}"
+        rows.append((protocol, method, f"{capacity:,}", percent(found), gain, flipped, seconds, str(len(found))))
+    commits = ", ".join(sorted({line["commit"] for line in lines if line["split"] == "test"}))
+    return [
+        "\n## What training the tail adds\n\n"
+        "`train_blocks=2`: both blocks behind the cut. nc5 as above; ni10: ten lessons, each with a tenth of the pictures of every class. The gain is over head-only learning with the same rows and the same "
+        "replay memory. The rows that differ from the defaults were run once, to show what matters. *Flipped* is the share of the trained binary weights that a lesson turned over, over all lessons that train the tail. "
+        f"Seconds are those of all lessons on one busy core. Commit {commits}.\n\n    python benchmarks/tail.py CIFAR10_FOLDER\n",
+        table(("protocol", "method", "capacity", "accuracy, %, mean ± sd", "gain", "flipped a lesson, %", "seconds", "seeds"), rows),
+        "",
+    ]
+
+
 def replace_between(text: str, start: str, end: str, content: str) -> str:
     head, rest = text.split(start, 1)
     return f"{head}{start}\n{content}\n{end}{rest.split(end, 1)[1]}"
@@ -92,8 +117,10 @@ def main() -> None:
         table(("method", "capacity", "accuracy, %, mean ± sd", "below joint", "seeds"), accuracy_rows(runs)),
         "",
     ]
+    tail = read("tail.jsonl")
     for name in sorted(RESULTS.glob("*.md")):  # prose beside the figures of one run, written by hand; figures come from the files
         parts.append(name.read_text())
+    parts += tail_parts(tail) if tail else []
     backbone = read("backbone.jsonl")
     if backbone:
         parts.append(

@@ -42,7 +42,7 @@ std::vector<T> random_values(int64_t count, int limit, Source& random) {
 
 void bench_loop(const Kernels& table) {
   Source random{1};
-  BinaryTile tile{1, 3, 1, 2, 16, 9 * 64, nullptr, nullptr};
+  BinaryTile tile{64, 1, 3, 1, 2, 16, nullptr, nullptr};
   const auto window = random_words(tile.window_rows() * tile.window_columns() + 3, random);
   const auto canonical = random_words(64 * 9, random);
   const auto weight = exact<uint64_t>(table.binary_weight_words(64, 64, 3));

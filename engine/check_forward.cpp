@@ -95,7 +95,7 @@ void check_binary(const Kernels& fast) {
     int in, out, rows, columns;
   };
   std::vector<Size> sizes;
-  for (const int in : {1, 3, 63, 64, 65, 128, 192, 200, 256}) sizes.push_back({in, 33, 2, 5});
+  for (const int in : {1, 3, 31, 32, 33, 63, 64, 65, 128, 192, 200, 256}) sizes.push_back({in, 33, 2, 5});
   for (const int out : {1, 31, 32, 33, 64, 65, 96, 128, 160}) sizes.push_back({65, out, 1, 4});
   for (int columns = 1; columns <= 18; ++columns) sizes.push_back({70, 40, 2, columns});
   for (int rows = 1; rows <= 9; ++rows) sizes.push_back({64, 64, rows, 3});
@@ -105,7 +105,7 @@ void check_binary(const Kernels& fast) {
   for (const Size& size : sizes) {
     for (const int kernel : {1, 3}) {
       for (const int stride : {1, 2}) {
-        BinaryTile tile{words_for(size.in), kernel, stride, size.rows, size.columns, kernel * kernel * size.in, nullptr, nullptr};
+        BinaryTile tile{size.in, words_for(size.in), kernel, stride, size.rows, size.columns, nullptr, nullptr};
         const int pixels = tile.window_rows() * tile.window_columns();
         if (pixels * tile.words > kWindowWords) continue;
         for (int pattern = 0; pattern < 16; ++pattern) {

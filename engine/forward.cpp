@@ -67,12 +67,18 @@ void dense_3x3(const Conv& conv, Shape in, const T* x, int16_t* y, Scratch& scra
   const int row_size = in.width * in.channels;
   share(out.height, scratch.parts(), workers, [&](int part, int64_t begin, int64_t end) {
     int16_t* rows = scratch.rows(part);
+    std::fill_n(rows, 3 * pitch, int16_t{0});
     for (int64_t i = begin; i < end; ++i) {
-      for (int a = 0; a < 3; ++a) {
-        int16_t* to = rows + a * pitch;
+      const int kept = i == begin ? 0 : 3 - conv.stride;  // rows that the last window saw too
+      std::copy_n(rows + (3 - kept) * pitch, kept * pitch, rows);
+      for (int a = kept; a < 3; ++a) {
+        int16_t* to = rows + a * pitch + in.channels;
         const int64_t row = i * conv.stride - 1 + a;
-        std::fill_n(to, pitch, int16_t{0});
-        if (row >= 0 && row < in.height) copy_values(x + row * row_size, row_size, to + in.channels);
+        if (row >= 0 && row < in.height) {
+          copy_values(x + row * row_size, row_size, to);
+        } else {
+          std::fill_n(to, row_size, int16_t{0});
+        }
       }
       dense_run(conv, rows, conv.stride * in.channels, pitch, out.width, y + i * out.width * conv.out);
     }

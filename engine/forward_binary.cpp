@@ -1,4 +1,4 @@
-// Binary convolutions and blocks: cuts maps into tiles, pads them, and hands them to the kernels.  Uses about 80 KiB of stack.
+// Binary convolutions and blocks: cuts maps into tiles, pads them, and hands them to the kernels.  Uses 72 KiB of stack.
 #include <algorithm>
 #include <bit>
 
@@ -33,10 +33,10 @@ class Tiler {
  public:
   Tiler(const Geometry& geometry, Shape in, const uint64_t* bits, const uint64_t* weight)
       : geometry_(geometry), in_(in), out_(shape_of(geometry, in)), bits_(bits), weight_(weight) {
+    tile_.in = geometry.in;
     tile_.words = words_for(geometry.in);
     tile_.kernel = geometry.kernel;
     tile_.stride = geometry.stride;
-    tile_.bits = geometry.kernel * geometry.kernel * geometry.in;
     tile_.window = window_;
     tile_.expanded = expanded_;
     std::fill_n(window_ + kWindowWords, kWindowSlack, uint64_t{0});

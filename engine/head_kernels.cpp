@@ -108,10 +108,10 @@ void head_weight_gradient(const HeadBatch& batch, const int8_t* features, const 
   table().weight_gradient(batch, features, g, dw, scratch);
 }
 
-// Pairs of rows: features as bytes (blocks of 32 values, pairs, 32, 2), gradients as int16 (pairs, classes, 2).
+// Pairs of rows: a block of 32 features as int16 (pairs, 32, 2), and gradients (pairs, classes, 2).
 int64_t head_scratch(const HeadBatch& batch) {
-  const int64_t pairs = (batch.rows + 1) / 2, blocks = (batch.width + 31) / 32, classes = batch.classes;
-  return (pairs * blocks * 64 + pairs * classes * 4 + 127) / 64 * 64;
+  const int64_t pairs = (batch.rows + 1) / 2;
+  return pairs * (64 * int64_t{sizeof(int16_t)} + batch.classes * int64_t{sizeof(uint32_t)});
 }
 
 void head_descend(std::span<int32_t> weight, const int32_t* dw, int64_t rate, std::span<const int32_t> anchor, int64_t pull,

@@ -1,5 +1,5 @@
 // AVX2.  Bottleneck: vpmaddwd, 16 products and an addition behind it; tiles keep 8 or 12 sums in registers.  Features are widened
-// from bytes when they are read.  Limits: values are taken 16 at a time, what is left over is done one by one.
+// from bytes beforehand, as many as the first cache holds.  Limits: values are taken 16 at a time, the rest one by one.
 #include "head_kernels.h"
 #include "kernels.h"
 
@@ -20,60 +20,58 @@ namespace avx2 {
 constexpr int kRowTile = 2;
 constexpr int kClassTile = 4;
 constexpr int kPairClasses = 3;
-constexpr int64_t kExact = 4096;  // values whose sums stay in int32 lanes: 512 products of 127 * 2^15 each
+constexpr int64_t kExact = 512;  // values whose sum fits int32: 512 * 127 * 2^15 < 2^31
 
-BITREPLAY_TARGET inline __m256i widened(const int8_t* p) {
-  return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+// Totals of the lanes of four sums; each total fits int32.
+BITREPLAY_TARGET inline __m256i totals(__m256i a, __m256i b, __m256i c, __m256i d) {
+  const __m256i ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+  const __m256i cd = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+  const __m256i sum = _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+  return _mm256_cvtepi32_epi64(_mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1)));
 }
 
-BITREPLAY_TARGET inline int64_t total(__m256i sum_i32x8) {
-  const __m256i low = _mm256_cvtepi32_epi64(_mm256_castsi256_si128(sum_i32x8));
-  const __m256i high = _mm256_cvtepi32_epi64(_mm256_extracti128_si256(sum_i32x8, 1));
-  const __m256i sum = _mm256_add_epi64(low, high);
-  const __m128i half = _mm_add_epi64(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
-  return _mm_cvtsi128_si64(half) + _mm_extract_epi64(half, 1);
-}
-
-template <int kRows, int kClasses>
-BITREPLAY_TARGET void dot_tile(const int8_t* features, const int16_t* forward, int64_t width, int64_t* sums) {
-  std::fill_n(sums, kRows * kClasses, 0);
+// x (kRowTile, kExact) and w, `stride` apart: sums (kRowTile, kClassTile, `apart` apart) += dot products of `width` <= kExact values.
+BITREPLAY_TARGET void dot_tile(const int16_t* x, const int16_t* w, int64_t stride, int64_t width, int64_t* sums, int64_t apart) {
+  __m256i sum_i32x8[kRowTile][kClassTile];
+#pragma GCC unroll 8
+  for (int i = 0; i < kRowTile * kClassTile; ++i) sum_i32x8[i / kClassTile][i % kClassTile] = _mm256_setzero_si256();
   const int64_t whole = width / 16 * 16;
-  for (int64_t begin = 0; begin < whole; begin += kExact) {
-    __m256i sum_i32x8[kRows][kClasses];
+  for (int64_t j = 0; j < whole; j += 16) {
 #pragma GCC unroll 8
-    for (int i = 0; i < kRows * kClasses; ++i) sum_i32x8[i / kClasses][i % kClasses] = _mm256_setzero_si256();
-    for (int64_t j = begin; j < std::min(whole, begin + kExact); j += 16) {
-      __m256i x[kRows];
+    for (int c = 0; c < kClassTile; ++c) {
+      const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w + c * stride + j));
 #pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) x[r] = widened(features + r * width + j);
-#pragma GCC unroll 8
-      for (int c = 0; c < kClasses; ++c) {
-        const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(forward + c * width + j));
-#pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r) sum_i32x8[r][c] = _mm256_add_epi32(sum_i32x8[r][c], _mm256_madd_epi16(x[r], w));
+      for (int r = 0; r < kRowTile; ++r) {
+        const __m256i u = _mm256_load_si256(reinterpret_cast<const __m256i*>(x + r * kExact + j));
+        sum_i32x8[r][c] = _mm256_add_epi32(sum_i32x8[r][c], _mm256_madd_epi16(u, v));
       }
     }
-    for (int i = 0; i < kRows * kClasses; ++i) sums[i] += total(sum_i32x8[i / kClasses][i % kClasses]);
   }
-  for (int i = 0; i < kRows * kClasses; ++i) {
-    for (int64_t j = whole; j < width; ++j) sums[i] += features[i / kClasses * width + j] * forward[i % kClasses * width + j];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRowTile; ++r) {
+    auto* to = reinterpret_cast<__m256i*>(sums + r * apart);
+    const auto& s = sum_i32x8[r];
+    _mm256_storeu_si256(to, _mm256_add_epi64(_mm256_loadu_si256(to), totals(s[0], s[1], s[2], s[3])));
+    for (int c = 0; c < kClassTile; ++c) {
+      for (int64_t j = whole; j < width; ++j) sums[r * apart + c] += x[r * kExact + j] * w[c * stride + j];
+    }
   }
 }
 
 template <int kClasses>
-BITREPLAY_TARGET void pair_tile(const int8_t* features, const uint32_t* g, int64_t pairs, int64_t stride, int32_t* sums) {
+BITREPLAY_TARGET void pair_tile(const int16_t* x, const uint32_t* g, int64_t pairs, int64_t stride, int32_t* sums) {
   __m256i sum_i32x8[kClasses][4];
 #pragma GCC unroll 16
   for (int i = 0; i < 4 * kClasses; ++i) sum_i32x8[i / 4][i % 4] = _mm256_setzero_si256();
-  for (int64_t pair = 0; pair < pairs; ++pair, features += 64, g += stride) {
+  for (int64_t pair = 0; pair < pairs; ++pair, x += 64, g += stride) {
     __m256i factor[kClasses];
 #pragma GCC unroll 8
     for (int c = 0; c < kClasses; ++c) factor[c] = _mm256_set1_epi32(static_cast<int32_t>(g[c]));
 #pragma GCC unroll 4
     for (int v = 0; v < 4; ++v) {
-      const __m256i x = widened(features + 16 * v);
+      const __m256i u = _mm256_load_si256(reinterpret_cast<const __m256i*>(x + 16 * v));
 #pragma GCC unroll 8
-      for (int c = 0; c < kClasses; ++c) sum_i32x8[c][v] = _mm256_add_epi32(sum_i32x8[c][v], _mm256_madd_epi16(x, factor[c]));
+      for (int c = 0; c < kClasses; ++c) sum_i32x8[c][v] = _mm256_add_epi32(sum_i32x8[c][v], _mm256_madd_epi16(u, factor[c]));
     }
   }
 #pragma GCC unroll 16

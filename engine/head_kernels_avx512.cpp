@@ -1,5 +1,5 @@
-// AVX-512 with VNNI.  Bottleneck: vpdpwssd, 32 products, and the widening of features from bytes; tiles keep 8 sums in registers.
-// Limits: values are taken 32 at a time, what is left over is done one by one.
+// AVX-512 with VNNI.  Bottleneck: vpdpwssd, 32 products; tiles keep 16 sums in registers.  Features are widened from bytes
+// beforehand, as many as the first cache holds.  Limits: values are taken 32 at a time, the rest one by one.
 #include "head_kernels.h"
 #include "kernels.h"
 
@@ -20,54 +20,58 @@ namespace avx512 {
 constexpr int kRowTile = 4;
 constexpr int kClassTile = 4;
 constexpr int kPairClasses = 8;
-constexpr int64_t kExact = 8192;  // values whose sums stay in int32 lanes: 512 products of 127 * 2^15 each
+constexpr int64_t kExact = 512;  // values whose sum fits int32: 512 * 127 * 2^15 < 2^31
 
-BITREPLAY_TARGET inline __m512i widened(const int8_t* p) {
-  return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+// The two halves of a sum, added: by way of memory, since g++ 12 warns of the intrinsics that part them.
+BITREPLAY_TARGET inline __m256i folded(__m512i v) {
+  alignas(64) __m256i halves[2];
+  _mm512_store_si512(halves, v);
+  return _mm256_add_epi32(halves[0], halves[1]);
 }
 
-BITREPLAY_TARGET inline int64_t total(__m512i sum_i32x16) {
-  alignas(64) int32_t lanes[16];
-  _mm512_store_si512(lanes, sum_i32x16);
-  int64_t sum = 0;
-  for (const int32_t lane : lanes) sum += lane;
-  return sum;
+// Totals of the lanes of four sums; each total fits int32.
+BITREPLAY_TARGET inline __m256i totals(__m256i a, __m256i b, __m256i c, __m256i d) {
+  const __m256i ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+  const __m256i cd = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+  const __m256i sum = _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+  return _mm256_cvtepi32_epi64(_mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1)));
 }
 
-template <int kRows, int kClasses>
-BITREPLAY_TARGET void dot_tile(const int8_t* features, const int16_t* forward, int64_t width, int64_t* sums) {
-  std::fill_n(sums, kRows * kClasses, 0);
-  const int64_t whole = width / 32 * 32;
-  for (int64_t begin = 0; begin < whole; begin += kExact) {
-    __m512i sum_i32x16[kRows][kClasses];
+// x (kRowTile, kExact) and w, `stride` apart: sums (kRowTile, kClassTile, `apart` apart) += dot products of `width` <= kExact values.
+BITREPLAY_TARGET void dot_tile(const int16_t* x, const int16_t* w, int64_t stride, int64_t width, int64_t* sums, int64_t apart) {
+  __m512i sum_i32x16[kRowTile][kClassTile];
 #pragma GCC unroll 16
-    for (int i = 0; i < kRows * kClasses; ++i) sum_i32x16[i / kClasses][i % kClasses] = _mm512_setzero_si512();
-    for (int64_t j = begin; j < std::min(whole, begin + kExact); j += 32) {
-      __m512i x[kRows];
+  for (int i = 0; i < kRowTile * kClassTile; ++i) sum_i32x16[i / kClassTile][i % kClassTile] = _mm512_setzero_si512();
+  const int64_t whole = width / 32 * 32;
+  for (int64_t j = 0; j < whole; j += 32) {
 #pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) x[r] = widened(features + r * width + j);
+    for (int c = 0; c < kClassTile; ++c) {
+      const __m512i v = _mm512_loadu_si512(w + c * stride + j);
 #pragma GCC unroll 8
-      for (int c = 0; c < kClasses; ++c) {
-        const __m512i w = _mm512_loadu_si512(forward + c * width + j);
-#pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r) sum_i32x16[r][c] = _mm512_dpwssd_epi32(sum_i32x16[r][c], x[r], w);
+      for (int r = 0; r < kRowTile; ++r) {
+        sum_i32x16[r][c] = _mm512_dpwssd_epi32(sum_i32x16[r][c], _mm512_load_si512(x + r * kExact + j), v);
       }
     }
-#pragma GCC unroll 16
-    for (int i = 0; i < kRows * kClasses; ++i) sums[i] += total(sum_i32x16[i / kClasses][i % kClasses]);
   }
-  for (int i = 0; i < kRows * kClasses; ++i) {
-    for (int64_t j = whole; j < width; ++j) sums[i] += features[i / kClasses * width + j] * forward[i % kClasses * width + j];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRowTile; ++r) {
+    auto* to = reinterpret_cast<__m256i*>(sums + r * apart);
+    const auto& s = sum_i32x16[r];
+    const __m256i found = totals(folded(s[0]), folded(s[1]), folded(s[2]), folded(s[3]));
+    _mm256_storeu_si256(to, _mm256_add_epi64(_mm256_loadu_si256(to), found));
+    for (int c = 0; c < kClassTile; ++c) {
+      for (int64_t j = whole; j < width; ++j) sums[r * apart + c] += x[r * kExact + j] * w[c * stride + j];
+    }
   }
 }
 
 template <int kClasses>
-BITREPLAY_TARGET void pair_tile(const int8_t* features, const uint32_t* g, int64_t pairs, int64_t stride, int32_t* sums) {
+BITREPLAY_TARGET void pair_tile(const int16_t* x, const uint32_t* g, int64_t pairs, int64_t stride, int32_t* sums) {
   __m512i sum_i32x16[kClasses][2];
 #pragma GCC unroll 16
   for (int c = 0; c < kClasses; ++c) sum_i32x16[c][0] = sum_i32x16[c][1] = _mm512_setzero_si512();
-  for (int64_t pair = 0; pair < pairs; ++pair, features += 64, g += stride) {
-    const __m512i x0 = widened(features), x1 = widened(features + 32);
+  for (int64_t pair = 0; pair < pairs; ++pair, x += 64, g += stride) {
+    const __m512i x0 = _mm512_load_si512(x), x1 = _mm512_load_si512(x + 32);
 #pragma GCC unroll 16
     for (int c = 0; c < kClasses; ++c) {
       const __m512i factor = _mm512_set1_epi32(static_cast<int32_t>(g[c]));

@@ -10,19 +10,19 @@ namespace bitreplay {
 inline constexpr int kTaps = 9;             // of a 3x3 window
 inline constexpr int kTilePixels = 128;     // output pixels of a tile, at most
 inline constexpr int kTileChannels = 64;    // output channels that binary_tile computes at once; z's distance between pixels
-inline constexpr int kWindowWords = 1536;   // of the window of a binary tile, at most
+inline constexpr int kWindowWords = 768;     // of the window of a binary tile, at most
 inline constexpr int kExpandedBytes = 2 * kWindowWords * 32 + 128;
 inline constexpr int kDenseChannels = 16;   // output channels that dense_tile and depthwise_tile compute at once
 
 // A rectangle of output pixels of a binary convolution and the input bits that it sees.
 struct BinaryTile {
-  int words;              // of an input pixel
+  int in, words;          // channels and words of an input pixel
   int kernel, stride;     // 1 or 3; 1 or 2
   int rows, columns;      // of output; rows * columns <= kTilePixels
-  int bits;               // kernel * kernel * input channels: a dot product without any differing bit; at most 9216
   const uint64_t* window; // (window_rows, window_columns, words), unused bits 0; a pad of +1 is words of zeros; 2 * words + 1
                           // further words may be read
   void* expanded;         // kExpandedBytes, 64-aligned: what binary_expand makes of the window
+  int bits() const { return kernel * kernel * in; }  // a dot product without any differing bit; at most 9216
   int window_rows() const { return (rows - 1) * stride + kernel; }
   int window_columns() const { return (columns - 1) * stride + kernel; }
 };
@@ -82,7 +82,7 @@ struct Kernels {
   int64_t (*binary_weight_words)(int in, int out, int kernel);
   void (*set_binary_channel)(uint64_t* weight, int in, int kernel, int channel, const uint64_t* canonical);
   void (*binary_expand)(const BinaryTile& tile);
-  // z[p * kTileChannels + c] = tile.bits - 2 * popcount(window of p xor weight[first + c]) for c < count <= kTileChannels;
+  // z[p * kTileChannels + c] = tile.bits() - 2 * popcount(window of p xor weight[first + c]) for c < count <= kTileChannels;
   // first % kTileChannels == 0; values of c up to the next multiple of 32 may be overwritten.  binary_expand came before.
   void (*binary_tile)(const BinaryTile& tile, const uint64_t* weight, int first, int count, int16_t* z);
   // x = y of docs/method.md 3.3 from z and x; strides are distances between pixels; nothing is aliased.

@@ -24,7 +24,7 @@ namespace bitreplay {
 namespace {
 
 constexpr int kGroup = 32;                            // output channels of one vector of weights
-constexpr int kNibbles = 16;                          // of a word: the low ones of bytes 0..7, then the high ones
+constexpr int kNibbles = 16;                          // of a word, lowest first
 constexpr int kChunkBytes = kNibbles * 3 * kGroup;    // weights of three words: (nibble, word, channel)
 constexpr uint8_t kNoWeight = 0x80;                   // a shuffle makes it 0, whatever the table
 
@@ -108,7 +108,7 @@ void set_binary_channel(uint64_t* weight, int in, int kernel, int channel, const
       const bool inside = index < kernel * kernel * words;
       const uint64_t word = inside ? canonical[index] : 0;
       for (int k = 0; k < kNibbles; ++k) {
-        const auto nibble = static_cast<uint8_t>((word >> (k % 8 * 8 + k / 8 * 4)) & 15);
+        const auto nibble = static_cast<uint8_t>((word >> (4 * k)) & 15);
         to[(k * 3 + t) * kGroup] = inside ? nibble : kNoWeight;
       }
     }
@@ -123,8 +123,8 @@ BITREPLAY_AVX2 inline void expand_words(const uint64_t* first, const uint64_t* s
     const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(second + i));
     const __m128i lows = _mm_or_si128(_mm_and_si128(a, low), _mm_slli_epi16(_mm_and_si128(b, low), 4));
     const __m128i highs = _mm_or_si128(_mm_and_si128(_mm_srli_epi16(a, 4), low), _mm_andnot_si128(low, b));
-    store(out, _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_unpacklo_epi64(lows, highs)), 4));
-    store(out + kNibbles, _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_unpackhi_epi64(lows, highs)), 4));
+    store(out, _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_unpacklo_epi8(lows, highs)), 4));
+    store(out + kNibbles, _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_unpackhi_epi8(lows, highs)), 4));
   }
 }
 
@@ -169,6 +169,7 @@ struct PairWalk {
   ptrdiff_t z_row, z_pair, z_second;  // the same of z, and to a pair's second pixel
   int rows, pairs;
   bool odd;                         // the very last pair has one pixel only
+  int nibbles;                      // of a word that may hold a channel: 8 or 16
 };
 
 // One chunk for all pairs of a walk and kGroups groups of channels, `next_group` bytes of weights apart.
@@ -185,7 +186,7 @@ BITREPLAY_AVX2 void count_chunk(const PairWalk& walk, const uint8_t* weight, ptr
       __m256i low[kGroups], both[kGroups];
       for (int g = 0; g < kGroups; ++g) low[g] = both[g] = _mm256_setzero_si256();
 #pragma GCC unroll 2
-      for (int k = 0; k < kNibbles; ++k) {
+      for (int k = 0; k < walk.nibbles; ++k) {
         const __m256i t0 = table(a + k), t1 = table(a + k + walk.next_word), t2 = table(a + k + 2 * walk.next_word);
 #pragma GCC unroll 2
         for (int g = 0; g < kGroups; ++g) {
@@ -220,7 +221,7 @@ BITREPLAY_AVX2 void count_walk(const BinaryTile& tile, PairWalk walk, ptrdiff_t 
     walk.a = begin + (tile.kernel == 3 ? chunk / tile.words * window_row + chunk % tile.words * kNibbles : 3 * chunk * kNibbles);
     const auto count = first ? (last ? count_chunk<kGroups, true, true> : count_chunk<kGroups, true, false>)
                              : (last ? count_chunk<kGroups, false, true> : count_chunk<kGroups, false, false>);
-    count(walk, weight, next_group, tile.bits, z);
+    count(walk, weight, next_group, tile.bits(), z);
   }
 }
 
@@ -239,6 +240,7 @@ BITREPLAY_AVX2 void binary_tile(const BinaryTile& tile, const uint64_t* weight, 
   walk.rows = tile.rows;
   walk.pairs = tile.columns / 2;
   walk.odd = false;
+  walk.nibbles = tile.in <= 32 ? kNibbles / 2 : kNibbles;
   const auto count_all = count > kGroup ? count_walk<2> : count_walk<1>;
   count_all(tile, walk, row, w, z);
   if (tile.columns % 2 == 0) return;

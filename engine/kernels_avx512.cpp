@@ -21,7 +21,6 @@ namespace bitreplay {
 namespace {
 
 constexpr int kGroup = 32;     // output channels of one vector of weights
-constexpr int kSteps = 4;      // vectors a word
 constexpr int kMaxPixels = 8;  // whose sums are kept in registers
 
 BITREPLAY_AVX512 inline __m512i load(const void* p) { return _mm512_loadu_si512(p); }
@@ -45,17 +44,20 @@ BITREPLAY_AVX512 void sign_bits(const int16_t* x, const int16_t* threshold, int6
   }
 }
 
+// Vectors that a word of weights takes: no more than there are channels in it.
+constexpr int steps_for(int in) { return in <= 32 ? 2 : 4; }
+
 // Weights: (groups, kernel * kernel * words, step, channel), 16 bits each.  A word's 16-bit parts 0..3 come in steps of two: lane c has
 // part c % 2, then part 1 - c % 2, then the same of parts 2 and 3.
 int64_t binary_weight_words(int in, int out, int kernel) {
-  return int64_t{(out + kGroup - 1) / kGroup} * kernel * kernel * words_for(in) * kSteps * kGroup / 4;
+  return int64_t{(out + kGroup - 1) / kGroup} * kernel * kernel * words_for(in) * steps_for(in) * kGroup / 4;
 }
 
 void set_binary_channel(uint64_t* weight, int in, int kernel, int channel, const uint64_t* canonical) {
-  const int length = kernel * kernel * words_for(in);
-  auto* to = reinterpret_cast<unsigned char*>(weight) + int64_t{channel / kGroup} * length * kSteps * kGroup * 2 + channel % kGroup * 2;
+  const int length = kernel * kernel * words_for(in), steps = steps_for(in);
+  auto* to = reinterpret_cast<unsigned char*>(weight) + int64_t{channel / kGroup} * length * steps * kGroup * 2 + channel % kGroup * 2;
   for (int i = 0; i < length; ++i) {
-    for (int step = 0; step < kSteps; ++step, to += kGroup * 2) {
+    for (int step = 0; step < steps; ++step, to += kGroup * 2) {
       const auto part = static_cast<uint16_t>(canonical[i] >> (16 * (step ^ (channel & 1))));
       std::memcpy(to, &part, sizeof part);
     }
@@ -66,10 +68,12 @@ void set_binary_channel(uint64_t* weight, int in, int kernel, int channel, const
 void binary_expand(const BinaryTile& tile) {
   const int total = tile.window_rows() * tile.window_columns() * tile.words;
   auto* out = static_cast<uint32_t*>(tile.expanded);
-  for (int i = 0; i < total; ++i, out += kSteps) {
+  const int steps = steps_for(tile.in);
+  for (int i = 0; i < total; ++i, out += steps) {
     const auto low = static_cast<uint32_t>(tile.window[i]), high = static_cast<uint32_t>(tile.window[i] >> 32);
     out[0] = low;
     out[1] = std::rotl(low, 16);
+    if (steps == 2) continue;
     out[2] = high;
     out[3] = std::rotl(high, 16);
   }
@@ -77,9 +81,9 @@ void binary_expand(const BinaryTile& tile) {
 
 template <int kPixels>
 BITREPLAY_AVX512 void count_pixels(const BinaryTile& tile, const uint32_t* a, const uint64_t* weight, int16_t* z) {
-  const ptrdiff_t next_pixel = ptrdiff_t{tile.stride} * tile.words * kSteps;
-  const ptrdiff_t row = ptrdiff_t{tile.window_columns()} * tile.words * kSteps;
-  const int steps = tile.kernel * tile.words * kSteps;
+  const ptrdiff_t pixel = ptrdiff_t{tile.words} * steps_for(tile.in);
+  const ptrdiff_t next_pixel = tile.stride * pixel, row = tile.window_columns() * pixel;
+  const auto steps = static_cast<int>(tile.kernel * pixel);
   __m512i counts[kPixels];
 #pragma GCC unroll 8
   for (int p = 0; p < kPixels; ++p) counts[p] = _mm512_setzero_si512();
@@ -93,7 +97,7 @@ BITREPLAY_AVX512 void count_pixels(const BinaryTile& tile, const uint32_t* a, co
       }
     }
   }
-  const __m512i bits = _mm512_set1_epi16(static_cast<int16_t>(tile.bits));
+  const __m512i bits = _mm512_set1_epi16(static_cast<int16_t>(tile.bits()));
 #pragma GCC unroll 8
   for (int p = 0; p < kPixels; ++p) store(z + p * kTileChannels, _mm512_sub_epi16(bits, _mm512_add_epi16(counts[p], counts[p])));
 }
@@ -103,9 +107,9 @@ constexpr CountPixels kCountPixels[kMaxPixels + 1] = {nullptr,         count_pix
                                                       count_pixels<5>, count_pixels<6>, count_pixels<7>, count_pixels<8>};
 
 void binary_tile(const BinaryTile& tile, const uint64_t* weight, int first, int count, int16_t* z) {
-  const int64_t group_words = binary_weight_words(tile.words * kWordBits, kGroup, tile.kernel);
-  const ptrdiff_t pixel = ptrdiff_t{tile.stride} * tile.words * kSteps;
-  const ptrdiff_t row = ptrdiff_t{tile.stride} * tile.window_columns() * tile.words * kSteps;
+  const int64_t group_words = binary_weight_words(tile.in, kGroup, tile.kernel);
+  const ptrdiff_t pixel = ptrdiff_t{tile.stride} * tile.words * steps_for(tile.in);
+  const ptrdiff_t row = tile.window_columns() * pixel;
   const int runs = (tile.columns + kMaxPixels - 1) / kMaxPixels;
   for (int c = 0; c < count; c += kGroup) {
     const uint64_t* w = weight + (first + c) / kGroup * group_words;

@@ -50,7 +50,7 @@ void binary_tile(const BinaryTile& tile, const uint64_t* weight, int first, int 
         for (int a = 0; a < tile.kernel; ++a) {
           for (int k = 0; k < run; ++k) differing += std::popcount(corner[a * pitch + k] ^ w[a * run + k]);
         }
-        z[c] = static_cast<int16_t>(tile.bits - 2 * differing);
+        z[c] = static_cast<int16_t>(tile.bits() - 2 * differing);
       }
     }
   }

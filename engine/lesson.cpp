@@ -7,6 +7,7 @@
 
 #include "bits.h"
 #include "fixed_point.h"
+#include "head_kernels.h"
 #include "random.h"
 
 namespace bitreplay {
@@ -62,19 +63,21 @@ class HeadTrainer {
         active_(lesson.classes),
         position_(lesson.classes),
         prior_(lesson.classes, 0),
-        scores_(lesson.classes),
+        scores_(max_rows * lesson.classes),
+        own_(max_rows),
         forward_(lesson.classes * lesson.width),
-        x_(lesson.width),
         g_(max_rows * lesson.classes),
-        total_(lesson.classes * lesson.width) {
+        total_(lesson.classes * lesson.width),
+        scratch_(static_cast<size_t>(head_scratch(batch_of(max_rows, lesson.width, lesson.classes)))) {
     for (const int32_t label : lesson.live_labels) ++live_[static_cast<size_t>(label)];
     for (const uint16_t label : lesson.stored_labels) ++stored_[label];
   }
 
   static int64_t bytes(size_t classes, size_t width, size_t max_rows) {
-    return static_cast<int64_t>(classes * (4 * sizeof(uint32_t) + 2 * sizeof(int64_t)) +
-                                classes * width * (sizeof(int16_t) + sizeof(int32_t)) + width * sizeof(int16_t) +
-                                max_rows * classes * sizeof(int16_t));
+    return static_cast<int64_t>(classes * (4 * sizeof(uint32_t) + sizeof(int64_t)) + max_rows * sizeof(uint32_t) +
+                                classes * width * (sizeof(int16_t) + sizeof(int32_t)) +
+                                max_rows * classes * (sizeof(int64_t) + sizeof(int16_t))) +
+           head_scratch(batch_of(max_rows, width, classes));
   }
 
   std::span<const uint32_t> live_counts() const { return {live_.data(), live_.size()}; }
@@ -103,6 +106,7 @@ class HeadTrainer {
     ghosts_ = settings_.class_means && mix.other_batch > 0 ? 0 : settings_.ghosts;
   }
 
+  // Forward copies of the weights; `descend` keeps them up to date.
   void load(std::span<const int32_t> weight) {
     for (size_t i = 0; i < active_count_; ++i) {
       const int32_t* w = weight.data() + active_[i] * lesson_.width;
@@ -112,29 +116,13 @@ class HeadTrainer {
 
   // g of the minibatch's rows, and its sums with the features.
   void backward(std::span<const int8_t> features, std::span<const uint32_t> labels, uint64_t step) {
-    const size_t width = lesson_.width;
-    const std::span<int64_t> p{scores_.data(), active_count_};
-    for (size_t b = 0; b < labels.size(); ++b) {
-      std::copy_n(features.data() + b * width, width, x_.data());
-      logits({x_.data(), width}, forward(), lesson_.feature_bits, p);
-      for (size_t i = 0; i < active_count_; ++i) p[i] += prior_[i];
-      softmax(p, ghosts_);
-      int16_t* g = g_.data() + b * active_count_;
-      for (size_t i = 0; i < active_count_; ++i) g[i] = static_cast<int16_t>(std::min<int64_t>(p[i], INT16_MAX));
-      const size_t own = position_[labels[b]];
-      g[own] = static_cast<int16_t>(p[own] - kProbabilityOne);
-    }
+    const HeadBatch batch = batch_of(labels.size(), lesson_.width, active_count_);
+    std::transform(labels.begin(), labels.end(), own_.begin(), [&](uint32_t label) { return position_[label]; });
+    head_logits(batch, features.data(), forward_.data(), lesson_.feature_bits, scores_.data());
+    head_softmax(batch, scores_.data(), prior_.data(), ghosts_);
+    head_gradient(batch, scores_.data(), own_.data(), g_.data());
     shift_ = lesson_.gradient_bits < 16 ? round_gradient(labels.size(), step) : 0;
-    std::fill(total_.begin(), total_.end(), 0);
-    for (size_t b = 0; b < labels.size(); ++b) {
-      const int8_t* x = features.data() + b * width;
-      for (size_t i = 0; i < active_count_; ++i) {
-        const int32_t g = g_[b * active_count_ + i];
-        if (g == 0) continue;
-        int32_t* total = total_.data() + i * width;
-        for (size_t j = 0; j < width; ++j) total[j] += g * x[j];
-      }
-    }
+    head_weight_gradient(batch, features.data(), g_.data(), total_.data(), scratch_.data());
   }
 
   // One step of `rows` rows, `left` of `all` steps to go (4.3).
@@ -147,12 +135,16 @@ class HeadTrainer {
     for (size_t i = 0; i < active_count_; ++i) {
       const size_t at = active_[i] * width;
       const bool anchored = pulled && active_[i] < lesson_.seen.size() && lesson_.head.past_count[active_[i]] > 0;
-      bitreplay::descend(weight.subspan(at, width), {total_.data() + i * width, width}, rate * (int64_t{1} << shift_),
-                         anchored ? std::span(lesson_.head.weight.data() + at, width) : std::span<const int32_t>(), pull);
+      head_descend(weight.subspan(at, width), total_.data() + i * width, rate * (int64_t{1} << shift_),
+                   anchored ? std::span(lesson_.head.weight.data() + at, width) : std::span<const int32_t>(), pull,
+                   forward_.data() + i * width);
     }
   }
 
  private:
+  static HeadBatch batch_of(size_t rows, size_t width, size_t classes) {
+    return {static_cast<int>(rows), static_cast<int>(width), static_cast<int>(classes)};
+  }
   // The head's gradient with fewer bits (7.3).
   int round_gradient(size_t rows, uint64_t step);
 
@@ -160,8 +152,10 @@ class HeadTrainer {
   const Settings& settings_;
   Buffer<uint32_t> live_, stored_, active_, position_;
   Buffer<int64_t> prior_, scores_;
-  Buffer<int16_t> forward_, x_, g_;
+  Buffer<uint32_t> own_;  // each row's position in the softmax
+  Buffer<int16_t> forward_, g_;
   Buffer<int32_t> total_;
+  Buffer<uint8_t> scratch_;
   size_t active_count_ = 0;
   int ghosts_ = 0, shift_ = 0;
 };
@@ -295,9 +289,9 @@ void train_head(const Lesson& lesson, const Settings& settings, const LessonFeat
   mix.stand_ins = mix.stand_ins && !others.absent().empty();
   head.choose(mix, stored > 0 ? stored : others.absent().size());
 
+  head.load(weight);
   for (size_t step = 0; step < mix.steps; ++step) {
     if (step % kReportEvery == 0) report(step, mix.steps);
-    head.load(weight);
     const size_t live_rows = live_order.left() == 0 ? mix.live_batch : std::min(mix.live_batch, live_order.left());
     const size_t rows = live_rows + mix.other_batch;
     for (size_t b = 0; b < rows; ++b) {
@@ -365,6 +359,7 @@ void train_tail(const Lesson& lesson, const Settings& settings, const Network& n
   Buffer<const uint64_t*> latents(max_rows);
   for (size_t b = 0; b < max_rows; ++b) latents[b] = varied.data() + b * words;
 
+  head.load(weight);
   for (size_t step = 0; step < mix.steps; ++step) {
     report(step, mix.steps);
     const size_t fresh = live_order.left() == 0 ? mix.live_batch : std::min(mix.live_batch, live_order.left());
@@ -375,7 +370,6 @@ void train_tail(const Lesson& lesson, const Settings& settings, const Network& n
       vary(b < fresh ? live(row) : stored(row), network, settings, lesson, step * max_rows + b, varied.data() + b * words);
     }
     trainer.forward({latents.data(), rows}, x.data());
-    head.load(weight);
     head.backward({x.data(), rows * width}, {labels.data(), rows}, step);
     const int decay = (2 * step >= mix.steps) + (4 * step >= 3 * mix.steps) + (8 * step >= 7 * mix.steps);
     trainer.step(head.gradient(rows), head.forward(), x.data(), {lesson.seed, lesson.experience, step, decay});

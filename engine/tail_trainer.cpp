@@ -4,6 +4,7 @@
 
 #include "bits.h"
 #include "fixed_point.h"
+#include "head_kernels.h"
 #include "kernels.h"
 #include "random.h"
 #include "tail.h"
@@ -152,13 +153,7 @@ void TailTrainer::head_backward(std::span<const int16_t> gradient, std::span<con
   const size_t width = static_cast<size_t>(batch_.channels);
   const size_t classes = gradient.size() / rows;
   const std::span<int64_t> wide{wide_.data(), rows * width};
-  std::fill(wide.begin(), wide.end(), 0);
-  for (size_t b = 0; b < rows; ++b) {
-    for (size_t c = 0; c < classes; ++c) {
-      const int64_t g = gradient[b * classes + c];
-      for (size_t j = 0; j < width; ++j) wide[b * width + j] += g * weight[c * width + j];
-    }
-  }
+  head_input_gradient({batch_.rows, batch_.channels, static_cast<int>(classes)}, gradient.data(), weight.data(), wide.data());
   requantise(wide, rounding(at, kFeatureGradient), narrow_.data(), workers_);
   const std::span<const int16_t> scale = network_.whitening_multiplier();
   for (size_t i = 0; i < wide.size(); ++i) wide[i] = std::abs(int{features[i]}) == 127 ? 0 : int64_t{narrow_[i]} * scale[i % width];

@@ -105,7 +105,16 @@ class ReferenceBranchLearner(ReferenceLearner):
             self.tail.step(gradients, moment)
             rate = learning_rate(settings["learning_rate"], self.network.feature_bits, step, steps, len(rows))
             self.branch[active] = training_step(
-                v, features, targets, prior, ghosts, rate, self.network.feature_bits, v, np.zeros(len(active), np.int64), self._requant(step)
+                v,
+                features,
+                targets,
+                prior,
+                ghosts,
+                rate,
+                self.network.feature_bits,
+                v,
+                np.zeros(len(active), np.int64),
+                self._requant(step),
             )
 
     def predict(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.int64], Int64]:

@@ -159,9 +159,7 @@ class ReferenceLearner:
             rate = learning_rate(settings["learning_rate"], feature_bits, step, steps, len(rows))
             pull = settings["learning_rate"] * (steps - step) // steps * settings["pull"]
             pulls = np.array([pull if self.past_count[c] else 0 for c in active], np.int64)
-            tw = training_step(
-                tw, np.stack(rows), np.array(targets), prior, ghosts, rate, feature_bits, anchor, pulls, self._requant(step)
-            )
+            tw = training_step(tw, np.stack(rows), np.array(targets), prior, ghosts, rate, feature_bits, anchor, pulls, self._requant(step))
         result = self.weight.astype(np.int64)
         result[active] = tw
         return result

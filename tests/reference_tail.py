@@ -390,9 +390,7 @@ class HeadGradients:
     g: Int64
 
 
-def head_backward(
-    g: Int64, features: Int64, tw: Int64, constants: Features, x: Int64, gradient_bits: int, moment: Moment
-) -> HeadGradients:
+def head_backward(g: Int64, features: Int64, tw: Int64, constants: Features, x: Int64, gradient_bits: int, moment: Moment) -> HeadGradients:
     """From the gradient of the logits to the head's weights and to the tail's output (method.md, 7.3 and 7.4).
 
     Parameters

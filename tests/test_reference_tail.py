@@ -451,12 +451,14 @@ def test_from_the_head_to_the_tail_by_hand() -> None:
     )  # fmt: skip
     g, h, tw = np.array([[100, -100]]), np.array([[5, 127]]), np.array([[3, 2], [1, -2]]) << 16
     x = np.array([[[[1, 1], [0, -5]]]])
-    got = rt.head_backward(g, h, h, tw, f, x, 16, NOW)
+    got = rt.head_backward(g, h, tw, f, x, 16, NOW)
     assert got.weight.tolist() == [[500, 12700], [-500, -12700]]
     # dh = (200, 400), e = (1400, 0: |h| = 127), dq = (2800, -1400), f = (8400, -7000)
     assert got.g.tolist() == [[[[8400, -7000], [0, 0]]]]
-    got = rt.head_backward(np.array([[-32768, 32767]]), h, h, tw, f, x, 16, NOW)
-    assert got.weight[0].tolist() == [-32767 * 5, -32767 * 127]
+    got = rt.head_backward(np.array([[-32768, 32767]]), h, tw, f, x, 16, NOW)
+    assert got.weight[0].tolist() == [-32768 * 5, -32768 * 127]
+    got = rt.head_backward(np.array([[-32768, 32767]]), h, tw, f, x, 8, NOW)
+    assert got.weight[0].tolist() == [-64 * 512 * 5, -64 * 512 * 127]  # -2^15 has 16 bits: s = 9
 
 
 def tiny_tail(

@@ -24,7 +24,9 @@ COMMON: dict[str, Any] = {
 }  # fmt: skip
 
 
-def make(folder: Path, family: str, *, channels: int = 20, image_size: int = 16, blocks: int = 2) -> tuple[Model, ref.ReferenceNetwork, list[Gate]]:
+def make(
+    folder: Path, family: str, *, channels: int = 20, image_size: int = 16, blocks: int = 2
+) -> tuple[Model, ref.ReferenceNetwork, list[Gate]]:
     """A tiny model whose tail is of a family: thresholds and activations are put in at random."""
     network, tensors = tiny_model.make_model(3, image_size=image_size, widths=(8, channels), blocks=(1, 1), tail_blocks=blocks)
     rng = np.random.default_rng(9)
@@ -35,15 +37,25 @@ def make(folder: Path, family: str, *, channels: int = 20, image_size: int = 16,
         gates.append(Gate(EXPONENT, 5 << (EXPONENT - 2), approx=family == "reactnet"))
         if family == "quicknet":
             continue
-        op |= {"relu": False, "threshold": True, "activation": True, "approx_sign": family == "reactnet", "train_high": family != "reactnet"}
+        op |= {
+            "relu": False,
+            "threshold": True,
+            "activation": True,
+            "approx_sign": family == "reactnet",
+            "train_high": family != "reactnet",
+        }
         for name, spread in (("threshold", 900), ("alpha", 1500), ("beta", 1500)):
             tensors[f"tail.{i}.{name}"] = rng.normal(0, spread, channels).astype(np.int16)
-        tensors[f"tail.{i}.high"] = np.full(channels, 8192, np.int16) if family == "reactnet" else rng.normal(8192, 900, channels).astype(np.int16)
+        tensors[f"tail.{i}.high"] = (
+            np.full(channels, 8192, np.int16) if family == "reactnet" else rng.normal(8192, 900, channels).astype(np.int16)
+        )
         tensors[f"tail.{i}.low"] = rng.normal(2048, 900, channels).astype(np.int16)
     return write_model(folder / f"{family}.model", network, tensors, {"name": family}), ref.ReferenceNetwork(network, tensors), gates
 
 
-def pair(folder: Path, family: str, train_blocks: int, values: dict[str, Any], threads: int = 2, **shape: int) -> tuple[Learner, ReferenceBranchLearner]:
+def pair(
+    folder: Path, family: str, train_blocks: int, values: dict[str, Any], threads: int = 2, **shape: int
+) -> tuple[Learner, ReferenceBranchLearner]:
     model, network, gates = make(folder, family, **shape)
     settings = {**COMMON, **{k: v for k, v in values.items() if k not in TAIL}}
     tail = {k: v for k, v in values.items() if k in TAIL}

@@ -21,7 +21,7 @@ _RANGES = {
     "weight_step": (1, 20),
     "parameter_step": (0, 20),
     "tail_epochs": (1, 10_000),
-    "tail_replay_batch": (1, 4096),
+    "tail_replay_batch": (1, 256),
     "tail_noise": (0, 128),
 }
 # Fields that states written before 0.2.0 do not have; such a learner trained its head only.
