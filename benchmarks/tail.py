@@ -27,6 +27,8 @@ TAIL = {"train_blocks": 2}
 RUNS: list[tuple[str, tuple[str, ...], int, dict[str, Any], bool]] = [
     ("head only", ("nc5", "ni10"), 1500, {}, True),
     ("tail trained", ("nc5", "ni10"), 1500, TAIL, True),
+    ("head only", ("nc5",), 6000, {}, True),
+    ("tail trained", ("nc5",), 6000, TAIL, True),
     ("tail trained, q_b 8", ("nc5", "ni10"), 1500, TAIL | {"gradient_bits": 8}, False),
     ("head only", ("nc5", "ni10"), 300, {}, False),
     ("tail trained", ("nc5", "ni10"), 300, TAIL, False),
@@ -52,7 +54,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--split", choices=("valid", "test"), default="test")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", default=None)
+    parser.add_argument("--only", default=None, help="names of runs, with ; between them")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "tail.jsonl")
     args = parser.parse_args()
@@ -60,7 +62,7 @@ def main() -> None:
     names = np.array(train.names)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     for name, protocols, capacity, settings, every_seed in RUNS:
-        if args.only is not None and args.only != name:
+        if args.only is not None and name not in args.only.split(";"):
             continue
         for which in protocols:
             for seed in range(args.seeds if every_seed else 1):

@@ -36,8 +36,8 @@ int requantise(std::span<const int64_t> values, const Rounding& rounding, int16_
   return gradient_table().requantise64(values, rounding, out, workers);
 }
 
-int norm_gradient(const Batch& batch, const int16_t* g, const int16_t* z, const int16_t* mean, const int16_t* multiplier, bool relu,
-                  const Rounding& rounding, int16_t* gz, int64_t* d_multiplier, int64_t* d_bias, Workers& workers) {
+int norm_gradient(const Batch& batch, const int16_t* g, const int16_t* z, const int16_t* mean, const int16_t* multiplier,
+                  bool relu, const Rounding& rounding, int16_t* gz, int64_t* d_multiplier, int64_t* d_bias, Workers& workers) {
   return gradient_table().norm_gradient(batch, g, z, mean, multiplier, relu, rounding, gz, d_multiplier, d_bias, workers);
 }
 
@@ -61,8 +61,8 @@ int stream_gradient(const Batch& batch, const int16_t* gu, const int32_t* da, co
   return gradient_table().stream_gradient(batch, gu, da, x, gate, shift, rounding, gx, d_threshold, workers);
 }
 
-int64_t step_weights(const Batch& batch, int gradient_bits, const int16_t* gz, const uint64_t* bits, const Step& step, void* shadow,
-                     uint64_t* weight, void* scratch, Workers& workers) {
+int64_t step_weights(const Batch& batch, int gradient_bits, const int16_t* gz, const uint64_t* bits, const Step& step,
+                     void* shadow, uint64_t* weight, void* scratch, Workers& workers) {
   return gradient_table().step_weights(batch, gradient_bits, gz, bits, step, shadow, weight, scratch, workers);
 }
 

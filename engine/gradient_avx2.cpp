@@ -2,8 +2,8 @@
 // channels at once, where a multiplication of bytes would take two instructions for 8.  A sum is biased to be positive and
 // divided into digits, one table each: 2 digits of 5 bits for gradients of at most 8 bits, else 3 of 6.  Looked-up digits add
 // up in bytes for 8 or 4 steps, then in int16, then in int32.
-// Bottleneck: two shuffles, two additions and one operation of widening for 128 products of bytes (3, 3 and 3 for int16).  Limits: channels
-// come in multiples of 64 and images in multiples of 4 and 2; the rest of a tile is zeros.
+// Bottleneck: two shuffles, two additions and one operation of widening for 128 products of bytes (3, 3 and 3 for int16). Limits:
+// channels come in multiples of 64 and images in multiples of 4 and 2; the rest of a tile is zeros.
 #include "gradient_table.h"
 
 #ifdef BITREPLAY_HAVE_AVX2
@@ -32,13 +32,13 @@ constexpr int kColumns = 64;
 constexpr int kVectors = 2;  // of 32 channels
 constexpr int kGroup = 8;
 constexpr int kSources = 4;
-constexpr int64_t kBStep = kColumns;       // a nibble in each byte: bit i is that of source i; see put_bits for the order
+constexpr int64_t kBStep = kColumns;  // a nibble in each byte: bit i is that of source i; see put_bits for the order
 constexpr int64_t kStepBytes = 28 * 1024;
 constexpr int kTable = 16;
-constexpr int kDigits8 = 2, kDigits16 = 3;      // of a sum of four gradients
+constexpr int kDigits8 = 2, kDigits16 = 3;  // of a sum of four gradients
 constexpr int kDigitBits8 = 5, kDigitBits16 = 6;
-constexpr int kRounds8 = 8, kRounds16 = 4;      // digits that a byte holds
-constexpr int kSteps8 = 1024, kSteps16 = 512;   // digits that an int16 holds
+constexpr int kRounds8 = 8, kRounds16 = 4;     // digits that a byte holds
+constexpr int kSteps8 = 1024, kSteps16 = 512;  // digits that an int16 holds
 constexpr int kBias8 = 4 * 127, kBias16 = 4 * 32767;
 constexpr int64_t g_step(bool wide) { return kRows * kTable * (wide ? kDigits16 : kDigits8); }
 
@@ -49,7 +49,8 @@ struct Run {
 
 // Bytes -1 where a bit of the 32 is set.
 BITREPLAY_TARGET inline __m256i spread(uint32_t bits) {
-  const __m256i byte_of = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
+  const __m256i byte_of =
+      _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
   const __m256i bit_of = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201ULL));
   const __m256i v = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int32_t>(bits)), byte_of), bit_of);
   return _mm256_cmpeq_epi8(v, bit_of);
@@ -72,10 +73,12 @@ BITREPLAY_TARGET uint64_t pack_signs(const int8_t* values, int count) {
 
 BITREPLAY_TARGET uint64_t pack_signs(const int16_t* values, int count) {
   int16_t padded[kWordBits] = {};
-  if (count < kWordBits) values = static_cast<const int16_t*>(std::memcpy(padded, values, static_cast<size_t>(count) * sizeof *values));
+  if (count < kWordBits)
+    values = static_cast<const int16_t*>(std::memcpy(padded, values, static_cast<size_t>(count) * sizeof *values));
   uint64_t word = 0;
   for (int i = 0; i < kWordBits; i += 32) {
-    const __m256i v = _mm256_packs_epi16(_mm256_loadu_si256(vector_at(values + i)), _mm256_loadu_si256(vector_at(values + i + 16)));
+    const __m256i v =
+        _mm256_packs_epi16(_mm256_loadu_si256(vector_at(values + i)), _mm256_loadu_si256(vector_at(values + i + 16)));
     const auto mask = static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_permute4x64_epi64(v, 0xd8)));
     word |= static_cast<uint64_t>(mask) << i;
   }
@@ -140,6 +143,7 @@ BITREPLAY_TARGET inline void put_group(const int16_t (&g)[kSources][kGroup], boo
 }
 
 #include "gradient_passes.inc"
+#include "gradient_steps.inc"
 
 void add8(const Run* runs, int count, int steps, int32_t* sums);
 void add16(const Run* runs, int count, int steps, int32_t* sums);
@@ -176,7 +180,8 @@ BITREPLAY_TARGET inline void look_up(const uint8_t* b, const uint8_t* g, int ste
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
       for (int d = 0; d < kDigits; ++d) {
-        const __m256i table = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(g + (r * kDigits + d) * kTable)));
+        const __m256i table =
+            _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(g + (r * kDigits + d) * kTable)));
         sum_u8x32[r][0][d] = _mm256_add_epi8(sum_u8x32[r][0][d], _mm256_shuffle_epi8(table, b0));
         sum_u8x32[r][1][d] = _mm256_add_epi8(sum_u8x32[r][1][d], _mm256_shuffle_epi8(table, b1));
       }
@@ -206,7 +211,8 @@ BITREPLAY_TARGET inline __m256i joined(const __m256i (&digits)[kDigits][2], int 
   __m256i sum = _mm256_madd_epi16(high ? _mm256_unpackhi_epi16(d0, d1) : _mm256_unpacklo_epi16(d0, d1), units);
   if constexpr (kDigits == 3) {
     const __m256i zero = _mm256_setzero_si256(), d2 = digits[2][odd];
-    sum = _mm256_add_epi32(sum, _mm256_slli_epi32(high ? _mm256_unpackhi_epi16(d2, zero) : _mm256_unpacklo_epi16(d2, zero), 2 * kBits));
+    sum = _mm256_add_epi32(
+        sum, _mm256_slli_epi32(high ? _mm256_unpackhi_epi16(d2, zero) : _mm256_unpacklo_epi16(d2, zero), 2 * kBits));
   }
   return sum;
 }

@@ -4,6 +4,8 @@
 #include "gradient_table.h"
 
 #ifdef BITREPLAY_HAVE_AVX2
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // in g++ 12's own header (its bug 105593)
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
 
 #include <algorithm>
@@ -18,7 +20,8 @@
 #include "random.h"
 #include "workers.h"
 
-#define BITREPLAY_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi2,popcnt,prefer-vector-width=512")))
+#define BITREPLAY_TARGET \
+  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi2,popcnt,prefer-vector-width=512")))
 
 namespace bitreplay {
 namespace {
@@ -71,7 +74,8 @@ inline void put_gradients(const int16_t* g, bool wide, int row, uint8_t* to) {
     std::memcpy(to + 4 * row, g, 4);
     std::memcpy(to + 4 * (kRows + row), g + 2, 4);
   } else {
-    const int8_t bytes[kSources] = {static_cast<int8_t>(g[0]), static_cast<int8_t>(g[1]), static_cast<int8_t>(g[2]), static_cast<int8_t>(g[3])};
+    const int8_t bytes[kSources] = {static_cast<int8_t>(g[0]), static_cast<int8_t>(g[1]), static_cast<int8_t>(g[2]),
+                                    static_cast<int8_t>(g[3])};
     std::memcpy(to + 4 * row, bytes, 4);
   }
 }
@@ -85,13 +89,15 @@ BITREPLAY_TARGET inline void put_group(const int16_t (&g)[kSources][kGroup], boo
   } else {
     for (int r = 0; r < kRows; ++r) {
       out[r] = static_cast<uint8_t>(g[0][r]) | static_cast<uint32_t>(static_cast<uint8_t>(g[1][r])) << 8 |
-               static_cast<uint32_t>(static_cast<uint8_t>(g[2][r])) << 16 | static_cast<uint32_t>(static_cast<uint8_t>(g[3][r])) << 24;
+               static_cast<uint32_t>(static_cast<uint8_t>(g[2][r])) << 16 |
+               static_cast<uint32_t>(static_cast<uint8_t>(g[3][r])) << 24;
     }
     std::memcpy(to, out, sizeof out / 2);
   }
 }
 
 #include "gradient_passes.inc"
+#include "gradient_steps.inc"
 
 void add8(const Run* runs, int count, int steps, int32_t* sums);
 void add16(const Run* runs, int count, int steps, int32_t* sums);

@@ -43,8 +43,8 @@ int requantise(std::span<const T> values, const Rounding& rounding, int16_t* out
   return shift;
 }
 
-int norm_gradient(const Batch& batch, const int16_t* g, const int16_t* z, const int16_t* mean, const int16_t* multiplier, bool relu,
-                  const Rounding& rounding, int16_t* gz, int64_t* d_multiplier, int64_t* d_bias, Workers&) {
+int norm_gradient(const Batch& batch, const int16_t* g, const int16_t* z, const int16_t* mean, const int16_t* multiplier,
+                  bool relu, const Rounding& rounding, int16_t* gz, int64_t* d_multiplier, int64_t* d_bias, Workers&) {
   const int channels = batch.channels;
   uint64_t largest = 0;
   for (int64_t i = 0; i < batch.size(); ++i) {
@@ -157,7 +157,8 @@ void channel_gradient(const Batch& batch, const int16_t* gz, const uint64_t* bit
           // The window around (y - dy, x - dx) sees this pixel by tap (dy, dx).
           const int dy = tap / 3 - 1, dx = tap % 3 - 1;
           if (y - dy >= 0 && y - dy < height && x - dx >= 0 && x - dx < width) {
-            if (const int32_t g = gz[(pixel - dy * width - dx) * channels + o]) add_scaled(g, signs, channels, dw + tap * channels);
+            if (const int32_t g = gz[(pixel - dy * width - dx) * channels + o])
+              add_scaled(g, signs, channels, dw + tap * channels);
           }
           if (y + dy < 0 || y + dy >= height || x + dx < 0 || x + dx >= width) outside[tap] += gz[pixel * channels + o];
         }
@@ -178,7 +179,8 @@ void step_shadow(std::span<const int32_t> dw, const Step& step, uint64_t key, T*
   const int k = std::min(31, bits_of(largest) - (kBits - 1 - step.exponent) + step.decay);
   for (size_t i = 0; i < dw.size(); ++i) {
     const int64_t before = !step.sign_reset ? int64_t{shadow[i]} : shadow[i] < 0 ? -kLimit : kLimit;
-    const int64_t change = k > 0 ? (dw[i] + int64_t{noise(key, static_cast<uint32_t>(i)) >> (32 - k)}) >> k : dw[i] * (int64_t{1} << -k);
+    const int64_t change =
+        k > 0 ? (dw[i] + int64_t{noise(key, static_cast<uint32_t>(i)) >> (32 - k)}) >> k : dw[i] * (int64_t{1} << -k);
     shadow[i] = static_cast<T>(std::clamp(before - change, -kLimit, kLimit));
   }
 }
@@ -191,8 +193,8 @@ bool flips(int32_t dw, bool bit, int bits, const Step& step, uint64_t key, size_
   return noise(key, static_cast<uint32_t>(index)) < chance;
 }
 
-int64_t step_weights(const Batch& batch, int, const int16_t* gz, const uint64_t* bits, const Step& step, void* shadow, uint64_t* weight,
-                     void* scratch, Workers&) {
+int64_t step_weights(const Batch& batch, int, const int16_t* gz, const uint64_t* bits, const Step& step, void* shadow,
+                     uint64_t* weight, void* scratch, Workers&) {
   const auto channels = static_cast<size_t>(batch.channels), words = static_cast<size_t>(batch.words());
   const size_t count = kTaps * channels;
   auto* dw = static_cast<int32_t*>(scratch);

@@ -12,9 +12,9 @@ namespace bitreplay {
 namespace {
 namespace plain {
 
-constexpr int kForwardBits = 11;      // fraction bits of a forward weight
+constexpr int kForwardBits = 11;  // fraction bits of a forward weight
 constexpr int kLogitBits = 16;
-constexpr int64_t kLog2E = 94548;     // log2(e) with 16 fraction bits
+constexpr int64_t kLog2E = 94548;  // log2(e) with 16 fraction bits
 
 void logits(const HeadBatch& batch, const int8_t* features, const int16_t* forward, int feature_bits, int64_t* out) {
   const int shift = feature_bits + kForwardBits - kLogitBits;
@@ -51,7 +51,8 @@ void weight_gradient(const HeadBatch& batch, const int8_t* features, const int16
   }
 }
 
-void descend(std::span<int32_t> weight, const int32_t* dw, int64_t rate, std::span<const int32_t> anchor, int64_t pull, int16_t* forward) {
+void descend(std::span<int32_t> weight, const int32_t* dw, int64_t rate, std::span<const int32_t> anchor, int64_t pull,
+             int16_t* forward) {
   for (size_t j = 0; j < weight.size(); ++j) {
     int64_t step = round_shift(dw[j] * rate, 16);
     if (!anchor.empty()) step += round_shift((int64_t{weight[j]} - anchor[j]) * pull, 24);
@@ -87,7 +88,8 @@ const HeadTable& table() {
 }  // namespace
 
 const HeadTable& head_scalar() {
-  static const HeadTable chosen{"scalar", plain::logits, plain::softmax, plain::weight_gradient, plain::descend, plain::input_gradient};
+  static const HeadTable chosen{"scalar",       plain::logits,        plain::softmax, plain::weight_gradient,
+                                plain::descend, plain::input_gradient};
   return chosen;
 }
 
@@ -95,7 +97,9 @@ void head_logits(const HeadBatch& batch, const int8_t* features, const int16_t* 
   table().logits(batch, features, forward, feature_bits, out);
 }
 
-void head_softmax(const HeadBatch& batch, int64_t* values, const int64_t* prior, int ghosts) { table().softmax(batch, values, prior, ghosts); }
+void head_softmax(const HeadBatch& batch, int64_t* values, const int64_t* prior, int ghosts) {
+  table().softmax(batch, values, prior, ghosts);
+}
 
 void head_gradient(const HeadBatch& batch, const int64_t* probabilities, const uint32_t* position, int16_t* g) {
   for (int b = 0; b < batch.rows; ++b, probabilities += batch.classes, g += batch.classes) {

@@ -20,31 +20,38 @@ namespace avx2 {
 constexpr int kRowTile = 2;
 constexpr int kClassTile = 4;
 constexpr int kPairClasses = 3;
-constexpr int64_t kExact = 512;  // values whose sum fits int32: 512 * 127 * 2^15 < 2^31
+constexpr int64_t kExact = 1024;  // values at a time; a lane of sums takes 128 products of at most 127 * 2^15
 
-// Totals of the lanes of four sums; each total fits int32.
-BITREPLAY_TARGET inline __m256i totals(__m256i a, __m256i b, __m256i c, __m256i d) {
-  const __m256i ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
-  const __m256i cd = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
-  const __m256i sum = _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
-  return _mm256_cvtepi32_epi64(_mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1)));
+// int64 totals of the lanes of four sums.
+BITREPLAY_TARGET inline __m256i paired(__m256i sum_i32x8) {
+  return _mm256_add_epi64(_mm256_cvtepi32_epi64(_mm256_castsi256_si128(sum_i32x8)),
+                          _mm256_cvtepi32_epi64(_mm256_extracti128_si256(sum_i32x8, 1)));
 }
 
-// x (kRowTile, kExact) and w, `stride` apart: sums (kRowTile, kClassTile, `apart` apart) += dot products of `width` <= kExact values.
+BITREPLAY_TARGET inline __m256i totals(__m256i a, __m256i b, __m256i c, __m256i d) {
+  const __m256i pa = paired(a), pb = paired(b), pc = paired(c), pd = paired(d);
+  const __m256i ab = _mm256_add_epi64(_mm256_unpacklo_epi64(pa, pb), _mm256_unpackhi_epi64(pa, pb));
+  const __m256i cd = _mm256_add_epi64(_mm256_unpacklo_epi64(pc, pd), _mm256_unpackhi_epi64(pc, pd));
+  return _mm256_add_epi64(_mm256_permute2x128_si256(ab, cd, 0x20), _mm256_permute2x128_si256(ab, cd, 0x31));
+}
+
+// x (kRowTile, kExact) and w, `stride` apart: sums (kRowTile, kClassTile, `apart` apart) += dot products of `width` <= kExact
+// values.
 BITREPLAY_TARGET void dot_tile(const int16_t* x, const int16_t* w, int64_t stride, int64_t width, int64_t* sums, int64_t apart) {
   __m256i sum_i32x8[kRowTile][kClassTile];
 #pragma GCC unroll 8
   for (int i = 0; i < kRowTile * kClassTile; ++i) sum_i32x8[i / kClassTile][i % kClassTile] = _mm256_setzero_si256();
   const int64_t whole = width / 16 * 16;
   for (int64_t j = 0; j < whole; j += 16) {
+    __m256i u[kRowTile];
+#pragma GCC unroll 8
+    for (int r = 0; r < kRowTile; ++r) u[r] = _mm256_load_si256(reinterpret_cast<const __m256i*>(x + r * kExact + j));
 #pragma GCC unroll 8
     for (int c = 0; c < kClassTile; ++c) {
-      const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w + c * stride + j));
+      __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w + c * stride + j));
+      __asm__("" : "+x"(v));  // one load, not one in each multiplication: loads are the next bottleneck
 #pragma GCC unroll 8
-      for (int r = 0; r < kRowTile; ++r) {
-        const __m256i u = _mm256_load_si256(reinterpret_cast<const __m256i*>(x + r * kExact + j));
-        sum_i32x8[r][c] = _mm256_add_epi32(sum_i32x8[r][c], _mm256_madd_epi16(u, v));
-      }
+      for (int r = 0; r < kRowTile; ++r) sum_i32x8[r][c] = _mm256_add_epi32(sum_i32x8[r][c], _mm256_madd_epi16(u[r], v));
     }
   }
 #pragma GCC unroll 8

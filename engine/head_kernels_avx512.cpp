@@ -4,6 +4,8 @@
 #include "kernels.h"
 
 #ifdef BITREPLAY_HAVE_AVX2
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // in g++ 12's own header (its bug 105593)
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
 
 #include <algorithm>
@@ -20,7 +22,7 @@ namespace avx512 {
 constexpr int kRowTile = 4;
 constexpr int kClassTile = 4;
 constexpr int kPairClasses = 8;
-constexpr int64_t kExact = 512;  // values whose sum fits int32: 512 * 127 * 2^15 < 2^31
+constexpr int64_t kExact = 1024;  // values at a time; a folded lane of sums takes 128 products of at most 127 * 2^15
 
 // The two halves of a sum, added: by way of memory, since g++ 12 warns of the intrinsics that part them.
 BITREPLAY_TARGET inline __m256i folded(__m512i v) {
@@ -29,28 +31,35 @@ BITREPLAY_TARGET inline __m256i folded(__m512i v) {
   return _mm256_add_epi32(halves[0], halves[1]);
 }
 
-// Totals of the lanes of four sums; each total fits int32.
-BITREPLAY_TARGET inline __m256i totals(__m256i a, __m256i b, __m256i c, __m256i d) {
-  const __m256i ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
-  const __m256i cd = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
-  const __m256i sum = _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
-  return _mm256_cvtepi32_epi64(_mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1)));
+// int64 totals of the lanes of four sums.
+BITREPLAY_TARGET inline __m256i paired(__m256i sum_i32x8) {
+  return _mm256_add_epi64(_mm256_cvtepi32_epi64(_mm256_castsi256_si128(sum_i32x8)),
+                          _mm256_cvtepi32_epi64(_mm256_extracti128_si256(sum_i32x8, 1)));
 }
 
-// x (kRowTile, kExact) and w, `stride` apart: sums (kRowTile, kClassTile, `apart` apart) += dot products of `width` <= kExact values.
+BITREPLAY_TARGET inline __m256i totals(__m256i a, __m256i b, __m256i c, __m256i d) {
+  const __m256i pa = paired(a), pb = paired(b), pc = paired(c), pd = paired(d);
+  const __m256i ab = _mm256_add_epi64(_mm256_unpacklo_epi64(pa, pb), _mm256_unpackhi_epi64(pa, pb));
+  const __m256i cd = _mm256_add_epi64(_mm256_unpacklo_epi64(pc, pd), _mm256_unpackhi_epi64(pc, pd));
+  return _mm256_add_epi64(_mm256_permute2x128_si256(ab, cd, 0x20), _mm256_permute2x128_si256(ab, cd, 0x31));
+}
+
+// x (kRowTile, kExact) and w, `stride` apart: sums (kRowTile, kClassTile, `apart` apart) += dot products of `width` <= kExact
+// values.
 BITREPLAY_TARGET void dot_tile(const int16_t* x, const int16_t* w, int64_t stride, int64_t width, int64_t* sums, int64_t apart) {
   __m512i sum_i32x16[kRowTile][kClassTile];
 #pragma GCC unroll 16
   for (int i = 0; i < kRowTile * kClassTile; ++i) sum_i32x16[i / kClassTile][i % kClassTile] = _mm512_setzero_si512();
   const int64_t whole = width / 32 * 32;
   for (int64_t j = 0; j < whole; j += 32) {
+    __m512i u[kRowTile];
+#pragma GCC unroll 8
+    for (int r = 0; r < kRowTile; ++r) u[r] = _mm512_load_si512(x + r * kExact + j);
 #pragma GCC unroll 8
     for (int c = 0; c < kClassTile; ++c) {
       const __m512i v = _mm512_loadu_si512(w + c * stride + j);
 #pragma GCC unroll 8
-      for (int r = 0; r < kRowTile; ++r) {
-        sum_i32x16[r][c] = _mm512_dpwssd_epi32(sum_i32x16[r][c], _mm512_load_si512(x + r * kExact + j), v);
-      }
+      for (int r = 0; r < kRowTile; ++r) sum_i32x16[r][c] = _mm512_dpwssd_epi32(sum_i32x16[r][c], u[r], v);
     }
   }
 #pragma GCC unroll 8

@@ -3,9 +3,9 @@
 // chosen by the activations: entry w of table (a, b) holds popcount(a ^ w) for one pixel in its low and popcount(b ^ w) for a second
 // pixel in its high nibble, 256 multiply-adds a shuffle.  Three shuffles are added before a nibble could overflow; then the low nibbles
 // are added up as bytes, and the whole shifted right by 4 as 16-bit lanes, from which the low nibbles' part is taken off at the end.
-// Nine operations on 768 multiply-adds.  Bottleneck: those operations (four a cycle) and the front end; tables (4 KiB), a chunk of
-// weights (3 KiB) and the tile stay in L1.  Limits: weights take a byte a nibble, twice their size; an odd number of columns
-// wastes half a pair.
+// Nine operations on 768 multiply-adds, against 12 with one pixel a table.  Bottleneck: those operations (four a cycle) and the front end;
+// tables (4 KiB), a chunk of weights (3 KiB) and the tile stay in L1.  Limits: weights take a byte a nibble, twice their size; two pixels
+// and 64 channels at a time, since g++ spills with more; 32 channels are slower, at half of the sums in flight.
 #include "kernels.h"
 
 #ifdef BITREPLAY_HAVE_AVX2

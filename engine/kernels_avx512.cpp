@@ -1,8 +1,9 @@
 // AVX-512 with VPOPCNTDQ, BITALG and VNNI: what it improves on AVX2.  Binary convolution: lanes are 32 output channels of 16 bits, so
 // that counts are the int16 that the rest wants; xor, popcount, add: three operations on 512 multiply-adds, sums stay in registers over
 // the whole window.  Activations are broadcast as 32 bits by the load: even lanes see the one, odd lanes the other half, and then the
-// same with the halves exchanged.  Bottleneck: the popcount unit (one or two a cycle) and the front end.  Limits: 32 channels at a time,
-// whose weights (18 KiB at 512 channels) are read from L1 once for up to 8 pixels.
+// same with the halves exchanged.  Bottleneck: the three operations.  Limits: 32 channels at a time, whose weights (18 KiB at 512
+// channels) are read from L1 once for up to 8 pixels.  Not done: x1 ^ x2 ^ x3 and their majority of a row's three taps, from weights and
+// activations that are kept as differences, need eight operations instead of nine (2.8 against 2.4 T MAC/s seen from L1 on a Zen 5).
 #include "kernels.h"
 
 #ifdef BITREPLAY_HAVE_AVX2

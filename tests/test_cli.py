@@ -106,6 +106,21 @@ def test_round_trip_of_two_lessons(state: Path, tmp_path: Path) -> None:
         assert f"{number:,}" in shown
 
 
+def test_lessons_can_train_the_tail(tmp_path: Path) -> None:
+    state = tmp_path / "tail.state"
+    run("new", state, "--capacity", 20, "--train-blocks", 2)
+    lesson = write_lesson(tmp_path / "one", ["green", "red"])
+    run("learn", state, lesson)
+    run("learn", state, write_lesson(tmp_path / "two", ["blue"]))
+    info = json.loads(run("info", state, "--json")[0])
+    assert info["bytes"]["tail"] > 2 * 9 * 384**2
+    result = json.loads(run("predict", state, lesson, "--json")[0])
+    assert result["accuracy"] >= 0.9
+    message = assert_refused(state, "new", tmp_path / "other.state", "--train-blocks", 3)
+    assert "train_blocks: expected at most 2" in message
+    assert "capacity 0" in assert_refused(state, "new", tmp_path / "other.state", "--capacity", 0, "--train-blocks", 1)
+
+
 def test_learn_adds_nothing_to_the_library(state: Path, tmp_path: Path) -> None:
     lesson = write_lesson(tmp_path / "lesson", ["blue", "red"])
     learner = Learner.load(state)

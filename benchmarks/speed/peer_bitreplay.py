@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bitreplay._engine import isa
+from bitreplay._engine import Runner, isa
 from random_models import make, picture
 from works import Loaded
 
@@ -46,15 +46,11 @@ def features(work: str) -> Any:
 
 
 def load(work: str, variant: str, folder: str, threads: int) -> Loaded:
-    network = Model.load(model_path(work, folder)).network
+    runner = Runner(Model.load(model_path(work, folder)).network, threads)
     images = picture()[None]
     results: list[Any] = [None]
-    split = "threads" in (type(network).latents.__doc__ or "")
-    if threads > 1 and not split:
-        raise ValueError("this version does not split one picture over threads")
-    arguments = (images, threads) if split else (images,)
 
     def call() -> None:
-        results[0] = network.features_of_latents(network.latents(*arguments))
+        results[0] = runner.features_of_latents(runner.latents(images))
 
     return Loaded(call, lambda: results[0], lambda: features(work), 1)

@@ -14,7 +14,7 @@ import openvino as ov
 from openvino import opset8 as op
 from works import Layer, Loaded, conv, image, loaded_network, mobilenet, quicknet
 
-AGREEMENT = {"int8": 0.9, "bf16": 0.7}
+AGREEMENT = {"int8": 0.9, "bf16": 0.9}
 KEEP: list[Any] = []  # an ov.Tensor over a NumPy array, and a Constant over that, only borrow the memory
 
 

@@ -151,7 +151,9 @@ def quicknet(name: str) -> list[Layer]:
             layers += [convolution(c, width, 1, 1)]
             c = width
         for _ in range(count):
-            layers.append(Layer("block", signs(normal(rng, c, c, 3, 3)), *affine(c, (9 * c) ** -0.5)))
+            layers.append(
+                Layer("block", signs(normal(rng, c, c, 3, 3)), *affine(c, 0.2 * (9 * c) ** -0.5))
+            )  # small steps: a flipped sign stays one
     return [*layers, Layer("mean", relu=True), Layer("dense", normal(rng, 1000, c, scale=c**-0.5), offset=normal(rng, 1000))]
 
 

@@ -63,6 +63,43 @@ bitreplay::Progress make_progress(const nb::object& progress) {
   };
 }
 
+class Runner {
+ public:
+  Runner(const Network& network, int threads) : network_(network), workers_(threads), scratch_(network.make_scratch(threads)) {}
+
+  nb::object latents(const Array<uint8_t, 4>& images) {
+    const size_t rows = images.shape(0);
+    Result<uint64_t> result({rows, network_.latent_words()});
+    {
+      nb::gil_scoped_release unlock;
+      for (size_t i = 0; i < rows; ++i) {
+        network_.latent(images.data() + i * network_.image_bytes(), result.data + i * network_.latent_words(), scratch_, team());
+      }
+    }
+    return result.array;
+  }
+
+  nb::object features(const Array<uint64_t, 2>& latents) {
+    const size_t rows = latents.shape(0);
+    const auto width = static_cast<size_t>(network_.feature_count());
+    Result<int8_t> result({rows, width});
+    {
+      nb::gil_scoped_release unlock;
+      for (size_t i = 0; i < rows; ++i) {
+        network_.features(latents.data() + i * network_.latent_words(), result.data + i * width, scratch_, team());
+      }
+    }
+    return result.array;
+  }
+
+ private:
+  bitreplay::Workers* team() { return workers_.count() > 1 ? &workers_ : nullptr; }
+
+  const Network& network_;
+  bitreplay::Workers workers_;
+  bitreplay::Scratch scratch_;
+};
+
 }  // namespace
 
 NB_MODULE(_engine, m) {
@@ -100,25 +137,14 @@ NB_MODULE(_engine, m) {
       .def_prop_ro("bytes", &Network::bytes)
       .def_prop_ro("scratch_bytes", &Network::scratch_bytes)
       .def("latents",
-           [](const Network& n, const Array<uint8_t, 4>& images) {
-             const size_t rows = images.shape(0);
-             Result<uint64_t> result({rows, n.latent_words()});
-             nb::gil_scoped_release unlock;
-             bitreplay::Scratch scratch = n.make_scratch();
-             for (size_t i = 0; i < rows; ++i) {
-               n.latent(images.data() + i * n.image_bytes(), result.data + i * n.latent_words(), scratch);
-             }
-             nb::gil_scoped_acquire lock;
-             return result.array;
-           })
-      .def("features_of_latents", [](const Network& n, const Array<uint64_t, 2>& latents) {
-        const size_t rows = latents.shape(0);
-        const auto width = static_cast<size_t>(n.feature_count());
-        Result<int8_t> result({rows, width});
-        bitreplay::Scratch scratch = n.make_scratch();
-        for (size_t i = 0; i < rows; ++i) n.features(latents.data() + i * n.latent_words(), result.data + i * width, scratch);
-        return result.array;
-      });
+           [](const Network& n, const Array<uint8_t, 4>& images) { return Runner(n, 1).latents(images); })
+      .def("features_of_latents", [](const Network& n, const Array<uint64_t, 2>& latents) { return Runner(n, 1).features(latents); });
+
+  // A network with working memory and threads that stay: for many calls with few images each.  Threads share each image.
+  nb::class_<Runner>(m, "Runner")
+      .def(nb::init<const Network&, int>(), nb::keep_alive<1, 2>())
+      .def("latents", &Runner::latents)
+      .def("features_of_latents", &Runner::features);
 
   nb::class_<Learner>(m, "Learner")
       .def("__init__", [](Learner* self, const std::shared_ptr<Network>& network, size_t capacity, uint64_t seed, const nb::dict& settings,
