@@ -97,6 +97,31 @@ def tail_parts(lines: list[dict[str, Any]]) -> list[str]:
     ]
 
 
+def gradient_parts(lines: list[dict[str, Any]]) -> list[str]:
+    """Section on the gradients, from benchmarks/gradients.py: the block and the minibatch that do worst."""
+    cells: dict[tuple[str, str, str, int], list[dict[str, Any]]] = defaultdict(list)
+    for line in lines:
+        if line["bits"] == "signs" and line["forward_bits"] == 16 and line["gradient_bits"] in (16, 8):
+            cells[line["head"], line["kind"], line["family"], line["gradient_bits"]].append(line)
+    families = list(dict.fromkeys(key[2] for key in cells))
+    columns = [(family, bits) for family in families for bits in (16, 8)]
+    rows = []
+    for head, kind in dict.fromkeys((key[0], key[1]) for key in cells):
+        row = [f"{head}: {kind}"]
+        for family, bits in columns:
+            found = cells.get((head, kind, family, bits))
+            row.append(f"{min(c['median'] for c in found):.5f} / {min(c['minimum'] for c in found):.5f}" if found else "")
+        rows.append(tuple(row))
+    return [
+        "\n## The tail's gradients against float autograd\n\n"
+        "Cosine, median / minimum over 20 minibatches of 50 live and 128 replayed rows of the second lesson of nc5, of the worse block. *start*: new classes have no weights yet, as in the first minibatch; "
+        "*trained*: the head as it is after the lesson, when gradients are small. Same binary signs, everything else in float. quicknet is the shipped tail; reactnet and bireal are the same bits with random thresholds and activations.\n\n"
+        "    python benchmarks/gradients.py CIFAR10_FOLDER\n",
+        table(("parameter", *(f"{family}, q_b {bits}" for family, bits in columns)), rows),
+        "",
+    ]
+
+
 def replace_between(text: str, start: str, end: str, content: str) -> str:
     head, rest = text.split(start, 1)
     return f"{head}{start}\n{content}\n{end}{rest.split(end, 1)[1]}"
@@ -121,6 +146,8 @@ def main() -> None:
     for name in sorted(RESULTS.glob("*.md")):  # prose beside the figures of one run, written by hand; figures come from the files
         parts.append(name.read_text())
     parts += tail_parts(tail) if tail else []
+    gradients = read("gradients.jsonl")
+    parts += gradient_parts(gradients) if gradients else []
     backbone = read("backbone.jsonl")
     if backbone:
         parts.append(

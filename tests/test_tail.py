@@ -147,6 +147,11 @@ def test_a_tail_needs_replay_and_blocks(tmp_path: Path) -> None:
         Learner.new(model, capacity=0, train_blocks=1)
     with pytest.raises(ValueError, match="train_blocks: expected at most 2"):
         Learner.new(model, train_blocks=3)
+    learner = Learner.new(model, capacity=2, train_blocks=1, min_steps=1)
+    images = tiny_model.random_images(1, 3, 16)
+    with pytest.raises(ValueError, match="labels: expected at most 2 classes in all, got 3"):
+        learner.learn(images, ["a", "b", "c"])
+    assert learner.names == []
     for name, value in (("gradient_bits", 1), ("forward_bits", 17), ("weight_bits", 4), ("weight_step", 0), ("train_blocks", -1)):
         with pytest.raises(ValueError, match=name):
             Learner.new(model, **{name: value})

@@ -216,6 +216,12 @@ class Learner:
                 f"labels: expected at most {self._settings.max_classes} classes in all, got {len(known)}; "
                 "make the learner with a larger max_classes, or teach fewer names"
             )
+        capacity = self._settings.capacity
+        if self._settings.train_blocks and len(known) > capacity:
+            raise ValueError(
+                f"labels: expected at most {capacity} classes in all, got {len(known)}: where the tail is trained, every class needs a row in "
+                "the replay memory; make the learner with a larger capacity, or with train_blocks=0"
+            )
         limit = self._settings.lesson_images
         if limit is not None and len(images) > limit:
             raise ValueError(
