@@ -61,7 +61,7 @@ def accuracy_rows(runs: Runs) -> list[tuple[str, ...]]:
     return rows
 
 
-def short_table(runs: Runs) -> str:
+def short_table(runs: Runs, tail: list[dict[str, Any]]) -> str:
     joint = runs[JOINT, 0]
     rows = [("joint (upper bound)", "", percent(joint), "")]
     for method, label in ((OURS, "two classes a lesson"), (ONE, "one class a lesson")):
@@ -69,6 +69,14 @@ def short_table(runs: Runs) -> str:
             if name == method and capacity is not None:
                 row_bytes = lines[0].get("row_bytes", 0) * capacity
                 rows.append((label, f"{capacity:,} rows, {row_bytes / 1e6:.2f} MB", percent(lines), below(lines, joint)))
+    row_bytes = next(line["row_bytes"] for line in runs[OURS, 300])
+    trained: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for line in tail:
+        if (line["method"], line["protocol"], line["split"]) == ("tail trained", "nc5", "test"):
+            trained[line["capacity"]].append(line)
+    for capacity, lines in sorted(trained.items()):
+        memory = f"{capacity:,} rows, {row_bytes * capacity / 1e6:.2f} MB"
+        rows.append(("two classes a lesson, tail trained", memory, percent(lines), below(lines, joint)))
     return table(("", "replay memory", "accuracy, %", "below joint"), rows)
 
 
@@ -131,7 +139,7 @@ def main() -> None:
     lines = read("accuracy.jsonl")
     runs = grouped(lines, "test")
     readme = ROOT / "README.md"
-    readme.write_text(replace_between(readme.read_text(), "<!-- table: accuracy -->", "<!-- end -->", short_table(runs)))
+    readme.write_text(replace_between(readme.read_text(), "<!-- table: accuracy -->", "<!-- end -->", short_table(runs, read("tail.jsonl"))))
     commits = sorted({line["commit"] for line in lines if line["split"] == "test"})
     models = sorted({line["model"] for line in lines if line["split"] == "test"})
     parts = [

@@ -43,7 +43,8 @@ struct Step {
 int requantise(std::span<const int32_t> values, const Rounding& rounding, int16_t* out, Workers& workers);
 int requantise(std::span<const int64_t> values, const Rounding& rounding, int16_t* out, Workers& workers);
 
-// 7.4, 2: from g (with respect to u) and z (raw dot products): gz = requant(g * multiplier), 0 where relu and z <= 0; adds to
+// 7.4, 2: from g (with respect to u) and z (raw dot products): gz = requant(g * multiplier), then 0 where relu and z <= 0 (the
+// largest is that of all values); |z| and |mean| at most 9 * channels, channels <= 1024.  Adds to
 // d_multiplier and d_bias (channels).  Returns the shift.  gz may be g or z.
 int norm_gradient(const Batch& batch, const int16_t* g, const int16_t* z, const int16_t* mean, const int16_t* multiplier, bool relu,
                   const Rounding& rounding, int16_t* gz, int64_t* d_multiplier, int64_t* d_bias, Workers& workers);
@@ -63,7 +64,7 @@ int64_t input_gradient_scratch(const Batch& batch, int gradient_bits, int thread
 struct Gate {
   bool approx = false;              // ApproxSign instead of the clip
   int32_t clip = 0;                 // |x + threshold| <= clip, if not approx
-  int exponent = 0;                 // of the stream: one = 2^exponent
+  int exponent = 0;                 // of the stream, 0..30 if approx: one = 2^exponent
   const int16_t* threshold = nullptr;  // (channels), or nullptr for 0
   const uint64_t* open = nullptr;      // packed like the input's signs, bit 1 = let through: then x, clip and threshold are not read
 };
@@ -80,7 +81,7 @@ int64_t step_weights(const Batch& batch, int gradient_bits, const int16_t* gz, c
                      uint64_t* weight, void* scratch, Workers& workers);
 int64_t step_weights_scratch(const Batch& batch, int gradient_bits, int threads);
 
-// dW alone, (channels, 9, channels): for tests and for looking at gradients.
+// dW alone, (channels, 9, channels): for tests and for looking at gradients.  scratch: step_weights_scratch bytes, 64-aligned.
 void weight_gradient(const Batch& batch, int gradient_bits, const int16_t* gz, const uint64_t* bits, int32_t* dw, void* scratch,
                      Workers& workers);
 

@@ -97,7 +97,8 @@ BITREPLAY_TARGET inline __m256i scaled(__m256i a, __m256i b) {
 }
 
 // descend where nothing leaves int32; anchor may be nullptr.
-BITREPLAY_TARGET void descend_narrow(int32_t* w, const int32_t* dw, int64_t size, int32_t rate, const int32_t* anchor, int32_t pull) {
+BITREPLAY_TARGET void descend_narrow(int32_t* w, const int32_t* dw, int64_t size, int32_t rate, const int32_t* anchor,
+                                     int32_t pull) {
   const __m256i rates = _mm256_set1_epi32(rate), pulls = _mm256_set1_epi32(pull);
   int64_t j = 0;
   for (; j + 8 <= size; j += 8) {
@@ -111,7 +112,8 @@ BITREPLAY_TARGET void descend_narrow(int32_t* w, const int32_t* dw, int64_t size
     _mm256_storeu_si256(to, _mm256_sub_epi32(v, step));
   }
   for (; j < size; ++j) {
-    const int64_t step = round_shift(int64_t{dw[j]} * rate, 16) + (anchor ? round_shift(int64_t{w[j] - anchor[j]} * pull, 24) : 0);
+    const int64_t step =
+        round_shift(int64_t{dw[j]} * rate, 16) + (anchor ? round_shift(int64_t{w[j] - anchor[j]} * pull, 24) : 0);
     w[j] -= static_cast<int32_t>(step);
   }
 }
