@@ -120,11 +120,15 @@ int main(int argc, char** argv) {
     std::printf("%s equals scalar\n", table->isa);
   }
   check_operations();
+  check_gradients();
+  check_heads();
   std::printf("%ld checks passed, operations with %s\n", g_checks, bitreplay::kernels().isa);
   if (timing) {
     bench_forward(bitreplay::kernels_scalar());
     for (const bitreplay::Kernels* table : faster_tables()) bench_forward(*table);
     bench_network();
+    bench_gradients();
+    bench_heads();
   }
   return 0;
 }

@@ -42,7 +42,11 @@ std::vector<const Kernels*> faster_tables();
 
 void check_forward(const Kernels& fast);
 void check_operations();
+void check_gradients();
+void check_heads();
 void bench_forward(const Kernels& table);
 void bench_network();
+void bench_gradients();
+void bench_heads();
 
 }  // namespace bitreplay::check

@@ -102,7 +102,7 @@ Tail::Tail(const Network& network, const TailSettings& settings, std::span<const
     const int channels = block.channels;
     require(source.shadow.size() == static_cast<size_t>(channels) * kTaps * channels,
             "shadow: expected " + std::to_string(int64_t{channels} * kTaps * channels) + " values");
-    require_range(source.traits.exponent, -16, 30, "exponent");
+    require_range(source.traits.exponent, source.traits.approx ? 0 : -16, 30, "exponent");
     TailBlock trained;
     trained.forward = block;
     trained.traits = source.traits;

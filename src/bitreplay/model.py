@@ -101,11 +101,12 @@ def _add_block(network: Network, f: _Fields, tensors: Tensors, prefix: str) -> N
 
 def _traits(f: _Fields) -> tuple[int, bool, int, bool]:
     # What training needs to know of a block: exponent, ApproxSign, clip in stream units, whether the upper slope is trained.
-    exponent = f.integer("exponent", -16, 30)
+    approx = f.flag("approx_sign") if "approx_sign" in f.values else False
+    exponent = f.integer("exponent", 0 if approx else -16, 30)
     default = math.floor(1.25 * 2.0**exponent)  # of QuickNet
     return (
         exponent,
-        f.flag("approx_sign") if "approx_sign" in f.values else False,
+        approx,
         f.integer("clip", 0, 2**31 - 1) if "clip" in f.values else min(default, 2**31 - 1),
         f.flag("train_high") if "train_high" in f.values else True,
     )
