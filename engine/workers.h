@@ -55,7 +55,7 @@ class Workers {
  private:
   static constexpr int kPartBits = 20;
   static constexpr uint64_t kPartMask = (uint64_t{1} << kPartBits) - 1;
-  static constexpr int kSpins = 500;  // some 10 to 20 microseconds, about what it takes to wake a thread
+  static constexpr int kSpins = 5000;  // some 100 to 200 microseconds: the layers of a network follow one another faster than a thread wakes
 
   static void pause() {
 #if defined(__x86_64__) || defined(__i386__)
