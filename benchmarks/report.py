@@ -139,7 +139,9 @@ def main() -> None:
     lines = read("accuracy.jsonl")
     runs = grouped(lines, "test")
     readme = ROOT / "README.md"
-    readme.write_text(replace_between(readme.read_text(), "<!-- table: accuracy -->", "<!-- end -->", short_table(runs, read("tail.jsonl"))))
+    readme.write_text(
+        replace_between(readme.read_text(), "<!-- table: accuracy -->", "<!-- end -->", short_table(runs, read("tail.jsonl")))
+    )
     commits = sorted({line["commit"] for line in lines if line["split"] == "test"})
     models = sorted({line["model"] for line in lines if line["split"] == "test"})
     parts = [
