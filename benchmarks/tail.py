@@ -29,6 +29,8 @@ RUNS: list[tuple[str, tuple[str, ...], int, dict[str, Any], bool]] = [
     ("tail trained", ("nc5", "ni10"), 1500, TAIL, True),
     ("head only", ("nc5",), 6000, {}, True),
     ("tail trained", ("nc5",), 6000, TAIL, True),
+    ("head only", ("ni10",), 6000, {}, False),
+    ("tail trained", ("ni10",), 6000, TAIL, False),
     ("tail trained, q_b 8", ("nc5", "ni10"), 1500, TAIL | {"gradient_bits": 8}, False),
     ("head only", ("nc5", "ni10"), 300, {}, False),
     ("tail trained", ("nc5", "ni10"), 300, TAIL, False),
@@ -55,6 +57,8 @@ def main() -> None:
     parser.add_argument("--split", choices=("valid", "test"), default="test")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", default=None, help="names of runs, with ; between them")
+    parser.add_argument("--capacity", type=int, default=None, help="runs with this capacity alone")
+    parser.add_argument("--protocol", choices=("nc5", "ni10"), default=None)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "tail.jsonl")
     args = parser.parse_args()
@@ -64,7 +68,11 @@ def main() -> None:
     for name, protocols, capacity, settings, every_seed in RUNS:
         if args.only is not None and name not in args.only.split(";"):
             continue
+        if args.capacity not in (None, capacity):
+            continue
         for which in protocols:
+            if args.protocol not in (None, which):
+                continue
             for seed in range(args.seeds if every_seed else 1):
                 learner = Learner.new(capacity=capacity, seed=seed, threads=args.threads, **settings)
                 flips, began = [], time.monotonic()

@@ -279,7 +279,12 @@ def new(
     ] = None,
     max_classes: Annotated[int | None, typer.Option("--max-classes", min=1, help="Most classes that the state can ever know.")] = None,
     train_blocks: Annotated[
-        int, typer.Option("--train-blocks", min=0, help="Blocks behind the cut that lessons train as well, counted from the last.")
+        int,
+        typer.Option(
+            "--train-blocks",
+            min=0,
+            help="Blocks behind the cut that lessons train as well, counted from the last. Wants 1,000 replay rows or more.",
+        ),
     ] = 0,
     seed: SeedOption = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads that --memory-bytes allows for. Default: all cores.")] = None,
