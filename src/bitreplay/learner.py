@@ -84,7 +84,8 @@ class Learner:
         capacity : most rows in the replay memory; 0 for none.  Default 1,500, unless `memory_bytes` is given.
         memory_bytes : instead of `capacity`: the bytes of everything that learning keeps or needs at its peak (network, head,
             replay memory, the working memory of a lesson, the copy that makes it a transaction).  The capacity becomes the
-            largest that fits.  Pixels that the caller holds are the caller's.
+            largest that fits with these threads and this processor's kernels (give `capacity` where states of different machines must be
+            equal).  Pixels that the caller holds are the caller's.
         lesson_images : most images in one lesson; with `memory_bytes` default 1,024, else any number.
         max_classes : most classes; with `memory_bytes` room for that many is reserved.
         seed : keys every random choice, 0..2^64-1.
