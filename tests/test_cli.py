@@ -108,7 +108,8 @@ def test_round_trip_of_two_lessons(state: Path, tmp_path: Path) -> None:
 
 def test_lessons_can_train_the_tail(tmp_path: Path) -> None:
     state = tmp_path / "tail.state"
-    run("new", state, "--capacity", 20, "--train-blocks", 2)
+    assert "fewer than 1,000 replay rows" in run("new", state, "--capacity", 20, "--train-blocks", 2)[0]
+    assert "Note" not in run("new", tmp_path / "large.state", "--capacity", 1000, "--train-blocks", 2)[0]
     lesson = write_lesson(tmp_path / "one", ["green", "red"])
     run("learn", state, lesson)
     run("learn", state, write_lesson(tmp_path / "two", ["blue"]))

@@ -222,6 +222,7 @@ def _check_may_write(state: Path) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
+_TAIL_ROWS = 1000  # below, a trained tail does harm in lessons of new classes (docs/accuracy.md)
 _PHASES = {"train": "training", "tail": "training the tail"}
 
 
@@ -312,6 +313,8 @@ def new(
     _save(learner, state)
     info = learner.info()
     _say(f"{state}: {info['capacity']} replay rows, {state.stat().st_size:,} bytes; model {info['model']['name']}")
+    if train_blocks and info["capacity"] < _TAIL_ROWS:
+        _say(f"Note: with fewer than {_TAIL_ROWS:,} replay rows a trained tail can forget; see docs/accuracy.md.")
 
 
 @app.command()
