@@ -76,13 +76,20 @@ def _parse(text: str, kind: type, what: str, where: str) -> Any:
     return value
 
 
-def _read_block(tensors: Tensors, key: str, shape: dict[str, tuple[str, int, int]], where: str) -> dict[str, NDArray[Any]]:
+def _unused_bits(channels: int) -> np.uint64:
+    # Mask of the bits of a pixel's last word that carry no channel.
+    return np.uint64((2**64 - 1) << ((channels - 1) % 64 + 1) & (2**64 - 1))
+
+
+def _read_block(tensors: Tensors, key: str, shape: dict[str, tuple[str, int, int]], channels: int, where: str) -> dict[str, NDArray[Any]]:
     # Values of one trained block, checked.
     found: dict[str, NDArray[Any]] = {}
     for name, (dtype, count, limit) in shape.items():
         values: NDArray[Any] = take(tensors, f"{key}.{name}", dtype, (count,), where)
         if np.any(values > limit) or (dtype != "uint64" and np.any(values < -limit)):
             raise FormatError(f"{where}: tensor {key}.{name}: expected magnitudes up to {limit}")
+        if name == "bits" and np.any(values[-(-channels // 64) - 1 :: -(-channels // 64)] & _unused_bits(channels)):
+            raise FormatError(f"{where}: tensor {key}.bits: expected unused bits to be 0")
         found[name] = values
     return found
 
@@ -143,12 +150,11 @@ def read_state(path: Path, model: Model | None) -> State:
     except ValueError as error:
         raise FormatError(f"{where}: {error}") from error
     shapes = model.tail_tensors(settings.train_blocks, settings.weight_bits)
-    tail = [_read_block(tensors, f"tail.{i}", shape, where) for i, shape in enumerate(shapes)]
+    tail = [_read_block(tensors, f"tail.{i}", shape, network.feature_count, where) for i, shape in enumerate(shapes)]
     if tensors:
         raise FormatError(f"{where}: expected no tensor {sorted(tensors)[0]}")
     words = -(-network.feature_count // 64)
-    unused = np.uint64((2**64 - 1) << (network.feature_count - 64 * (words - 1)) & (2**64 - 1))
-    if np.any(arrays["rows"][:, words - 1 :: words] & unused):
+    if np.any(arrays["rows"][:, words - 1 :: words] & _unused_bits(network.feature_count)):
         raise FormatError(f"{where}: replay.rows: expected unused bits to be 0")
     counts = np.bincount(arrays["labels"], minlength=classes)
     if len(counts) > classes or np.any(counts > arrays["seen"]) or np.any(arrays["seen"] >= 2**32):
