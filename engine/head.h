@@ -1,5 +1,5 @@
-// The CWR* head in integers (docs/method.md, 4): logits, softmax with ghosts, one gradient step, consolidation.
-// Owns the arithmetic of the head; knows nothing of where a row came from.
+// The CWR* head in integers (docs/method.md, 4): what is kept, the prior and consolidation; its
+// steps are in head_kernels.h.  Owns the arithmetic of the head; knows nothing of where a row came from.
 #pragma once
 
 #include <cstdint>
@@ -21,19 +21,8 @@ struct Head {
 // What the forward pass reads of a weight: its top 16 bits.
 constexpr int16_t forward_weight(int32_t weight) { return static_cast<int16_t>(weight >> 16); }
 
-// Logits with 16 fraction bits of one row of features (values in -127..127): out[i] for row i of `forward` (out.size() rows).
-void logits(std::span<const int16_t> row, std::span<const int16_t> forward, int feature_bits, std::span<int64_t> out);
-
-// Softmax in place: logits (16 fraction bits) to probabilities (15 fraction bits), beside `ghosts` classes of logit 0.
-void softmax(std::span<int64_t> values, int ghosts);
-
 // prior = ln(classes * numerator / denominator) with 16 fraction bits; all > 0.
 int64_t prior_correction(uint64_t classes, uint64_t numerator, uint64_t denominator);
-
-// One step of one class: weight -= round_shift(gradient * rate, 16) + round_shift((weight - anchor) * pull, 24), saturating;
-// an empty anchor pulls nothing.
-void descend(std::span<int32_t> weight, std::span<const int32_t> gradient, int64_t rate, std::span<const int32_t> anchor,
-             int64_t pull);
 
 // CWR* consolidation: `trained` holds tw of the active classes on entry and their new cw on return; `past` is updated.
 // classes whose `current` is 0 are not in the experience and stay as they are.

@@ -1,5 +1,5 @@
-// The head's step for a whole minibatch (docs/method.md, 4.1 and 4.3): logits, softmax, gradients, one step of the weights.  The
-// same numbers as head.h's functions give row by row; buffers are the caller's and nothing is allocated.  A step is
+// The head's step for a whole minibatch (docs/method.md, 4.1 and 4.3): logits, softmax, gradients, one step of the weights.  Buffers are
+// the caller's and nothing is allocated.  A step is
 //   head_logits, head_softmax, head_gradient, head_weight_gradient, head_descend (for each class).
 // features: int8 (rows, width), values in -127..127.  forward: int16 (classes, width), the top 16 bits of the weights.
 #pragma once

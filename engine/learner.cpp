@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "fixed_point.h"
+#include "head_kernels.h"
 #include "random.h"
 
 namespace bitreplay {
@@ -164,20 +165,20 @@ void Learner::predict(std::span<const uint8_t> images, std::span<int32_t> probab
   const bool has_branch = !tail_weight_.empty();
   Buffer<int8_t> rows(best.size() * width), trained(has_branch ? rows.size() : 0);
   see(images, {rows.data(), rows.size()}, {trained.data(), trained.size()}, threads);
-  Buffer<int16_t> forward(head_.weight.size()), tail_forward(tail_weight_.size()), x(width);
+  Buffer<int16_t> forward(head_.weight.size()), tail_forward(tail_weight_.size());
   Buffer<int64_t> scores(classes()), more(has_branch ? classes() : 0);
+  const Buffer<int64_t> prior(classes(), 0);
   std::transform(head_.weight.begin(), head_.weight.end(), forward.begin(), forward_weight);
   std::transform(tail_weight_.begin(), tail_weight_.end(), tail_forward.begin(), forward_weight);
+  const HeadBatch one{1, static_cast<int>(width), static_cast<int>(classes())};
   for (size_t row = 0; row < best.size(); ++row) {
-    std::copy_n(rows.data() + row * width, width, x.data());
-    logits({x.data(), width}, {forward.data(), forward.size()}, network_->feature_bits(), {scores.data(), scores.size()});
+    head_logits(one, rows.data() + row * width, forward.data(), network_->feature_bits(), scores.data());
     if (has_branch) {
-      std::copy_n(trained.data() + row * width, width, x.data());
-      logits({x.data(), width}, {tail_forward.data(), tail_forward.size()}, network_->feature_bits(), {more.data(), more.size()});
+      head_logits(one, trained.data() + row * width, tail_forward.data(), network_->feature_bits(), more.data());
       for (size_t c = 0; c < scores.size(); ++c) scores[c] = round_shift(scores[c] + more[c], 1);
     }
     best[row] = static_cast<int32_t>(std::max_element(scores.begin(), scores.end()) - scores.begin());
-    softmax({scores.data(), scores.size()}, 0);
+    head_softmax(one, scores.data(), prior.data(), 0);
     for (size_t c = 0; c < scores.size(); ++c) probabilities[row * scores.size() + c] = static_cast<int32_t>(scores[c]);
   }
 }

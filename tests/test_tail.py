@@ -69,7 +69,7 @@ def pair(
     return ours, reference
 
 
-def compare(ours: Learner, reference: ReferenceBranchLearner, train_blocks: int) -> None:
+def assert_same(ours: Learner, reference: ReferenceBranchLearner, train_blocks: int) -> None:
     core = ours._core
     assert np.array_equal(core.weight(), reference.weight)
     assert np.array_equal(core.rows(), reference.rows)
@@ -105,7 +105,7 @@ def test_lessons_equal_the_reference(tmp_path: Path, family: str, train_blocks: 
         before = [block.shadow.copy() for block in reference.tail.blocks]
         ours.learn(images[rows], [f"c{c}" for c in labels])
         reference.learn(images[rows], labels)
-        compare(ours, reference, train_blocks)
+        assert_same(ours, reference, train_blocks)
     moved = any(not np.array_equal(a, b.shadow) for a, b in zip(before, reference.tail.blocks, strict=True))
     assert moved, "the lesson left the tail as it was: the test shows nothing"
     best, probabilities = ours._core.predict(images, 2)
@@ -121,7 +121,7 @@ def test_other_sizes_equal_the_reference(tmp_path: Path, channels: int) -> None:
     for labels, rows in (([0, 1] * 5, slice(0, 10)), ([1, 0, 2, 2], slice(10, 14))):
         ours.learn(images[rows], [f"c{c}" for c in labels])
         reference.learn(images[rows], labels)
-    compare(ours, reference, 2)
+    assert_same(ours, reference, 2)
 
 
 @pytest.mark.parametrize("weight_bits", [1, 8, 16])
