@@ -88,6 +88,34 @@ void bench_block(Shape shape, int variant) {
               1e3 * bits, 1e3 * apply);
 }
 
+void bench_down(Shape shape, int out) {
+  Source random{static_cast<uint64_t>(out)};
+  Down down{shape.channels, out, {}, {shape.channels, out, 1, 1, false, false, {}, {}}};
+  down.block.channels = out;
+  down.block.shift = 12;
+  down.shortcut.affine.shift = 14;
+  set_down_weight(down, random_words(int64_t{out} * 9 * words_for(shape.channels), random), random_words(int64_t{out} * words_for(shape.channels), random));
+  for (int c = 0; c < out; ++c) {
+    down.block.mean.push_back(static_cast<int16_t>(random.in(-shape.channels, shape.channels)));
+    down.block.multiplier.push_back(static_cast<int16_t>(random.in(-16383, 16383)));
+    down.block.bias.push_back(random.in(-(1 << 22), 1 << 22));
+    down.shortcut.affine.multiplier.push_back(static_cast<int16_t>(random.in(-2000, 2000)));
+    down.shortcut.affine.bias.push_back(random.in(-(1 << 22), 1 << 22));
+  }
+  ScratchPlan plan;
+  plan.add(down, shape);
+  Scratch scratch(plan, 1);
+  const auto x = random_values<int16_t>(shape.size(), 2000, random);
+  std::copy(x.begin(), x.end(), scratch.stream());
+  int16_t* pooled = scratch.opposite(scratch.stream(), pool_shape(shape));
+  const double all = best(0.4, [&] { down_forward(down, shape, scratch.stream(), scratch); });
+  const double bits = best(0.1, [&] { block_bits(down.block, shape, scratch.stream(), scratch.bits()); });
+  const double pool = best(0.1, [&] { average_pool(shape, scratch.stream(), pooled); });
+  const double conv = best(0.2, [&] { conv_forward(down.shortcut, pool_shape(shape), pooled, scratch.stream(), scratch); });
+  std::printf("%-7s down %2dx%2dx%3d to %3d: %.4f ms (signs %.4f, average pool %.4f, shortcut %.4f ms)\n", kernels().isa, shape.height, shape.width,
+              shape.channels, out, 1e3 * all, 1e3 * bits, 1e3 * pool, 1e3 * conv);
+}
+
 struct Plan {
   const char* name;
   int widths[4], blocks[4];
@@ -144,6 +172,7 @@ void bench_network() {
     bench_block(shape, 0);
   }
   bench_block({56, 56, 64}, 1);
+  for (const Shape shape : {Shape{32, 32, 64}, Shape{16, 16, 128}, Shape{8, 8, 256}}) bench_down(shape, 2 * shape.channels);
   for (const Plan& plan : {Plan{"QuickNetSmall", {32, 64, 256, 512}, {4, 4, 4, 4}}, Plan{"QuickNet", {64, 128, 256, 512}, {4, 4, 4, 4}},
                            Plan{"QuickNetLarge", {64, 128, 256, 512}, {6, 8, 12, 6}}}) {
     const Network network = make_quicknet(plan);

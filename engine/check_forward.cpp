@@ -259,18 +259,27 @@ void check_pools(const Kernels& fast) {
         kernels_scalar().pool_row(rows, width, channels, expected.get());
         fast.pool_row(rows, width, channels, got.get());
         expect(equal(expected.get(), got.get(), size / 2), std::string(fast.isa) + " pool_row" + text({channels, width, variant}));
-        auto sums = exact<int32_t>(channels), faster = exact<int32_t>(channels);
-        kernels_scalar().relu_sums(x[1].get(), width, channels, sums.get());
-        fast.relu_sums(x[1].get(), width, channels, faster.get());
-        expect(equal(sums.get(), faster.get(), channels), std::string(fast.isa) + " relu_sums" + text({channels, width, variant}));
+        for (const bool relu : {true, false}) {
+          auto sums = exact<int32_t>(channels), faster = exact<int32_t>(channels);
+          kernels_scalar().channel_sums(x[1].get(), width, channels, relu, sums.get());
+          fast.channel_sums(x[1].get(), width, channels, relu, faster.get());
+          expect(equal(sums.get(), faster.get(), channels), std::string(fast.isa) + " channel_sums" + text({channels, width, variant, relu}));
+        }
       }
     }
   }
-  const auto most = values(65536, 1, *std::make_unique<Source>());
-  int32_t expected = 0, got = 0;
-  kernels_scalar().relu_sums(most.get(), 65536, 1, &expected);
-  fast.relu_sums(most.get(), 65536, 1, &got);
-  expect(expected == got && expected == 65536 * 32767, std::string(fast.isa) + " relu_sums of 65536 pixels");
+  // The largest sums: they just fit 32 bits.
+  for (const int pattern : {0, 1}) {
+    constexpr int kMap = 65536, kWide = 9;  // eight channels at once, and one by itself
+    const auto most = values(int64_t{kMap} * kWide, pattern, *std::make_unique<Source>());
+    for (const Kernels* table : {&kernels_scalar(), &fast}) {
+      int32_t sums[kWide];
+      table->channel_sums(most.get(), kMap, kWide, false, sums);
+      for (const int32_t sum : sums) {
+        expect(sum == int64_t{kMap} * (pattern == 0 ? INT16_MIN : INT16_MAX), std::string(table->isa) + " channel_sums of 65536 pixels");
+      }
+    }
+  }
 }
 
 void check_dot(const Kernels& fast) {

@@ -176,6 +176,84 @@ void check_conv() {
   }
 }
 
+// 3.7, value by value.
+int16_t down_value(const Down& down, Shape in, const int16_t* x, const uint64_t* weight, const uint64_t* shortcut, int i, int j, int c) {
+  const Block& block = down.block;
+  const int words = words_for(down.in);
+  int64_t z = 0, acc = 0;
+  for (int k = 0; k < down.in; ++k) {
+    const int t = block.threshold.empty() ? 0 : block.threshold[static_cast<size_t>(k)];
+    int64_t square = 0;
+    for (int tap = 0; tap < kTaps; ++tap) {
+      const int row = 2 * i + tap / 3 - 1, column = 2 * j + tap % 3 - 1;
+      const bool inside = row >= 0 && row < in.height && column >= 0 && column < in.width;
+      const int value = inside ? x[(int64_t{row} * in.width + column) * down.in + k] : 0;
+      z += sign_at(weight + (int64_t{c} * kTaps + tap) * words, k) * (inside && value + t < 0 ? -1 : 1);
+      if (tap / 3 > 0 && tap % 3 > 0) square += value;
+    }
+    acc += sign_at(shortcut + int64_t{c} * words, k) * round_shift(square, 2);
+  }
+  const auto at = static_cast<size_t>(c);
+  const int64_t r = block.relu ? std::max<int64_t>(z, 0) : z;
+  const int16_t v = sat16(round_shift((r - block.mean[at]) * block.multiplier[at] + block.bias[at], block.shift));
+  const int16_t u = sat16(int64_t{apply(down.shortcut.affine, c, acc)} + v);
+  if (block.alpha.empty()) return u;
+  const int16_t w = sat16(u - block.alpha[at]);
+  return sat16(sat16(round_shift(w * (w >= 0 ? block.high[at] : block.low[at]), 13)) - block.beta[at]);
+}
+
+void check_down() {
+  Workers workers(3);
+  struct Size {
+    int in, out, height, width;
+  };
+  for (const Size& s : {Size{1, 1, 2, 2}, Size{3, 7, 2, 6}, Size{64, 128, 8, 8}, Size{65, 33, 4, 10}, Size{63, 65, 12, 2}, Size{16, 200, 6, 70},
+                        Size{256, 512, 4, 4}, Size{1024, 192, 2, 2}}) {
+    for (int variant = 0; variant < 8 * kPatterns; ++variant) {
+      Source random{static_cast<uint64_t>((s.in * 1024 + s.out) * 64 + variant) + 4000000};
+      const Shape in{s.height, s.width, s.in};
+      const int pattern = variant / 8;
+      Down down{s.in, s.out, random_block(s.out, variant & 5, random), {}};
+      if (variant & 2) {
+        for (int k = 0; k < s.in; ++k) down.block.threshold.push_back(pattern_value(random.in(3, 4), random));
+      }
+      down.shortcut = {s.in, s.out, 1, 1, false, false, {}, {}};
+      // With 0 everything but a channel's middle saturates; else sums of small values come through.
+      down.shortcut.affine.shift = random.in(0, 3) ? 14 : 0;
+      for (int c = 0; c < s.out; ++c) {
+        down.shortcut.affine.multiplier.push_back(pattern_value(random.in(3, 4), random));
+        down.shortcut.affine.bias.push_back(random.in(-(1 << 25), 1 << 25));
+      }
+      const auto weight = random_rows(int64_t{s.out} * kTaps, s.in, random), shortcut = random_rows(s.out, s.in, random);
+      set_down_weight(down, weight, shortcut);
+      const Shape out = down_shape(down, in);
+      const auto x = exact<int16_t>(in.size());
+      for (int64_t k = 0; k < in.size(); ++k) x[k] = pattern_value(pattern, random);
+      ScratchPlan plan;
+      plan.add(down, in);
+      const std::string where = "down of " + std::to_string(s.in) + " to " + std::to_string(s.out) + " channels, variant " + std::to_string(variant);
+      std::vector<int16_t> first;
+      for (const bool at_end : {false, true}) {
+        for (Workers* team : {static_cast<Workers*>(nullptr), &workers}) {
+          Scratch scratch(plan, team ? 3 : 1);
+          int16_t* from = at_end ? scratch.opposite(scratch.stream(), in) : scratch.stream();
+          std::copy_n(x.get(), in.size(), from);
+          const int64_t held = MemoryMeter::current.load();
+          MemoryMeter::peak.store(held);
+          const int16_t* y = down_forward(down, in, from, scratch, team);
+          expect(MemoryMeter::peak.load() == held, where + ": memory was allocated");
+          if (first.empty()) first.assign(y, y + out.size());
+          expect(std::equal(first.begin(), first.end(), y), where + ": workers or the place of the input can be seen");
+        }
+      }
+      for (int64_t p = random.in(0, 4); p < out.size(); p += 1 + random.in(0, static_cast<int>(out.size() / 60))) {
+        const int c = static_cast<int>(p % out.channels), j = static_cast<int>(p / out.channels % out.width), i = static_cast<int>(p / out.channels / out.width);
+        expect(first[static_cast<size_t>(p)] == down_value(down, in, x.get(), weight.data(), shortcut.data(), i, j, c), where);
+      }
+    }
+  }
+}
+
 void check_workers() {
   for (const int threads : {1, 2, 3, 5}) {
     Workers workers(threads);
@@ -198,6 +276,7 @@ void check_operations() {
   check_binary_conv();
   check_block_forward();
   check_conv();
+  check_down();
   check_workers();
 }
 

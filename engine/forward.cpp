@@ -139,6 +139,12 @@ void ScratchPlan::add(const Block& block, Shape in) {
 
 void ScratchPlan::add(const Pool&, Shape in) { stream = std::max(stream, space(in) + space(pool_shape(in))); }
 
+void ScratchPlan::add(const Down& down, Shape in) {
+  // The pooled map lies opposite of the input, and the output, which takes the input's place, opposite of that.
+  stream = std::max(stream, space(pool_shape(in)) + std::max(space(in), space(down_shape(down, in))));
+  bits = std::max(bits, in.pixels() * words_for(down.in));
+}
+
 void ScratchPlan::add_map(Shape map) { stream = std::max(stream, space(map)); }
 
 void ScratchPlan::add_features(int channels) { rows = std::max(rows, lines(3 * int64_t{channels} + 1)); }
@@ -154,6 +160,10 @@ Scratch::Scratch(const ScratchPlan& plan, int parts)
 
 int16_t* Scratch::opposite(const int16_t* other, Shape shape) {
   return other == stream() ? values(stream_words_) - space(shape) : stream();
+}
+
+int64_t bytes_of(const Conv& conv) {
+  return bytes_of(conv.weight) + bytes_of(conv.affine.multiplier) + bytes_of(conv.affine.bias);
 }
 
 Buffer<int16_t> conv_weight(const Conv& conv, std::span<const int8_t> canonical) {
@@ -207,6 +217,19 @@ void pool_forward(Shape in, const int16_t* x, int16_t* y, int parts, Workers* wo
       kernels().pool_row(rows, in.width, in.channels, y + i * (in.width / 2) * in.channels);
     }
   });
+}
+
+void average_pool(Shape in, const int16_t* x, int16_t* y) {
+  const int channels = in.channels;
+  const int64_t row_size = int64_t{in.width} * channels;
+  for (int i = 0; i < in.height / 2; ++i, x += row_size) {
+    for (int j = 0; j < in.width / 2; ++j, x += 2 * channels, y += channels) {
+      const int16_t* below = x + row_size;
+      for (int c = 0; c < channels; ++c) {
+        y[c] = static_cast<int16_t>((x[c] + x[channels + c] + below[c] + below[channels + c] + 2) >> 2);  // round_shift, in 32 bits
+      }
+    }
+  }
 }
 
 int16_t apply(const Affine& affine, int channel, int64_t value) {

@@ -50,7 +50,14 @@ struct Pool {  // section 3.4
   int channels = 0;
 };
 
-using Operation = std::variant<Conv, Block, Pool>;
+struct Down {  // section 3.7
+  int in = 0, out = 0;
+  // channels = out; its weight is that of (in, out), 3x3, and its threshold has `in` values
+  Block block;
+  Conv shortcut;  // 1x1, weights +1 and -1
+};
+
+using Operation = std::variant<Conv, Block, Pool, Down>;
 
 // A binary convolution by itself: kernel 1 or 3, stride 1 or 2, padded with +1 or, with `zero_pad`, with nothing.
 struct BinaryConv {
@@ -69,6 +76,7 @@ struct ScratchPlan {
   void add(const Conv& conv, Shape in, bool image = false);  // image: it is read as it comes
   void add(const Block& block, Shape in);
   void add(const Pool& pool, Shape in);
+  void add(const Down& down, Shape in);
   void add_map(Shape map);           // a stream by itself
   void add_features(int channels);
   int64_t bytes(int parts) const;
@@ -93,6 +101,7 @@ class Scratch {
   Buffer<uint64_t> memory_;
 };
 
+int64_t bytes_of(const Conv& conv);
 int64_t bytes_of(const Block& block);
 
 // Fills the weights of a block whose channels are set: canonical is (channels, 9, words) as in the model file, unused bits 0.
@@ -109,6 +118,16 @@ void block_dots(const Block& block, Shape shape, const uint64_t* bits, int16_t* 
 void block_apply(const Block& block, Shape shape, const int16_t* z, int16_t* x);
 // The three above.  Uses scratch.bits(); `workers` share the map, at most scratch.parts() of them.
 void block_forward(const Block& block, Shape shape, int16_t* x, Scratch& scratch, Workers* workers = nullptr);
+
+// Fills the binary weights of a down whose channels are set: canonical (out, 9, words) and (out, words), words of `in` bits each,
+// unused bits 0.
+void set_down_weight(Down& down, std::span<const uint64_t> canonical, std::span<const uint64_t> shortcut);
+Shape down_shape(const Down& down, Shape in);
+// x (in), at the begin or the end of the stream -> y (down_shape), whose place is returned; x is lost.  Uses scratch.bits();
+// `workers` share the map, at most scratch.parts() of them.
+int16_t* down_forward(const Down& down, Shape in, const int16_t* x, Scratch& scratch, Workers* workers = nullptr);
+// rs(sum, 2) of the four values of every 2x2 square: x (in) -> y (H/2, W/2, C).
+void average_pool(Shape in, const int16_t* x, int16_t* y);
 
 // canonical (out, kernel * kernel, words); in, out, kernel, stride, zero_pad are set.
 void set_binary_weight(BinaryConv& conv, std::span<const uint64_t> canonical);

@@ -1,4 +1,4 @@
-// Binary convolutions and blocks: cuts maps into tiles, pads them, and hands them to the kernels.  Uses 72 KiB of stack.
+// Binary convolutions, blocks and downs: cuts maps into tiles, pads them, and hands them to the kernels.  Uses 72 KiB of stack.
 #include <algorithm>
 #include <bit>
 
@@ -95,6 +95,17 @@ class Tiler {
 };
 
 Geometry geometry_of(const Block& block) { return {block.channels, block.channels, 3, 1}; }
+Geometry geometry_of(const Down& down) { return {down.in, down.out, 3, 2}; }
+
+int parts_of(const Scratch& scratch, const Workers* workers) {
+  return workers == nullptr ? 1 : std::min(workers->count(), scratch.parts());
+}
+
+template <class F>
+void run_parts(int parts, Workers* workers, const F& f) {
+  if (parts == 1) return f(0);
+  workers->run(parts, f);
+}
 
 BlockParameters parameters_of(const Block& block) {
   BlockParameters p{block.mean.data(), block.multiplier.data(), block.bias.data(), block.shift, block.relu, nullptr, nullptr, nullptr, nullptr};
@@ -126,19 +137,34 @@ void dots(const Geometry& g, Shape in, const uint64_t* bits, const uint64_t* wei
   });
 }
 
-void forward_part(const Block& block, Shape shape, const uint64_t* bits, const Part& part, int16_t* x) {
+// bits of the input map -> y of a part, in place of x (the output map).
+void forward_part(const Geometry& geometry, const Block& block, Shape in, const uint64_t* bits, const Part& part, int16_t* x) {
   const BlockParameters parameters = parameters_of(block);
-  const int channels = block.channels;
-  Tiler(geometry_of(block), shape, bits, block.weight.data())
+  const int channels = block.channels, width = shape_of(geometry, in).width;
+  Tiler(geometry, in, bits, block.weight.data())
       .run(part, [&](const BinaryTile& tile, int i, int j, int c, int count, const int16_t* z) {
-        const bool whole = tile.columns == shape.width;  // all rows in one go
+        const bool whole = tile.columns == width;  // all rows in one go
         const int runs = whole ? 1 : tile.rows;
         const int pixels = whole ? tile.rows * tile.columns : tile.columns;
         for (int a = 0; a < runs; ++a) {
-          int16_t* to = x + (int64_t{i + a} * shape.width + j) * channels + c;
+          int16_t* to = x + (int64_t{i + a} * width + j) * channels + c;
           kernels().block_apply(from_channel(parameters, c), z + int64_t{a} * pixels * kTileChannels, kTileChannels, to, channels, pixels, count);
         }
       });
+}
+
+// All parts.  A small map with many channels is cut between channels, where parts come out equal; otherwise between rows.
+void forward_parts(const Geometry& geometry, const Block& block, Shape in, const uint64_t* bits, int16_t* x, int parts, Workers* workers) {
+  const int height = shape_of(geometry, in).height;
+  const int groups = ceil_div(block.channels, kTileChannels);
+  const bool by_channel = groups % parts == 0 && height % parts != 0;
+  run_parts(parts, workers, [&](int part) {
+    const int total = by_channel ? groups : height;
+    const int begin = total * part / parts, end = total * (part + 1) / parts;
+    const Part share = by_channel ? Part{0, height, begin * kTileChannels, std::min(block.channels, end * kTileChannels)}
+                                  : Part{begin, end, 0, block.channels};
+    if (begin < end) forward_part(geometry, block, in, bits, share, x);
+  });
 }
 
 }  // namespace
@@ -173,28 +199,43 @@ void block_apply(const Block& block, Shape shape, const int16_t* z, int16_t* x) 
 
 void block_forward(const Block& block, Shape shape, int16_t* x, Scratch& scratch, Workers* workers) {
   uint64_t* bits = scratch.bits();
-  const int parts = workers == nullptr ? 1 : std::min(workers->count(), scratch.parts());
-  if (parts == 1) {
-    block_bits(block, shape, x, bits);
-    forward_part(block, shape, bits, {0, shape.height, 0, block.channels}, x);
-    return;
-  }
-  const int words = words_for(block.channels);
-  workers->run(parts, [&](int part) {
+  const int words = words_for(block.channels), parts = parts_of(scratch, workers);
+  run_parts(parts, workers, [&](int part) {
     const int begin = shape.height * part / parts, end = shape.height * (part + 1) / parts;
     const int64_t first = int64_t{begin} * shape.width;
     block_bits(block, {end - begin, shape.width, shape.channels}, x + first * shape.channels, bits + first * words);
   });
-  // A small map with many channels is cut between channels, where parts come out equal; otherwise between rows.
-  const int groups = ceil_div(block.channels, kTileChannels);
-  const bool by_channel = groups % parts == 0 && shape.height % parts != 0;
-  workers->run(parts, [&](int part) {
-    const int total = by_channel ? groups : shape.height;
-    const int begin = total * part / parts, end = total * (part + 1) / parts;
-    const Part share = by_channel ? Part{0, shape.height, begin * kTileChannels, std::min(block.channels, end * kTileChannels)}
-                                  : Part{begin, end, 0, block.channels};
-    if (begin < end) forward_part(block, shape, bits, share, x);
+  forward_parts(geometry_of(block), block, shape, bits, x, parts, workers);
+}
+
+void set_down_weight(Down& down, std::span<const uint64_t> canonical, std::span<const uint64_t> shortcut) {
+  down.block.weight = packed_weight(geometry_of(down), canonical.data());
+  Buffer<int8_t> weight(static_cast<size_t>(down.out) * down.in);
+  for (int c = 0; c < down.out; ++c) {
+    const uint64_t* words = shortcut.data() + int64_t{c} * words_for(down.in);
+    for (int k = 0; k < down.in; ++k) weight[static_cast<size_t>(c) * down.in + k] = bit_at(words, k) ? -1 : 1;
+  }
+  down.shortcut.weight = conv_weight(down.shortcut, weight);
+}
+
+Shape down_shape(const Down& down, Shape in) { return {in.height / 2, in.width / 2, down.out}; }
+
+int16_t* down_forward(const Down& down, Shape in, const int16_t* x, Scratch& scratch, Workers* workers) {
+  const Shape pooled = pool_shape(in);
+  uint64_t* bits = scratch.bits();
+  int16_t* mean = scratch.opposite(x, pooled);
+  const int parts = parts_of(scratch, workers);
+  run_parts(parts, workers, [&](int part) {
+    const int begin = pooled.height * part / parts, end = pooled.height * (part + 1) / parts;
+    const Shape rows{2 * (end - begin), in.width, in.channels};
+    const int64_t first = int64_t{2} * begin * in.width;
+    block_bits(down.block, rows, x + first * in.channels, bits + first * words_for(in.channels));
+    average_pool(rows, x + first * in.channels, mean + int64_t{begin} * pooled.width * in.channels);
   });
+  int16_t* y = scratch.opposite(mean, down_shape(down, in));
+  conv_forward(down.shortcut, pooled, mean, y, scratch, workers);
+  forward_parts(geometry_of(down), down.block, in, bits, y, parts, workers);
+  return y;
 }
 
 void set_binary_weight(BinaryConv& conv, std::span<const uint64_t> canonical) {

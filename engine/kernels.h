@@ -98,8 +98,8 @@ struct Kernels {
   void (*affine)(const AffineParameters& affine, const int32_t* acc, int64_t pixels, int count, int16_t* y, int64_t y_stride);
   // One output row of docs/method.md 3.4 from input rows 2i-1 .. 2i+2 (the outer ones null: outside); width is the input's.
   void (*pool_row)(const int16_t* const rows[4], int width, int channels, int16_t* y);
-  // sums[c] = sum of max(x[p][c], 0); at most 65536 pixels.
-  void (*relu_sums)(const int16_t* x, int64_t pixels, int channels, int32_t* sums);
+  // sums[c] = sum of x[p][c], of max(x[p][c], 0) with relu; at most 65536 pixels.
+  void (*channel_sums)(const int16_t* x, int64_t pixels, int channels, bool relu, int32_t* sums);
 
   // sum of x[i] * w[i], i < count; |w| <= 127 and sum |w| * 32768 < 2^31.
   int32_t (*dot_i16)(const int16_t* x, const int16_t* w, int count);

@@ -160,18 +160,19 @@ BITREPLAY_AVX2 void pool_row(const int16_t* const rows[4], int width, int channe
   }
 }
 
-BITREPLAY_AVX2 void relu_sums(const int16_t* x, int64_t pixels, int channels, int32_t* sums) {
+BITREPLAY_AVX2 void channel_sums(const int16_t* x, int64_t pixels, int channels, bool relu, int32_t* sums) {
+  const int16_t lowest = relu ? 0 : INT16_MIN;
   int c = 0;
   for (; c + 8 <= channels; c += 8) {
     __m256i sum = _mm256_setzero_si256();
     for (int64_t p = 0; p < pixels; ++p) {
-      sum = _mm256_add_epi32(sum, _mm256_cvtepu16_epi32(_mm_max_epi16(load8(x + p * channels + c), _mm_setzero_si128())));
+      sum = _mm256_add_epi32(sum, _mm256_cvtepi16_epi32(_mm_max_epi16(load8(x + p * channels + c), _mm_set1_epi16(lowest))));
     }
     store(sums + c, sum);
   }
   for (; c < channels; ++c) {
     sums[c] = 0;
-    for (int64_t p = 0; p < pixels; ++p) sums[c] += std::max<int>(x[p * channels + c], 0);
+    for (int64_t p = 0; p < pixels; ++p) sums[c] += std::max(x[p * channels + c], lowest);
   }
 }
 
@@ -195,7 +196,7 @@ void add_dense_avx2(Kernels& table) {
   table.depthwise_tile = depthwise_tile;
   table.affine = affine;
   table.pool_row = pool_row;
-  table.relu_sums = relu_sums;
+  table.channel_sums = channel_sums;
   table.dot_i16 = dot_i16;
 }
 

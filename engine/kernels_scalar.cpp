@@ -133,10 +133,10 @@ void pool_row(const int16_t* const rows[4], int width, int channels, int16_t* y)
   }
 }
 
-void relu_sums(const int16_t* x, int64_t pixels, int channels, int32_t* sums) {
+void channel_sums(const int16_t* x, int64_t pixels, int channels, bool relu, int32_t* sums) {
   std::fill_n(sums, channels, 0);
   for (int64_t p = 0; p < pixels; ++p, x += channels) {
-    for (int c = 0; c < channels; ++c) sums[c] += std::max<int>(x[c], 0);
+    for (int c = 0; c < channels; ++c) sums[c] += relu ? std::max<int>(x[c], 0) : x[c];
   }
 }
 
@@ -150,7 +150,7 @@ int32_t dot_i16(const int16_t* x, const int16_t* w, int count) {
 
 const Kernels& kernels_scalar() {
   static const Kernels table{"scalar",       sign_bits,   expand_bits, binary_weight_words, set_binary_channel, binary_expand, binary_tile,
-                             block_apply,    dense_tile,  depthwise_tile, affine,           pool_row,           relu_sums,     dot_i16};
+                             block_apply,    dense_tile,  depthwise_tile, affine,           pool_row,           channel_sums,  dot_i16};
   return table;
 }
 

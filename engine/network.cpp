@@ -26,15 +26,15 @@ void require(bool condition, const std::string& message) {
   if (!condition) throw std::invalid_argument(message);
 }
 
-void require_range(int value, int low, int high, const char* what) {
-  require(value >= low && value <= high, std::string(what) + ": expected " + std::to_string(low) + " to " +
+void require_range(int value, int low, int high, const std::string& what) {
+  require(value >= low && value <= high, what + ": expected " + std::to_string(low) + " to " +
                                              std::to_string(high) + ", got " + std::to_string(value));
 }
 
 template <class T>
-void require_count(std::span<const T> values, int64_t count, const char* what) {
+void require_count(std::span<const T> values, int64_t count, const std::string& what) {
   require(static_cast<int64_t>(values.size()) == count,
-          std::string(what) + ": expected " + std::to_string(count) + " values, got " + std::to_string(values.size()));
+          what + ": expected " + std::to_string(count) + " values, got " + std::to_string(values.size()));
 }
 
 template <class T>
@@ -42,11 +42,11 @@ Buffer<T> copy(std::span<const T> values) {
   return Buffer<T>(values.begin(), values.end());
 }
 
-Affine make_affine(int channels, int shift, std::span<const int16_t> multiplier, std::span<const int64_t> bias) {
-  require_range(shift, 0, kMaxShift, "shift");
-  require_count(multiplier, channels, "multiplier");
-  require_count(bias, channels, "bias");
-  for (const int64_t b : bias) require(b > -kMaxBias && b < kMaxBias, "bias: expected magnitudes below 2^61");
+Affine make_affine(int channels, int shift, std::span<const int16_t> multiplier, std::span<const int64_t> bias, const std::string& what = "") {
+  require_range(shift, 0, kMaxShift, what + "shift");
+  require_count(multiplier, channels, what + "multiplier");
+  require_count(bias, channels, what + "bias");
+  require(std::ranges::all_of(bias, [](int64_t b) { return b > -kMaxBias && b < kMaxBias; }), what + "bias: expected magnitudes below 2^61");
   return {copy(multiplier), copy(bias), shift};
 }
 
@@ -60,6 +60,41 @@ void require_sum(std::span<const int8_t> weight, int64_t rows, int64_t length) {
     for (int64_t i = 0; i < length; ++i) sum += std::abs(int{weight[r * length + i]});
     require(sum * 32768 < (int64_t{1} << 31), "weight: a channel's magnitudes sum to 65536 or more; 32-bit sums would overflow");
   }
+}
+
+void require_unused_bits(std::span<const uint64_t> weight, int channels, const std::string& what) {
+  const size_t words = static_cast<size_t>(words_for(channels));
+  uint64_t unused = 0;
+  for (size_t i = words - 1; i < weight.size(); i += words) unused |= weight[i] & ~last_word_mask(channels);
+  require(unused == 0, what + ": unused bits must be 0");
+}
+
+// A block, or what a down has of one, of checked values; its weight is checked and not yet set.
+Block make_block(const std::string& what, int in, int out, int shift, std::span<const uint64_t> weight, std::span<const int16_t> mean,
+                 std::span<const int16_t> multiplier, std::span<const int32_t> bias, const BlockOptions& options) {
+  require_range(in, 1, kMaxBlockChannels, what + " channels");
+  require_range(out, 1, kMaxBlockChannels, what + " channels");
+  require_range(shift, 0, kMaxBlockShift, "shift");
+  const auto count = [&]<class T>(std::span<const T> values, int64_t expected, const char* name) {
+    require_count(values, expected, what + " " + name);
+  };
+  count(weight, int64_t{out} * kTaps * words_for(in), "weight");
+  count(mean, out, "mean");
+  count(multiplier, out, "multiplier");
+  count(bias, out, "bias");
+  require(std::ranges::all_of(mean, [&](int m) { return std::abs(m) <= kTaps * in; }),
+          what + " mean: expected magnitudes up to " + std::to_string(kTaps * in) + ", 9 * input channels");
+  require(std::ranges::all_of(bias, [](int32_t b) { return b >= -kMaxBlockBias && b <= kMaxBlockBias; }),
+          what + " bias: expected magnitudes up to 2^29");
+  require_unused_bits(weight, in, what + " weight");
+  const bool activation = !options.alpha.empty();
+  count(options.threshold, options.threshold.empty() ? 0 : in, "threshold");
+  count(options.alpha, activation ? out : 0, "alpha");
+  count(options.beta, activation ? out : 0, "beta");
+  count(options.high, activation ? out : 0, "high");
+  count(options.low, activation ? out : 0, "low");
+  return {out, shift, options.relu, {}, copy(mean), copy(multiplier), copy(bias), copy(options.threshold), copy(options.alpha),
+          copy(options.beta), copy(options.high), copy(options.low)};
 }
 
 }  // namespace
@@ -100,26 +135,7 @@ void Network::add_block(int channels, int shift, std::span<const uint64_t> weigh
                         std::span<const int16_t> multiplier, std::span<const int32_t> bias, const BlockOptions& options) {
   require(channels == shape_.channels,
           "block: expected " + std::to_string(shape_.channels) + " channels, got " + std::to_string(channels));
-  require_range(channels, 1, kMaxBlockChannels, "block channels");
-  require_range(shift, 0, kMaxBlockShift, "shift");
-  const int words = words_for(channels);
-  require_count(weight, int64_t{channels} * kTaps * words, "block weight");
-  require_count(mean, channels, "block mean");
-  require_count(multiplier, channels, "block multiplier");
-  require_count(bias, channels, "block bias");
-  for (const int16_t m : mean) require(std::abs(int{m}) <= kTaps * channels, "block mean: expected magnitudes up to 9 * channels");
-  for (const int32_t b : bias) require(b >= -kMaxBlockBias && b <= kMaxBlockBias, "block bias: expected magnitudes up to 2^29");
-  for (size_t i = words - 1; i < weight.size(); i += words) {
-    require((weight[i] & ~last_word_mask(channels)) == 0, "block weight: unused bits must be 0");
-  }
-  const bool activation = !options.alpha.empty();
-  require_count(options.threshold, options.threshold.empty() ? 0 : channels, "block threshold");
-  require_count(options.alpha, activation ? channels : 0, "block alpha");
-  require_count(options.beta, activation ? channels : 0, "block beta");
-  require_count(options.high, activation ? channels : 0, "block high");
-  require_count(options.low, activation ? channels : 0, "block low");
-  Block block{channels, shift, options.relu, {}, copy(mean), copy(multiplier), copy(bias), copy(options.threshold), copy(options.alpha),
-              copy(options.beta), copy(options.high), copy(options.low)};
+  Block block = make_block("block", channels, channels, shift, weight, mean, multiplier, bias, options);
   set_block_weight(block, weight);
   reserve(shape_);
   plan_.add(block, shape_);
@@ -137,6 +153,24 @@ void Network::add_pool() {
   plan_.add(pool, shape_);
   reserve(pool_shape(shape_));
   prefix_.emplace_back(pool);
+}
+
+void Network::add_down(int in, int out, int shift, std::span<const uint64_t> weight, std::span<const int16_t> mean,
+                       std::span<const int16_t> multiplier, std::span<const int32_t> bias, const Shortcut& shortcut,
+                       const BlockOptions& options) {
+  require(!has_cut_, "down: only blocks may follow the cut");
+  require(in == shape_.channels, "down: expected " + std::to_string(shape_.channels) + " input channels, got " + std::to_string(in));
+  require(shape_.height % 2 == 0 && shape_.width % 2 == 0, "down: expected an even map");
+  Down down{in, out, make_block("down", in, out, shift, weight, mean, multiplier, bias, options), {}};
+  require_count(shortcut.weight, int64_t{out} * words_for(in), "down shortcut_weight");
+  require_unused_bits(shortcut.weight, in, "down shortcut_weight");
+  // No sum of the shortcut passes 1024 * 32768 = 2^25.
+  down.shortcut = {in, out, 1, 1, false, false, {}, make_affine(out, shortcut.shift, shortcut.multiplier, shortcut.bias, "shortcut_")};
+  set_down_weight(down, weight, shortcut.weight);
+  const Shape from = shape_;
+  reserve(down_shape(down, from));
+  plan_.add(down, from);
+  prefix_.emplace_back(std::move(down));
 }
 
 void Network::set_cut(std::span<const int32_t> threshold, std::span<const uint8_t> direction, std::span<const int16_t> alpha) {
@@ -164,7 +198,7 @@ void Network::set_cut(std::span<const int32_t> threshold, std::span<const uint8_
 }
 
 void Network::set_features(int pool_shift, int shift, int feature_bits, std::span<const int32_t> pool_multiplier,
-                           std::span<const int8_t> weight, std::span<const int16_t> multiplier, std::span<const int64_t> bias) {
+                           std::span<const int8_t> weight, std::span<const int16_t> multiplier, std::span<const int64_t> bias, bool relu) {
   require(has_cut_ && !complete_, "features: expected once, after the cut");
   const int channels = shape_.channels;
   require_count(pool_multiplier, channels, "pool_multiplier");
@@ -178,6 +212,7 @@ void Network::set_features(int pool_shift, int shift, int feature_bits, std::spa
   pool_multiplier_ = copy(pool_multiplier);
   pool_shift_ = pool_shift;
   feature_bits_ = feature_bits;
+  pool_relu_ = relu;
   plan_.add_features(channels);
   complete_ = true;
 }
@@ -187,9 +222,11 @@ int64_t Network::bytes() const {
                   bytes_of(whitening_affine_.multiplier) + bytes_of(whitening_affine_.bias);
   for (const Operation& operation : prefix_) {
     if (const auto* conv = std::get_if<Conv>(&operation)) {
-      total += bytes_of(conv->weight) + bytes_of(conv->affine.multiplier) + bytes_of(conv->affine.bias);
+      total += bytes_of(*conv);
     } else if (const auto* block = std::get_if<Block>(&operation)) {
       total += bytes_of(*block);
+    } else if (const auto* down = std::get_if<Down>(&operation)) {
+      total += bytes_of(down->block) + bytes_of(down->shortcut);
     }
   }
   for (const Block& block : tail_) total += bytes_of(block);
@@ -211,6 +248,11 @@ void Network::latent(const uint8_t* image, uint64_t* row, Scratch& scratch, Work
   for (; operation != prefix_.end(); ++operation) {
     if (const auto* block = std::get_if<Block>(&*operation)) {
       block_forward(*block, shape, x, scratch, workers);
+      continue;
+    }
+    if (const auto* down = std::get_if<Down>(&*operation)) {
+      x = down_forward(*down, shape, x, scratch, workers);
+      shape = down_shape(*down, shape);
       continue;
     }
     const auto* conv = std::get_if<Conv>(&*operation);
@@ -246,7 +288,7 @@ void Network::pool_features(const int16_t* x, int8_t* features, Scratch& scratch
   const Kernels& kernel = kernels();
   int16_t* pooled = scratch.rows(0);
   auto* sums = reinterpret_cast<int32_t*>(pooled + channels + channels % 2);
-  kernel.relu_sums(x, cut_shape_.pixels(), channels, sums);
+  kernel.channel_sums(x, cut_shape_.pixels(), channels, pool_relu_, sums);
   for (int c = 0; c < channels; ++c) pooled[c] = sat16(round_shift(int64_t{sums[c]} * pool_multiplier_[c], pool_shift_));
   for (int c = 0; c < channels; ++c) {
     const int32_t sum = kernel.dot_i16(pooled, whitening_.data() + static_cast<size_t>(c) * channels, channels);

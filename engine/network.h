@@ -19,6 +19,14 @@ struct BlockOptions {
   std::span<const int16_t> alpha, beta, high, low;  // the activation: all or none
 };
 
+// The shortcut of a down (docs/method.md, 3.7); weight: (out, words_for(in)).
+struct Shortcut {
+  int shift = 0;
+  std::span<const uint64_t> weight;
+  std::span<const int16_t> multiplier;
+  std::span<const int64_t> bias;
+};
+
 class Network {
  public:
   // Starts a network for uint8 (image_size, image_size, 3); operations follow in order, checked as they come.
@@ -31,9 +39,12 @@ class Network {
   void add_block(int channels, int shift, std::span<const uint64_t> weight, std::span<const int16_t> mean,
                  std::span<const int16_t> multiplier, std::span<const int32_t> bias, const BlockOptions& options = {});
   void add_pool();
+  // weight: (out, 3, 3, words_for(in)); a threshold of the options has `in` values, all else `out`.  Prefix only.
+  void add_down(int in, int out, int shift, std::span<const uint64_t> weight, std::span<const int16_t> mean,
+                std::span<const int16_t> multiplier, std::span<const int32_t> bias, const Shortcut& shortcut, const BlockOptions& options);
   void set_cut(std::span<const int32_t> threshold, std::span<const uint8_t> direction, std::span<const int16_t> alpha);
   void set_features(int pool_shift, int shift, int feature_bits, std::span<const int32_t> pool_multiplier,
-                    std::span<const int8_t> weight, std::span<const int16_t> multiplier, std::span<const int64_t> bias);
+                    std::span<const int8_t> weight, std::span<const int16_t> multiplier, std::span<const int64_t> bias, bool relu = true);
 
   int image_size() const { return image_size_; }
   size_t image_bytes() const { return static_cast<size_t>(image_size_) * image_size_ * 3; }
@@ -66,6 +77,7 @@ class Network {
     return {whitening_affine_.multiplier.data(), whitening_affine_.multiplier.size()};
   }
   std::span<const int32_t> pool_multiplier() const { return {pool_multiplier_.data(), pool_multiplier_.size()}; }
+  bool pool_relu() const { return pool_relu_; }
 
  private:
   void reserve(Shape shape);
@@ -83,6 +95,7 @@ class Network {
   Buffer<int16_t> alpha_;
   Buffer<int32_t> pool_multiplier_;
   int pool_shift_ = 0, feature_bits_ = 0;
+  bool pool_relu_ = true;
   Buffer<int16_t> whitening_;
   Affine whitening_affine_;
 };

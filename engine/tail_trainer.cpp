@@ -177,7 +177,7 @@ void TailTrainer::head_backward(std::span<const int16_t> gradient, std::span<con
   const size_t pixels = static_cast<size_t>(batch_.height) * batch_.width;
   for (size_t b = 0; b < rows; ++b) {
     for (size_t p = 0; p < pixels; ++p, g += width) {
-      for (size_t j = 0; j < width; ++j) g[j] = g[j] > 0 ? narrow_[b * width + j] : int16_t{0};
+      for (size_t j = 0; j < width; ++j) g[j] = !network_.pool_relu() || g[j] > 0 ? narrow_[b * width + j] : int16_t{0};
     }
   }
 }

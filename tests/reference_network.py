@@ -11,6 +11,7 @@ from reference_arithmetic import Int64, Uint64, exact_product, peak, rs, sat16
 
 WORD = 64
 PARAMETER_NAMES = ("mean", "multiplier", "bias", "threshold", "alpha", "beta", "high", "low")
+SHORTCUT_NAMES = ("shortcut_weight", "shortcut_multiplier", "shortcut_bias")
 
 
 def input_values(images: NDArray[np.uint8]) -> Int64:
@@ -118,7 +119,7 @@ class BlockConstants:
 
 @dataclass(frozen=True)
 class BlockValues:
-    """Everything that a block computes on its way (N, H, W, C), named as in method.md, 3.3; w and p are None without an activation.
+    """Everything that a block or down computes on its way (N, H, W, C), named as in method.md, 3.3; w and p are None without an activation.
 
     a is x + t, s the signs of a (+1 or -1).
     """
@@ -133,28 +134,33 @@ class BlockValues:
     y: Int64
 
 
-def binary_conv(s: Int64, weight: Int64) -> Int64:
+def binary_conv(s: Int64, weight: Int64, stride: int = 1) -> Int64:
     """z of signs s (N, H, W, C) and weights +1 or -1 (C_out, 3, 3, C), padded with +1 (method.md, 3.3)."""
     height, width = s.shape[1:3]
     padded = np.pad(s, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=1)
-    z = np.zeros((*s.shape[:3], len(weight)), np.int64)
+    z = np.zeros((len(s), (height - 1) // stride + 1, (width - 1) // stride + 1, len(weight)), np.int64)
     for i in range(3):
         for j in range(3):
-            z += exact_product(padded[:, i : i + height, j : j + width], weight[:, i, j].T)
+            z += exact_product(padded[:, i : i + height : stride, j : j + width : stride], weight[:, i, j].T)
     return z
 
 
 def block_values(x: Int64, weight: Int64, constants: BlockConstants) -> BlockValues:
     """Compute a block on the stream x (N, H, W, C) with weights +1 or -1 (C, 3, 3, C) (method.md, 3.3)."""
+    return joined_values(x, x, weight, constants, stride=1)
+
+
+def joined_values(x: Int64, shortcut: Int64, weight: Int64, constants: BlockConstants, *, stride: int) -> BlockValues:
+    """Compute the formula of 3.3: signs of x through the binary convolution, and what they change of `shortcut` (method.md, 3.3 and 3.7)."""
     c = constants
     assert (np.abs(c.mean) <= 9 * x.shape[-1]).all(), "mu lies outside the range of z"
     a = x if c.threshold is None else x + c.threshold
     s = signs(a < 0)
-    z = binary_conv(s, weight)
+    z = binary_conv(s, weight, stride)
     r = np.maximum(z, 0) if c.relu else z
     total = (r - c.mean) * c.multiplier + c.bias
     assert peak(total) + (1 << c.shift) // 2 < 1 << 31, "the sum of a block leaves int32"
-    u = sat16(x + sat16(rs(total, c.shift)))
+    u = sat16(shortcut + sat16(rs(total, c.shift)))
     if c.activation is None:
         return BlockValues(a, s, z, r, u, None, None, u)
     w = sat16(u - c.activation.alpha)
@@ -176,6 +182,24 @@ def block(
         mean.astype(np.int64), multiplier.astype(np.int64), bias.astype(np.int64), shift, relu, threshold, activation
     )
     return block_values(x, signs(unpack_bits(weight, x.shape[-1])), constants).y
+
+
+def average_pool(x: Int64) -> Int64:
+    """Mean of every 2x2 square (method.md, 3.7)."""
+    if x.shape[1] % 2 or x.shape[2] % 2:
+        raise ValueError("a down needs an even map")
+    return rs(x[:, ::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, ::2] + x[:, 1::2, 1::2], 2)
+
+
+def down(
+    x: Int64, weight: Uint64, constants: BlockConstants,
+    shortcut_weight: Uint64, shortcut_multiplier: NDArray[np.int16], shortcut_bias: Int64, *, shortcut_shift: int,
+) -> Int64:  # fmt: skip
+    """Compute a `down` operation with packed weights (C_out, 3, 3, words) and (C_out, words) (method.md, 3.7)."""
+    channels = x.shape[-1]
+    ones = signs(unpack_bits(shortcut_weight, channels))[:, None, None].astype(np.int8)
+    e = conv(average_pool(x), ones, shortcut_multiplier, shortcut_bias, stride=1, relu=False, shift=shortcut_shift)
+    return joined_values(x, e, signs(unpack_bits(weight, channels)), constants, stride=2).y
 
 
 def pool(x: Int64) -> Int64:
@@ -203,9 +227,9 @@ def tail_stream(bits: NDArray[np.bool_], alpha: NDArray[np.int16]) -> Int64:
     return sat16(signs(bits) * alpha.astype(np.int64))
 
 
-def pooled(x: Int64, pool_multiplier: NDArray[np.int32], pool_shift: int) -> Int64:
-    """q (N, C): mean of the positive part over the map (method.md, 3.6)."""
-    f = np.maximum(x, 0).sum(axis=(1, 2))
+def pooled(x: Int64, pool_multiplier: NDArray[np.int32], pool_shift: int, *, relu: bool = True) -> Int64:
+    """q (N, C): mean over the map, of the positive part with relu (method.md, 3.6)."""
+    f = (np.maximum(x, 0) if relu else x).sum(axis=(1, 2))
     return sat16(rs(f * pool_multiplier.astype(np.int64), pool_shift))
 
 
@@ -217,12 +241,12 @@ def whitened(q: Int64, weight: NDArray[np.int8], multiplier: NDArray[np.int16], 
 
 
 def block_constants(op: dict[str, Any], tensors: dict[str, NDArray[Any]], name: str) -> BlockConstants:
-    """Gather the constants of the block `name` of a model (OPEN: docs/formats.md does not name those of 7.1 beside QuickNet's yet)."""
+    """Gather the constants of the block or down `name` of a model (OPEN: docs/formats.md does not name those of 7.1 beside QuickNet's yet)."""
     wide = {key: tensors[f"{name}.{key}"].astype(np.int64) for key in PARAMETER_NAMES if f"{name}.{key}" in tensors}
     slopes = ("alpha", "beta", "high", "low")
     activation = Activation(**{key: wide[key] for key in slopes}) if "alpha" in wide else None
     return BlockConstants(
-        wide["mean"], wide["multiplier"], wide["bias"], op["shift"], op.get("relu", True), wide.get("threshold"), activation
+        wide["mean"], wide["multiplier"], wide["bias"], op["shift"], op.get("relu", op["op"] == "block"), wide.get("threshold"), activation
     )
 
 
@@ -235,6 +259,9 @@ def run_operations(x: Int64, operations: list[dict[str, Any]], tensors: dict[str
         elif op["op"] == "block":
             weight = signs(unpack_bits(tensors[f"{part}.{i}.weight"], op["channels"]))
             x = block_values(x, weight, block_constants(op, tensors, f"{part}.{i}")).y
+        elif op["op"] == "down" and part == "prefix":
+            weight, *shortcut = (tensors[f"prefix.{i}.{name}"] for name in ("weight", *SHORTCUT_NAMES))
+            x = down(x, weight, block_constants(op, tensors, f"prefix.{i}"), *shortcut, shortcut_shift=op["shortcut_shift"])
         elif op["op"] == "pool":
             x = pool(x)
         else:
@@ -266,7 +293,7 @@ class ReferenceNetwork:
         for op in network["prefix"]:
             if op["op"] == "conv":
                 size = (size - 1) // op["stride"] + 1
-            elif op["op"] == "pool":
+            elif op["op"] in ("pool", "down"):
                 size //= 2
         self.map_size = size
         self.row_words = size * size * self.words
@@ -288,6 +315,6 @@ class ReferenceNetwork:
     def features(self, latents: Uint64) -> NDArray[np.int8]:
         """Features (N, D_f) of latent rows (method.md, 3.6)."""
         spec = self.network["features"]
-        q = pooled(self.tail(latents), self.tensors["features.pool_multiplier"], spec["pool_shift"])
+        q = pooled(self.tail(latents), self.tensors["features.pool_multiplier"], spec["pool_shift"], relu=spec.get("relu", True))
         weight, multiplier, bias = (self.tensors[f"features.{name}"] for name in ("weight", "multiplier", "bias"))
         return whitened(q, weight, multiplier, bias, spec["shift"])

@@ -361,6 +361,7 @@ class Features:
     bias: Int64
     shift: int
     feature_bits: int
+    relu: bool = True
 
     @classmethod
     def of(cls, network: ReferenceNetwork) -> Features:
@@ -369,11 +370,11 @@ class Features:
         p, weight, multiplier, bias = (
             network.tensors[f"features.{name}"].astype(np.int64) for name in ("pool_multiplier", "weight", "multiplier", "bias")
         )
-        return cls(p, spec["pool_shift"], weight, multiplier, bias, spec["shift"], spec["feature_bits"])
+        return cls(p, spec["pool_shift"], weight, multiplier, bias, spec["shift"], spec["feature_bits"], spec.get("relu", True))
 
     def __call__(self, x: Int64) -> Int64:
         """Features (N, D_f) of the stream behind the tail, not yet rounded to q_f bits (method.md, 3.6)."""
-        q = pooled(x, self.pool_multiplier, self.pool_shift)
+        q = pooled(x, self.pool_multiplier, self.pool_shift, relu=self.relu)
         return whitened(q, self.weight, self.multiplier, self.bias, self.shift).astype(np.int64)
 
 
@@ -419,7 +420,8 @@ def head_backward(g: Int64, features: Int64, tw: Int64, constants: Features, x: 
     e, _ = requant(np.where(np.abs(features) == 127, 0, dh * constants.multiplier), gradient_bits, key(TENSOR_E))
     dq, _ = requant(exact_product(e, constants.weight), gradient_bits, key(TENSOR_DQ))
     f, _ = requant(dq * constants.pool_multiplier, gradient_bits, key(TENSOR_F))
-    return HeadGradients(weight, np.where(x > 0, f[:, None, None, :], 0))
+    passes = x > 0 if constants.relu else np.ones(x.shape, np.bool_)
+    return HeadGradients(weight, np.where(passes, f[:, None, None, :], 0))
 
 
 # --------------------------------------------------------------------------------------------------------------------- the whole tail

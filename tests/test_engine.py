@@ -15,7 +15,7 @@ import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitreplay import Learner, Model
+from bitreplay import Learner, Model, _engine
 from bitreplay.model import write_model
 
 SETTINGS = {
@@ -34,6 +34,13 @@ SHAPES = [
     {"image_size": 8, "widths": (12, 68), "blocks": (2, 2), "tail_blocks": 2},
     {"image_size": 16, "widths": (64, 132), "blocks": (1, 1), "tail_blocks": 0},
     {"image_size": 16, "widths": (4, 8, 72), "blocks": (1, 1, 3), "tail_blocks": 3, "stem_strides": (2, 1)},
+]
+FAMILY = {"relu": False, "threshold": True, "activation": True}  # of ReActNet and Bi-Real
+DOWNS = [
+    {"image_size": 8, "widths": (8, 16), "blocks": (1, 1), "down": {}},
+    {"image_size": 16, "widths": (5, 67, 130), "blocks": (1, 1, 0), "stem_strides": (1, 1), "tail_blocks": 2, "down": FAMILY},
+    {"image_size": 8, "widths": (64, 128), "blocks": (0, 1), "stem_strides": (2, 1), "down": {"relu": True, "threshold": True}},
+    {"image_size": 24, "widths": (72, 40), "blocks": (1, 1), "tail_blocks": 0, "down": {"activation": True}},
 ]
 
 
@@ -62,7 +69,7 @@ def learner_pair(model: Model, network: ref.ReferenceNetwork, capacity: int, **c
     return ours, ref.ReferenceLearner(network, capacity, 5, values)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", SHAPES + DOWNS + [{**shape, "features_relu": False} for shape in SHAPES[:2] + DOWNS[1:2]])
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_network_equals_the_reference(tmp_path: Path, seed: int, shape: dict) -> None:
     model, network = make(tmp_path, seed, shape)
@@ -71,6 +78,57 @@ def test_network_equals_the_reference(tmp_path: Path, seed: int, shape: dict) ->
     expected = network.latents(images)
     assert np.array_equal(latents, expected.reshape(len(images), -1))
     assert np.array_equal(model.network.features_of_latents(latents), network.features(expected))
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_inside_an_image_change_nothing(tmp_path: Path, threads: int) -> None:
+    for shape in (SHAPES[3], DOWNS[1], {**DOWNS[3], "features_relu": False}):
+        model, _ = make(tmp_path, 5, shape)
+        images = tiny_model.random_images(5, 4, shape["image_size"])
+        runner = _engine.Runner(model.network, threads)
+        latents = runner.latents(images)
+        assert np.array_equal(latents, model.network.latents(images))
+        assert np.array_equal(runner.features_of_latents(latents), model.network.features_of_latents(latents))
+
+
+def test_a_down_by_hand() -> None:
+    image = np.zeros((1, 2, 2, 3), np.uint8)
+    image[0, 1, 1, 0] = 255
+    x = ref.input_values(image)  # 11 times -255, once 255
+    assert ref.average_pool(x).reshape(-1).tolist() == [-127, -255, -255]  # -127.5 rounds up
+    weight = np.zeros((2, 3, 3, 1), np.uint64)
+    weight[0, 1, 1] = 7  # -1 at the centre: it agrees with the three inputs there
+    # z of the 27 taps, 15 of them the pad: 27 - 2 * (11 - 3) = 11, and 27 - 2 * 11 = 5
+    constants = ref.BlockConstants(mean=np.array([3, 0]), multiplier=np.array([2, -1]), bias=np.array([10, 5]), shift=1, relu=False)
+    # v = rs(8 * 2 + 10, 1) = 13, and rs(-5 + 5, 1) = 0
+    shortcut = np.array([[0b010], [0]], np.uint64)  # e = -127 + 255 - 255, and -127 - 255 - 255
+    y = ref.down(x, weight, constants, shortcut, np.ones(2, np.int16), np.zeros(2, np.int64), shortcut_shift=0)
+    assert y.tolist() == [[[[-127 + 13, -637]]]]
+    none, one, zero = np.zeros(0, np.int16), np.ones(2, np.int16), np.zeros(2, np.int64)
+    for above in (0, 1):  # the core's values are seen between two thresholds
+        core = _engine.Network(2)
+        core.add_down(3, 2, 1, weight.reshape(-1), np.array([3, 0], np.int16), np.array([2, -1], np.int16), np.array([10, 5], np.int32), False,
+                      none, none, none, none, none, 0, shortcut.reshape(-1), one, zero)  # fmt: skip
+        core.set_cut(np.array([-114, -637], np.int32) + np.int32(above), np.zeros(2, np.uint8), one)
+        assert core.latents(image).tolist() == [[0b11 * above]]
+
+
+def test_features_without_relu_see_what_is_negative(tmp_path: Path) -> None:
+    network, tensors = tiny_model.make_model(2, image_size=8, widths=(8, 16), blocks=(1, 1), features_relu=False)
+    signed = write_model(tmp_path / "signed.model", network, tensors, {}).network
+    reference = ref.ReferenceNetwork(network, tensors)
+    latents = reference.latents(tiny_model.random_images(3, 9, 8))
+    spec = network["features"]
+    q = ref.pooled(reference.tail(latents), tensors["features.pool_multiplier"], spec["pool_shift"], relu=False)
+    assert (q < 0).any()
+    assert (q > 0).any()
+    spec["relu"] = True
+    clipped = write_model(tmp_path / "clipped.model", network, tensors, {}).network
+    assert np.array_equal(clipped.features_of_latents(latents), ref.ReferenceNetwork(network, tensors).features(latents))
+    assert not np.array_equal(clipped.features_of_latents(latents), signed.features_of_latents(latents))
+    del spec["relu"]  # true where it is not given
+    again = write_model(tmp_path / "again.model", network, tensors, {}).network
+    assert np.array_equal(clipped.features_of_latents(latents), again.features_of_latents(latents))
 
 
 def test_shipped_network_equals_the_reference() -> None:
@@ -157,8 +215,6 @@ def test_the_worked_example_of_consolidation_is_exact() -> None:
 
 
 def test_the_core_consolidates_the_worked_example_exactly() -> None:
-    from bitreplay import _engine
-
     one = 1 << 27
     cw, past = _engine.consolidate(
         np.array([one, -one], np.int32),

@@ -455,6 +455,8 @@ def test_from_the_head_to_the_tail_by_hand() -> None:
     assert got.weight.tolist() == [[500, 12700], [-500, -12700]]
     # dh = (200, 400), e = (1400, 0: |h| = 127), dq = (2800, -1400), f = (8400, -7000)
     assert got.g.tolist() == [[[[8400, -7000], [0, 0]]]]
+    got = rt.head_backward(g, h, tw, replace(f, relu=False), x, 16, NOW)
+    assert got.g.tolist() == [[[[8400, -7000], [8400, -7000]]]]
     got = rt.head_backward(np.array([[-32768, 32767]]), h, tw, f, x, 16, NOW)
     assert got.weight[0].tolist() == [-32768 * 5, -32768 * 127]
     got = rt.head_backward(np.array([[-32768, 32767]]), h, tw, f, x, 8, NOW)

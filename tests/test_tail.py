@@ -25,10 +25,10 @@ COMMON: dict[str, Any] = {
 
 
 def make(
-    folder: Path, family: str, *, channels: int = 20, image_size: int = 16, blocks: int = 2
+    folder: Path, family: str, *, channels: int = 20, image_size: int = 16, blocks: int = 2, **more: Any
 ) -> tuple[Model, ref.ReferenceNetwork, list[Gate]]:
     """A tiny model whose tail is of a family: thresholds and activations are put in at random."""
-    network, tensors = tiny_model.make_model(3, image_size=image_size, widths=(8, channels), blocks=(1, 1), tail_blocks=blocks)
+    network, tensors = tiny_model.make_model(3, image_size=image_size, widths=(8, channels), blocks=(1, 1), tail_blocks=blocks, **more)
     rng = np.random.default_rng(9)
     gates = []
     network["cut"]["exponent"] = EXPONENT
@@ -54,7 +54,7 @@ def make(
 
 
 def pair(
-    folder: Path, family: str, train_blocks: int, values: dict[str, Any], threads: int = 2, **shape: int
+    folder: Path, family: str, train_blocks: int, values: dict[str, Any], threads: int = 2, **shape: Any
 ) -> tuple[Learner, ReferenceBranchLearner]:
     model, network, gates = make(folder, family, **shape)
     settings = {**COMMON, **{k: v for k, v in values.items() if k not in TAIL}}
@@ -122,6 +122,31 @@ def test_other_sizes_equal_the_reference(tmp_path: Path, channels: int) -> None:
         ours.learn(images[rows], [f"c{c}" for c in labels])
         reference.learn(images[rows], labels)
     assert_same(ours, reference, 2)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"gradient_bits": 8, "parameter_step": 7},
+        {"weight_bits": 1, "weight_step": 6, "parameter_step": 6, "gradient_bits": 4},
+        {"forward_bits": 8, "weight_bits": 16},
+    ],
+)
+def test_a_tail_whose_features_have_no_relu_equals_the_reference(tmp_path: Path, family: str, values: dict[str, Any]) -> None:
+    down = {"relu": family == "quicknet", "threshold": True, "activation": family != "quicknet"}
+    ours, reference = pair(tmp_path, family, 2, values, features_relu=False, down=down)
+    images = tiny_model.random_images(5, 30, 16)
+    for labels, rows in (([0, 1] * 5, slice(0, 10)), ([2, 0, 1, 2, 2, 3, 3], slice(10, 17)), ([3] * 12, slice(17, 29))):
+        before = [block.shadow.copy() for block in reference.tail.blocks]
+        ours.learn(images[rows], [f"c{c}" for c in labels])
+        reference.learn(images[rows], labels)
+        assert_same(ours, reference, 2)
+    assert all(not np.array_equal(a, b.shadow) for a, b in zip(before, reference.tail.blocks, strict=True))
+    best, probabilities = ours._core.predict(images, 2)
+    expected = reference.predict(images)
+    assert np.array_equal(best, expected[0])
+    assert np.array_equal(probabilities, expected[1])
 
 
 @pytest.mark.parametrize("weight_bits", [1, 8, 16])

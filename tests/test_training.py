@@ -17,9 +17,9 @@ from bitreplay.training.export import export_model, load_network  # noqa: E402
 from bitreplay.training.layers import BinaryConv2d, ReplayCut, Transition  # noqa: E402
 from bitreplay.training.pretrain import CHECKPOINT, Recipe, load_checkpoint, pretrain  # noqa: E402
 from bitreplay.training.quantizers import approx_sign, ste_sign  # noqa: E402
-from bitreplay.training.zoo.quicknet import QuickNet, QuickNetConfig  # noqa: E402
+from bitreplay.training.zoo.network import CutNetwork, NetworkConfig  # noqa: E402
 
-CONFIG = QuickNetConfig(image_size=16, widths=(8, 16), blocks=(1, 2), tail_blocks=1)
+CONFIG = NetworkConfig(image_size=16, widths=(8, 16), blocks=(1, 2), tail_blocks=1)
 RECIPE = Recipe(epochs=3, batch_size=10, learning_rate=5e-3, warmup_steps=2, cut_start=1, cut_ramp=1, precision="32-true")
 
 
@@ -135,7 +135,7 @@ def test_training_continues_from_shipped_weights(tmp_path: Path, pictures: Path)
     files = save_weights(tmp_path / "run" / CHECKPOINT, tmp_path / "weights", "colours")
     assert all(file.stat().st_size <= 6 * 2**20 for file in files)
     config, tensors = load_weights(tmp_path / "weights", "colours")
-    assert QuickNetConfig.from_dict(config) == QuickNetConfig.from_dict(state["config"])
+    assert NetworkConfig.from_dict(config) == NetworkConfig.from_dict(state["config"])
     for name, tensor in state["model"].items():
         assert torch.equal(tensors[name], tensor.half().float() if tensor.is_floating_point() else tensor), name
     more = replace(RECIPE, epochs=1, learning_rate=1e-6, warmup_steps=0, cut_start=0, cut_ramp=0)
@@ -149,7 +149,7 @@ def test_the_shipped_weights_are_those_of_the_shipped_backbone() -> None:
     from bitreplay.training.weights import load_weights
 
     config, tensors = load_weights(Path(__file__).parents[1] / "weights", "quicknet-32")
-    network = QuickNet(QuickNetConfig.from_dict(config))
+    network = CutNetwork(NetworkConfig.from_dict(config))
     network.load_state_dict(tensors)
     model = Model.from_package("quicknet-32")
     assert model.card["config"] == config

@@ -109,6 +109,44 @@ def _add_block(
     return ref.block(x, weight, mean16, multiplier16, bias32, shift=shift)
 
 
+def _add_down(
+    rng: np.random.Generator, x: NDArray[np.int64], prefix: list[dict[str, Any]], tensors: dict[str, NDArray[Any]], out: int,
+    flags: dict[str, bool],
+) -> NDArray[np.int64]:  # fmt: skip
+    """Append a `down` with these flags to the prefix and return its output."""
+    channels = x.shape[-1]
+    found: dict[str, NDArray[Any]] = {}
+    threshold = np.zeros(channels, np.int64)
+    if flags.get("threshold"):
+        threshold = rng.normal(0, STREAM_STD / 4, channels).astype(np.int16)
+        found["threshold"] = threshold
+    if flags.get("activation"):
+        for name, centre, spread in (("alpha", 0, STREAM_STD / 4), ("beta", 0, STREAM_STD / 4), ("high", 8192, 900), ("low", 2048, 900)):
+            found[name] = rng.normal(centre, spread, out).astype(np.int16)
+    weight = ref.pack_bits(rng.integers(0, 2, (out, 3, 3, channels)).astype(np.bool_))
+    z = ref.binary_conv(ref.signs(x + threshold < 0), ref.signs(ref.unpack_bits(weight, channels)), 2)
+    mean, std = _statistics(np.maximum(z, 0) if flags.get("relu") else z)
+    ratio = _gains(rng, out, STREAM_STD / 2, loud=6) / std
+    multiplier, bias, shift = _fixed_point(ratio, rng.normal(0, STREAM_STD / 4, out), 30)
+    found |= {"weight": weight, "mean": np.rint(mean).astype(np.int16), "multiplier": multiplier.astype(np.int16)}
+    found["bias"] = np.clip(bias, -(1 << 29), 1 << 29).astype(np.int32)
+
+    shortcut = rng.integers(0, 2, (out, channels)).astype(np.bool_)
+    mean, std = _statistics(ref.average_pool(x) @ ref.signs(shortcut).T)
+    ratio = _gains(rng, out, STREAM_STD, loud=12) / std
+    multiplier, bias, shortcut_shift = _fixed_point(ratio, rng.normal(0, STREAM_STD / 3, out) - ratio * mean, 46)
+    found["shortcut_weight"] = ref.pack_bits(shortcut)
+    found |= {"shortcut_multiplier": multiplier.astype(np.int16), "shortcut_bias": bias}
+
+    op = {"op": "down", "in": channels, "out": out, "shift": shift, "shortcut_shift": shortcut_shift, "exponent": EXPONENT, **flags}
+    name = f"prefix.{len(prefix)}"
+    tensors |= {f"{name}.{key}": value for key, value in found.items()}
+    prefix.append(op)
+    names = ("shortcut_weight", "shortcut_multiplier", "shortcut_bias")
+    constants = ref.block_constants(op, tensors, name)
+    return ref.down(x, weight, constants, *(found[key] for key in names), shortcut_shift=shortcut_shift)
+
+
 def _add_cut(rng: np.random.Generator, x: NDArray[np.int64], tensors: dict[str, NDArray[Any]]) -> NDArray[np.int64]:
     """Choose the cut at the medians and return the stream with which the tail starts."""
     channels = x.shape[-1]
@@ -133,15 +171,15 @@ def _add_cut(rng: np.random.Generator, x: NDArray[np.int64], tensors: dict[str, 
     return ref.tail_stream(bits, tensors["cut.alpha"])
 
 
-def _add_features(rng: np.random.Generator, x: NDArray[np.int64], tensors: dict[str, NDArray[Any]]) -> dict[str, Any]:
+def _add_features(rng: np.random.Generator, x: NDArray[np.int64], tensors: dict[str, NDArray[Any]], relu: bool) -> dict[str, Any]:
     """Choose the features and return their entry of the network."""
     channels = x.shape[-1]
     feature_bits = int(rng.integers(4, 7))  # both sides of 5, where the shift of the logits turns round
-    f = np.maximum(x, 0).sum(axis=(1, 2))
+    f = np.abs((np.maximum(x, 0) if relu else x).sum(axis=(1, 2)))
     ratio = 32767 / max(float(np.quantile(f, 0.99)), 1.0)  # one value in a hundred saturates
     pool_shift = min(max(14 - math.floor(math.log2(ratio)), 0), 46)
     pool_multiplier = np.rint(rng.uniform(0.5, 1.0, channels) * ratio * 2.0**pool_shift).astype(np.int32)
-    q = ref.pooled(x, pool_multiplier, pool_shift)
+    q = ref.pooled(x, pool_multiplier, pool_shift, relu=relu)
 
     largest = min(24, (65535 - 127) // channels)
     weight = rng.integers(-largest, largest + 1, (channels, channels))
@@ -155,9 +193,8 @@ def _add_features(rng: np.random.Generator, x: NDArray[np.int64], tensors: dict[
     tensors["features.weight"] = weight.astype(np.int8)
     tensors["features.multiplier"] = multiplier.astype(np.int16)
     tensors["features.bias"] = bias
-    return {
-        "channels": channels, "pool_shift": pool_shift, "shift": shift, "feature_bits": feature_bits
-    }  # fmt: skip
+    entry = {"channels": channels, "pool_shift": pool_shift, "shift": shift, "feature_bits": feature_bits}
+    return entry if relu else {**entry, "relu": False}
 
 
 def make_model(
@@ -168,6 +205,8 @@ def make_model(
     blocks: Sequence[int] = (1, 2),
     tail_blocks: int = 1,
     stem_strides: Sequence[int] = (1, 2),
+    down: dict[str, bool] | None = None,
+    features_relu: bool = True,
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Make a random legal QuickNet with a replay cut.
 
@@ -183,6 +222,10 @@ def make_model(
         Blocks behind the cut, at the last width.
     stem_strides
         Strides of the 3x3 convolution and of the depth-wise one.
+    down
+        Flags (relu, threshold, activation) of a `down` in place of each transition.
+    features_relu
+        Of the features.
 
     Returns
     -------
@@ -201,15 +244,18 @@ def make_model(
     x = _add_conv(rng, x, prefix, tensors, out=stem, kernel=3, stride=stem_strides[0], depthwise=False, relu=True)
     x = _add_conv(rng, x, prefix, tensors, out=stem, kernel=3, stride=stem_strides[1], depthwise=True, relu=False)
     for stage, (width, count) in enumerate(zip(widths, blocks, strict=True)):
-        if stage:
+        if stage and down is None:
             x = ref.pool(x)
             prefix.append({"op": "pool", "channels": x.shape[-1], "exponent": EXPONENT})
-        x = _add_conv(rng, x, prefix, tensors, out=width, kernel=1, stride=1, depthwise=False, relu=False)
+        if stage and down is not None:
+            x = _add_down(rng, x, prefix, tensors, width, down)
+        else:
+            x = _add_conv(rng, x, prefix, tensors, out=width, kernel=1, stride=1, depthwise=False, relu=False)
         for _ in range(count):
             x = _add_block(rng, x, prefix, tensors, "prefix")
     x = _add_cut(rng, x, tensors)
     for _ in range(tail_blocks):
         x = _add_block(rng, x, tail, tensors, "tail")
-    features = _add_features(rng, x, tensors)
+    features = _add_features(rng, x, tensors, features_relu)
     cut = {"channels": int(widths[-1]), "exponent": EXPONENT}
     return {"image_size": image_size, "prefix": prefix, "cut": cut, "tail": tail, "features": features}, tensors

@@ -122,12 +122,22 @@ NB_MODULE(_engine, m) {
                          {relu, view(threshold), view(alpha), view(beta), view(high), view(low)});
            })
       .def("add_pool", &Network::add_pool)
+      .def("add_down",
+           [](Network& n, int in, int out, int shift, const Flat<uint64_t>& weight, const Flat<int16_t>& mean,
+              const Flat<int16_t>& multiplier, const Flat<int32_t>& bias, bool relu, const Flat<int16_t>& threshold,
+              const Flat<int16_t>& alpha, const Flat<int16_t>& beta, const Flat<int16_t>& high, const Flat<int16_t>& low,
+              int shortcut_shift, const Flat<uint64_t>& shortcut_weight, const Flat<int16_t>& shortcut_multiplier,
+              const Flat<int64_t>& shortcut_bias) {
+             n.add_down(in, out, shift, view(weight), view(mean), view(multiplier), view(bias),
+                        {shortcut_shift, view(shortcut_weight), view(shortcut_multiplier), view(shortcut_bias)},
+                        {relu, view(threshold), view(alpha), view(beta), view(high), view(low)});
+           })
       .def("set_cut", [](Network& n, const Flat<int32_t>& threshold, const Flat<uint8_t>& direction,
                          const Flat<int16_t>& alpha) { n.set_cut(view(threshold), view(direction), view(alpha)); })
       .def("set_features",
            [](Network& n, int pool_shift, int shift, int feature_bits, const Flat<int32_t>& pool_multiplier,
-              const Flat<int8_t>& weight, const Flat<int16_t>& multiplier, const Flat<int64_t>& bias) {
-             n.set_features(pool_shift, shift, feature_bits, view(pool_multiplier), view(weight), view(multiplier), view(bias));
+              const Flat<int8_t>& weight, const Flat<int16_t>& multiplier, const Flat<int64_t>& bias, bool relu) {
+             n.set_features(pool_shift, shift, feature_bits, view(pool_multiplier), view(weight), view(multiplier), view(bias), relu);
            })
       .def_prop_ro("image_size", &Network::image_size)
       .def_prop_ro("feature_count", &Network::feature_count)

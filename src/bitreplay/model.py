@@ -18,7 +18,7 @@ SHIPPED = "quicknet-32"
 _FOLDER = Path(__file__).parent / "models"
 
 
-# What a block may have beyond QuickNet's: flag in the description, tensors that it brings, in the order of the core's arguments.
+# What a block or down may have beyond QuickNet's: flag in the description, tensors that it brings, in the order of the core's arguments.
 _OPTIONAL = {"threshold": ("threshold",), "activation": ("alpha", "beta", "high", "low")}
 
 
@@ -41,8 +41,8 @@ class _Fields:
             raise FormatError(f"{self.where}: network: {self.what}.{name}: expected {low} to {high}, got {value!r}")
         return value
 
-    def flag(self, name: str) -> bool:
-        value = self.values.get(name)
+    def flag(self, name: str, default: bool | None = None) -> bool:
+        value = self.values.get(name, default)
         if not isinstance(value, bool):
             raise FormatError(f"{self.where}: network: {self.what}.{name}: expected true or false, got {value!r}")
         return value
@@ -80,35 +80,52 @@ def _add_conv(network: Network, f: _Fields, tensors: Tensors, prefix: str) -> No
     )
 
 
+def _binary_values(f: _Fields, tensors: Tensors, prefix: str, size_in: int, size_out: int, relu: bool) -> list[Any]:
+    # A block and a down have these in common, in the order of the core's arguments; `relu` is the flag's default.
+    values: list[Any] = [
+        f.integer("shift", 0, 30),
+        _flat(take(tensors, f"{prefix}.weight", "uint64", (size_out, 3, 3, _words(size_in)), f.where)),
+        _flat(take(tensors, f"{prefix}.mean", "int16", (size_out,), f.where)),
+        _flat(take(tensors, f"{prefix}.multiplier", "int16", (size_out,), f.where)),
+        _flat(take(tensors, f"{prefix}.bias", "int32", (size_out,), f.where)),
+        f.flag("relu", relu),
+    ]
+    for flag, names in _OPTIONAL.items():
+        has = f.flag(flag, False)
+        for name in names:
+            size = size_in if name == "threshold" else size_out
+            values.append(_flat(take(tensors, f"{prefix}.{name}", "int16", (size,), f.where)) if has else np.zeros(0, np.int16))
+    return values
+
+
 def _add_block(network: Network, f: _Fields, tensors: Tensors, prefix: str) -> None:
-    channels, shift = f.integer("channels", 1, 1024), f.integer("shift", 0, 30)
-    optional = {name: f.flag(flag) for flag, names in _OPTIONAL.items() if flag in f.values for name in names}
-    network.add_block(
-        channels,
-        shift,
-        _flat(take(tensors, f"{prefix}.weight", "uint64", (channels, 3, 3, _words(channels)), f.where)),
-        _flat(take(tensors, f"{prefix}.mean", "int16", (channels,), f.where)),
-        _flat(take(tensors, f"{prefix}.multiplier", "int16", (channels,), f.where)),
-        _flat(take(tensors, f"{prefix}.bias", "int32", (channels,), f.where)),
-        f.flag("relu") if "relu" in f.values else True,
-        *(
-            _flat(take(tensors, f"{prefix}.{name}", "int16", (channels,), f.where)) if optional.get(name) else np.zeros(0, np.int16)
-            for names in _OPTIONAL.values()
-            for name in names
-        ),
+    channels = f.integer("channels", 1, 1024)
+    network.add_block(channels, *_binary_values(f, tensors, prefix, channels, channels, relu=True))
+
+
+def _add_down(network: Network, f: _Fields, tensors: Tensors, prefix: str) -> None:
+    size_in, size_out = f.integer("in", 1, 1024), f.integer("out", 1, 1024)
+    network.add_down(
+        size_in,
+        size_out,
+        *_binary_values(f, tensors, prefix, size_in, size_out, relu=False),
+        f.integer("shortcut_shift", 0, 46),
+        _flat(take(tensors, f"{prefix}.shortcut_weight", "uint64", (size_out, _words(size_in)), f.where)),
+        _flat(take(tensors, f"{prefix}.shortcut_multiplier", "int16", (size_out,), f.where)),
+        _flat(take(tensors, f"{prefix}.shortcut_bias", "int64", (size_out,), f.where)),
     )
 
 
 def _traits(f: _Fields) -> tuple[int, bool, int, bool]:
     # What training needs to know of a block: exponent, ApproxSign, clip in stream units, whether the upper slope is trained.
-    approx = f.flag("approx_sign") if "approx_sign" in f.values else False
+    approx = f.flag("approx_sign", False)
     exponent = f.integer("exponent", 0 if approx else -16, 30)
     default = math.floor(1.25 * 2.0**exponent)  # of QuickNet
     return (
         exponent,
         approx,
         f.integer("clip", 0, 2**31 - 1) if "clip" in f.values else min(default, 2**31 - 1),
-        f.flag("train_high") if "train_high" in f.values else True,
+        f.flag("train_high", True),
     )
 
 
@@ -132,8 +149,11 @@ def _build(network_json: str, tensors: Tensors, where: str) -> Network:
             elif operation == "pool":
                 f.same("channels", size)
                 network.add_pool()
+            elif operation == "down":
+                _add_down(network, f, tensors, f"prefix.{i}")
+                size = f.values["out"]
             else:
-                raise FormatError(f"{where}: network: prefix[{i}].op: expected conv, block or pool, got {operation!r}")
+                raise FormatError(f"{where}: network: prefix[{i}].op: expected conv, block, pool or down, got {operation!r}")
         channels = _Fields(top.values.get("cut"), "cut", where).integer("channels", 1, 1024)
         network.set_cut(
             _flat(take(tensors, "cut.threshold", "int32", (channels,), where)),
@@ -162,6 +182,7 @@ def _build(network_json: str, tensors: Tensors, where: str) -> Network:
             _flat(take(tensors, "features.weight", "int8", (channels, channels), where)),
             _flat(take(tensors, "features.multiplier", "int16", (channels,), where)),
             _flat(take(tensors, "features.bias", "int64", (channels,), where)),
+            f.flag("relu", True),
         )
     except FormatError:
         raise
