@@ -5,11 +5,13 @@ Owns the float meaning of each layer that ``export.py`` folds into integers.  It
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .quantizers import ste_sign
+from .quantizers import approx_sign, ste_sign
 
 WEIGHT_CLIP = 1.25
 
@@ -27,24 +29,57 @@ class BinaryConv2d(nn.Module):
     channels_in, channels_out : number of input and output channels.
     kernel : odd kernel size; the output has the input's size at stride 1.
     stride : step of the window, 1 or 2.
+    scaled : whether the result is multiplied by the mean of |W| of each output channel (ReActNet, Bi-Real); it gets no gradient.
+    offset : whether a learned offset of each output channel is added to the weights before they are binarised (Bi-Real variant).
+    clip : half width of the window in which the weights' gradient passes.
 
     Notes
     -----
-    ``weight`` holds the shadow weights: real, within +-1.25 (`clip_weights` after each step), binarised in the forward pass
+    ``weight`` holds the shadow weights: real, within +-`clip` (`clip_weights` after each step), binarised in the forward pass
     with the straight-through gradient.  The pad of +1 also counts in the weight gradient (METHOD trap 7: one rule in both passes).
     """
 
-    def __init__(self, channels_in: int, channels_out: int, kernel: int = 3, stride: int = 1) -> None:
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        kernel: int = 3,
+        stride: int = 1,
+        *,
+        scaled: bool = False,
+        offset: bool = False,
+        clip: float = WEIGHT_CLIP,
+    ) -> None:
         super().__init__()
         self.stride = stride
         self.padding = kernel // 2
+        self.clip = clip
+        self.scaled = scaled
+        self.product: Callable[[Tensor, Tensor], Tensor] | None = None  # another way to convolve, as `small_maps.small_conv`
         self.weight = nn.Parameter(torch.empty(channels_out, channels_in, kernel, kernel))
+        self.offset = nn.Parameter(torch.zeros(channels_out, 1, 1, 1)) if offset else None
         nn.init.xavier_normal_(self.weight)
 
+    def shadow(self) -> Tensor:
+        """What is binarised: float (C_out, C_in, k, k)."""
+        return self.weight if self.offset is None else self.weight + self.offset
+
+    def scale(self) -> Tensor:
+        """Mean of |W| of each output channel, float (C_out,), or ones; without gradient."""
+        values = self.shadow().detach()
+        return values.abs().mean((1, 2, 3)) if self.scaled else values.new_ones(len(values))
+
     def forward(self, s: Tensor) -> Tensor:
-        """Convolve float (N, C_in, H, W) in {-1, +1}; integer-valued float (N, C_out, H', W')."""
-        w = ste_sign(self.weight, WEIGHT_CLIP)
+        """Convolve float (N, C_in, H, W), for a 3x3 kernel in {-1, +1}; float (N, C_out, H', W')."""
+        w = ste_sign(self.shadow(), self.clip)
+        if self.product is not None:
+            z = self.product(s, w)
+            return z * self.scale()[:, None, None] if self.scaled else z
+        if self.scaled:
+            w = w * self.scale()[:, None, None, None]
         p = self.padding
+        if p == 0:
+            return F.conv2d(s, w, stride=self.stride)
         frame = F.pad(s.new_zeros(1, *s.shape[1:]), (p, p, p, p), value=1.0)
         # A pad of +1 is the zero pad plus what a frame of ones alone gives: one picture's convolution, not a padded copy of all.
         return F.conv2d(s, w, stride=self.stride, padding=p) + F.conv2d(frame, w, stride=self.stride)
@@ -52,7 +87,7 @@ class BinaryConv2d(nn.Module):
     @torch.no_grad()
     def clip_weights(self) -> None:
         """Keep the shadow weights inside the window in which their gradient passes."""
-        self.weight.clamp_(-WEIGHT_CLIP, WEIGHT_CLIP)
+        self.weight.clamp_(-self.clip, self.clip)
 
 
 class QuickNetBlock(nn.Module):
@@ -67,6 +102,74 @@ class QuickNetBlock(nn.Module):
         """Map float (N, C, H, W) to the same shape."""
         y: Tensor = x + self.norm(F.relu(self.conv(ste_sign(x)))).float()
         return y
+
+
+class ShiftedPReLU(nn.Module):
+    """``high (v - alpha) - beta where v >= alpha, else low (v - alpha) - beta``, each learned for each channel.
+
+    Both papers' activations: DPReLU (all four learned), and RPReLU, ``b3 + PReLU(v + b2)``, with alpha = -b2, beta = -b3 and
+    ``train_high=False``, which keeps high = 1.
+
+    Parameters
+    ----------
+    channels : channels C of float (N, C, H, W).
+    train_high : whether the upper slope is learned.
+    """
+
+    def __init__(self, channels: int, train_high: bool) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.zeros(channels))
+        self.beta = nn.Parameter(torch.zeros(channels))
+        self.low = nn.Parameter(torch.full((channels,), 0.25))
+        self.high = nn.Parameter(torch.ones(channels), requires_grad=train_high)
+        self.train_high = train_high
+
+    def forward(self, v: Tensor) -> Tensor:
+        """Map float (N, C, H, W) to the same shape."""
+        shape = (1, -1, 1, 1)
+        w = v - self.alpha.view(shape)
+        if not self.train_high:
+            return F.prelu(w, self.low) - self.beta.view(shape)
+        y: Tensor = F.relu(w) * self.high.view(shape) - F.relu(-w) * self.low.view(shape)
+        return y - self.beta.view(shape)
+
+
+class ShiftedBlock(nn.Module):
+    """Residual binary block of ReActNet and of the papers' Bi-Real variant (docs/method.md, 3.3 and 3.7).
+
+    ``y = activation(BN(conv(sign(x + t), sign(W) mean|W|)) + shortcut(x))`` with ApproxSign's gradient; the shortcut is the identity, or, where the
+    map is halved, average pool 2, a 1x1 convolution with binary weights of the real values, BN.
+
+    Parameters
+    ----------
+    channels_in, channels_out : widths before and after.
+    stride : 1, or 2 to halve the map; 1 asks for equal widths.
+    dual : Bi-Real variant: offsets of the kernels and a learned upper slope.
+
+    References
+    ----------
+    Liu et al. 2020, ReActNet (`arXiv 2003.03488 <https://arxiv.org/abs/2003.03488>`_); Liu et al. 2018, Bi-Real Net
+    (`arXiv 1808.00278 <https://arxiv.org/abs/1808.00278>`_).
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int = 1, *, dual: bool = False) -> None:
+        super().__init__()
+        self.threshold = nn.Parameter(torch.zeros(channels_in))
+        self.conv = BinaryConv2d(channels_in, channels_out, 3, stride, scaled=True, offset=dual, clip=1.0)
+        self.norm = nn.BatchNorm2d(channels_out)
+        self.shortcut: nn.ModuleDict | None = None
+        if stride != 1:
+            self.shortcut = nn.ModuleDict(
+                {"conv": BinaryConv2d(channels_in, channels_out, 1, scaled=True, clip=1.0), "norm": nn.BatchNorm2d(channels_out)}
+            )
+        self.activation = ShiftedPReLU(channels_out, train_high=dual)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map float (N, C_in, H, W) to (N, C_out, H/stride, W/stride)."""
+        y = self.norm(self.conv(approx_sign(x + self.threshold.view(1, -1, 1, 1)))).float()
+        shortcut = x if self.shortcut is None else self.shortcut["norm"](self.shortcut["conv"](F.avg_pool2d(x, 2))).float()
+        z: Tensor = self.activation(y + shortcut)
+        return z
 
 
 class Transition(nn.Module):
@@ -86,6 +189,20 @@ class Transition(nn.Module):
         x = F.max_pool2d(F.relu(x.float()), 2, 1)
         with _full_precision(x):
             x = F.conv2d(x, self.blur, stride=2, padding=1, groups=x.shape[1])
+        y: Tensor = self.norm(self.conv(x)).float()
+        return y
+
+
+class PlainStem(nn.Module):
+    """First layer of the 18-layer networks on small pictures: 3x3 convolution, BN."""
+
+    def __init__(self, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, width, 3, stride, 1, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map float (N, 3, S, S), already scaled, to (N, width, S/stride, S/stride)."""
         y: Tensor = self.norm(self.conv(x)).float()
         return y
 

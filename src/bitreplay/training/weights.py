@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from .pretrain import load_checkpoint
+from .zoo.network import CutNetwork, NetworkConfig
 
 SHARD_BYTES = 6 * 2**20 - 65536
 
@@ -51,3 +52,10 @@ def load_weights(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, tor
     with safe_open(files[0], "pt") as opened:
         config: dict[str, Any] = json.loads(opened.metadata()["config"])
     return config, tensors
+
+
+def network_of(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> CutNetwork:
+    """The network of what `load_weights` read, in evaluation mode."""
+    network = CutNetwork(NetworkConfig.from_dict(config))
+    network.load_state_dict(tensors)
+    return network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

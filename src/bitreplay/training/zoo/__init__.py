@@ -1,1 +1,1 @@
-"""The networks, one file a family."""
+"""The networks, one file a family; `network.py` is what they share, `names.py` the presets."""

@@ -1,0 +1,96 @@
+"""P1's hybrid quantisation of CWR*: q_f bits forward, q_b bits for the weights' update; no replay (METHOD 3).
+
+Vorabbi et al. 2023, "On-Device Learning with Binary Neural Networks" (`arXiv 2308.15308 <https://arxiv.org/abs/2308.15308>`_).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..base import Start
+from ..quantizers import affine_quantize
+from .head import CwrHead
+from .settings import MethodSettings
+from .steps import minibatches
+
+MARGIN = 0.02
+
+
+@dataclass(frozen=True)
+class QuantizedCwrSettings(MethodSettings):
+    """Settings; `master` says what a step starts from: "forward" (the q_f-bit copy, as in P1) or "backward" (a q_b-bit master)."""
+
+    forward_bits: int = 8
+    gradient_bits: int = 16
+    master: str = "backward"
+    epochs: int = 5
+    live_batch: int = 50
+    learning_rate: float = 0.0025
+
+    def __post_init__(self) -> None:
+        self.positive("forward_bits", "gradient_bits", "epochs", "live_batch", "learning_rate")
+        if self.master not in ("forward", "backward"):
+            raise ValueError(f'master: expected "forward" or "backward", got {self.master!r}')
+
+
+class QuantizedCwr:
+    """P1: softmax over all K classes; ranges of features and gradients fixed on the first experience."""
+
+    Settings = QuantizedCwrSettings
+    reads = "features"
+    at_once = False
+
+    def __init__(self, start: Start, classes: int, seed: int, settings: QuantizedCwrSettings) -> None:
+        self.settings = settings
+        self.head = CwrHead(start.shape[2], classes)
+        self._generator = np.random.default_rng((seed, 2))
+        self._features: tuple[float, float] | None = None
+        self._gradients: tuple[float, float] | None = None
+
+    def _weights(self, w: Tensor, bits: int) -> Tensor:
+        low, high = torch.aminmax(w)
+        margin = MARGIN * (high - low)
+        return affine_quantize(w, bits, low - margin, high + margin)
+
+    def learn(self, rows: NDArray[Any], labels: NDArray[np.int64]) -> dict[str, Any]:
+        """One experience: features float32 (N, D_f), labels int64 (N,)."""
+        s, head = self.settings, self.head
+        x, y = torch.from_numpy(np.array(rows)), torch.from_numpy(labels)
+        if self._features is None:
+            self._features = float(x.min()), float(x.max())
+            # p - onehot lies in -1..1 whatever comes: what the first minibatches would be seen to have.
+            self._gradients = -1.0 / s.live_batch, 1.0 / s.live_batch
+        assert self._gradients is not None
+        head.begin(labels)
+        w = head.tw.detach()
+        for _, live, _ in minibatches(len(labels), 0, s.live_batch, 0, s.epochs, self._generator):
+            forward = self._weights(w, s.forward_bits)
+            xq = affine_quantize(x[live], s.forward_bits, *self._features)
+            p = affine_quantize(torch.softmax(xq @ forward.T, 1), s.forward_bits, 0.0, 1.0)
+            g = (p - F.one_hot(y[live], len(w))) / len(live)
+            g = affine_quantize(g, s.forward_bits, *self._gradients)
+            start = forward if s.master == "forward" else w
+            w = self._weights(start - s.learning_rate * (g.T @ xq), s.gradient_bits)
+        head.tw.data.copy_(w)
+        head.end()
+        return {}
+
+    def predict(self, rows: NDArray[Any]) -> NDArray[np.int64]:
+        """Class numbers, int64 (N,), of features float32 (N, D_f): quantised as in training."""
+        assert self._features is not None
+        bits = self.settings.forward_bits
+        x = affine_quantize(torch.from_numpy(np.array(rows)), bits, *self._features)
+        logits = F.linear(x, self._weights(self.head.cw, bits)).masked_fill(self.head.past == 0, -torch.inf)
+        found: NDArray[np.int64] = logits.argmax(1).numpy()
+        return found
+
+    def memory(self) -> dict[str, int]:
+        """Bytes that replay takes."""
+        return {"replay_row_bytes": 0, "replay_bytes": 0}

@@ -1,0 +1,30 @@
+"""Minibatches of live and replayed rows, as indices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices = NDArray[np.int64]
+
+
+def minibatches(
+    live: int, replayed: int, live_batch: int, replay_batch: int, epochs: int, generator: np.random.Generator
+) -> Iterator[tuple[float, Indices, Indices]]:
+    """Yield (share of the lesson done, live indices, replay indices) for every step.
+
+    Each epoch passes once over the live rows in a new order; its last short batch is dropped unless it is the only one.  Replayed rows go
+    round in orders of their own, at most `replay_batch` of them a step.
+    """
+    steps = max(1, live // live_batch)
+    queue: Indices = np.zeros(0, np.int64)
+    for epoch in range(epochs):
+        order = generator.permutation(live)
+        for step in range(steps):
+            count = min(replay_batch, replayed)
+            if len(queue) < count:
+                queue = np.concatenate([queue, generator.permutation(replayed)])
+            drawn, queue = queue[:count], queue[count:]
+            yield (epoch * steps + step) / (epochs * steps), order[step * live_batch : (step + 1) * live_batch], drawn
