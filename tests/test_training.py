@@ -17,6 +17,7 @@ from bitreplay.training.export import export_model, load_network  # noqa: E402
 from bitreplay.training.layers import BinaryConv2d, ReplayCut, Transition  # noqa: E402
 from bitreplay.training.pretrain import CHECKPOINT, Recipe, load_checkpoint, pretrain  # noqa: E402
 from bitreplay.training.quantizers import approx_sign, ste_sign  # noqa: E402
+from bitreplay.training.zoo.names import config_of, names  # noqa: E402
 from bitreplay.training.zoo.network import CutNetwork, NetworkConfig  # noqa: E402
 
 CONFIG = NetworkConfig(image_size=16, widths=(8, 16), blocks=(1, 2), tail_blocks=1)
@@ -104,9 +105,13 @@ def test_a_branch_may_drop_the_cut_only_before_it_began(tmp_path: Path, pictures
         pretrain(pictures, tmp_path / "late", replace(CONFIG, cut="none"), RECIPE, resume=tmp_path / "run" / CHECKPOINT, cache=cache)
 
 
-def test_the_exported_network_agrees_with_the_float_one_and_can_be_taught(tmp_path: Path, pictures: Path) -> None:
-    recipe = replace(RECIPE, epochs=6, cut_start=1)
-    pretrain(pictures, tmp_path / "run", CONFIG, recipe)
+EIGHTEEN = NetworkConfig(image_size=16, widths=(8, 16), blocks=(2, 2), stem_strides=(1,), tail_blocks=1, family="reactnet")
+
+
+@pytest.mark.parametrize("config", [CONFIG, EIGHTEEN, replace(EIGHTEEN, family="birealnet", stem_strides=(1, 2))], ids=lambda c: c.family)
+def test_the_exported_network_agrees_with_the_float_one_and_can_be_taught(tmp_path: Path, pictures: Path, config: NetworkConfig) -> None:
+    recipe = replace(RECIPE, epochs=8, cut_start=1)
+    pretrain(pictures, tmp_path / "run", config, recipe)
     figures = export_model(tmp_path / "run" / CHECKPOINT, tmp_path / "x.model", data=pictures, name="colours")
     assert figures["float_top1"] > 0.8
     assert abs(figures["float_top1"] - figures["integer_top1"]) <= 0.1
@@ -114,7 +119,7 @@ def test_the_exported_network_agrees_with_the_float_one_and_can_be_taught(tmp_pa
     model = Model.load(tmp_path / "x.model")
     assert model.card["integer_top1"] == figures["integer_top1"]
     network, _ = load_network(tmp_path / "run" / CHECKPOINT)
-    assert isinstance(network, QuickNet)
+    assert isinstance(network, CutNetwork)
     learner = Learner.new(model, capacity=30)
     from bitreplay.data import read_split
 
@@ -124,8 +129,8 @@ def test_the_exported_network_agrees_with_the_float_one_and_can_be_taught(tmp_pa
     for c in range(3):
         rows = train.labels == c
         learner.learn(train.images[rows], [train.names[c]] * int(rows.sum()))
-    names = np.array(learner.predict(valid.images).names)
-    assert np.mean(names == np.array(valid.names)[valid.labels]) > 0.8
+    found = np.array(learner.predict(valid.images).names)
+    assert np.mean(found == np.array(valid.names)[valid.labels]) > 0.8
 
 
 def test_training_continues_from_shipped_weights(tmp_path: Path, pictures: Path) -> None:
@@ -154,3 +159,30 @@ def test_the_shipped_weights_are_those_of_the_shipped_backbone() -> None:
     model = Model.from_package("quicknet-32")
     assert model.card["config"] == config
     assert model.network.feature_count == config["widths"][-1]
+
+
+@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("size", [32, 64, 224])
+def test_every_network_by_name_has_its_cut_where_it_says(name: str, size: int) -> None:
+    config = config_of(name, size)
+    small = replace(config, widths=tuple(8 for _ in config.widths))  # the shape of maps does not depend on widths
+    network = CutNetwork(small).eval()
+    with torch.no_grad():
+        stream = network.stream(torch.zeros(1, 3, size, size))
+    assert stream.shape[2] == size // config.shrink == {32: 4, 64: 4, 224: 14 if name.endswith("mini") else 7}[size]
+    assert len(network.tail) == config.tail_blocks
+    assert config_of(name, size, cut="none", tail_blocks=1).tail_blocks == 1
+
+
+def test_impossible_networks_are_refused() -> None:
+    for name, size, message in (("resnet", 32, "network: expected one of quicknet-small"), ("quicknet", 30, "multiple of 32")):
+        with pytest.raises(ValueError, match=message):
+            config_of(name, size)
+    for values, message in (
+        ({"family": "resnet"}, "family: expected one of"),
+        ({"stem_strides": (1,)}, "stem_strides: expected 2 of 1 or 2 for quicknet"),
+        ({"family": "reactnet", "tail_blocks": 4}, "tail_blocks: expected 0 to 3"),
+        ({"image_size": 36}, "image_size: expected a multiple of 8"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            NetworkConfig(**values)

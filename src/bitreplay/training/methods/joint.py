@@ -41,18 +41,19 @@ class Joint:
     at_once = True
 
     def __init__(self, start: Start, classes: int, seed: int, settings: JointSettings) -> None:
-        self.settings = settings
+        self.settings, self._seed = settings, seed
         self.latents = Latents(settings.latents, start)
         self.reads = READS[settings.latents]
         self.tail = Tail(start, settings.blocks, settings.norm)
         self.head = torch.nn.Linear(start.shape[2], classes)
         torch.nn.init.zeros_(self.head.weight)
+        torch.nn.init.zeros_(self.head.bias)
         self._generator = np.random.default_rng((seed, 2))
-        torch.manual_seed(seed)
 
     def learn(self, rows: NDArray[Any], labels: NDArray[np.int64]) -> dict[str, Any]:
         """Everything: rows (N, ...), labels int64 (N,)."""
         s = self.settings
+        torch.manual_seed(self._seed)
         self.latents.calibrate(rows)
         optimizer = torch.optim.Adam([*self.tail.trained(), *self.head.parameters()], s.learning_rate)
         self.tail.train()

@@ -39,6 +39,7 @@ class LatentReplaySettings(MethodSettings):
     epochs: int = 1
     live_batch: int = 50
     replay_batch: int = 128
+    optimizer: str = "sgd"
     learning_rate: float = 0.009
     momentum: float = 0.9
     decay: bool = False
@@ -48,6 +49,8 @@ class LatentReplaySettings(MethodSettings):
 
     def __post_init__(self) -> None:
         self.positive("epochs", "live_batch", "learning_rate")
+        if self.optimizer not in ("sgd", "adam"):
+            raise ValueError(f'optimizer: expected "sgd" or "adam", got {self.optimizer!r}')
 
 
 class LatentReplay:
@@ -65,7 +68,7 @@ class LatentReplay:
         self._generator = np.random.default_rng((seed, 2))
         self.replay = ReplayMemory(settings.capacity, self._generator, settings.policy)
         self._optimizer: torch.optim.Optimizer | None = None
-        torch.manual_seed(seed)
+        self._seed, self._experience = seed, 0
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """Loss of a minibatch of decoded latents, float (B, C, H, W), and labels, int64 (B,)."""
@@ -75,7 +78,8 @@ class LatentReplay:
         """Change the parameters by their gradients."""
         if self._optimizer is None:
             parameters = [*self.tail.trained(), self.head.tw]
-            self._optimizer = torch.optim.SGD(parameters, rate, momentum=self.settings.momentum)
+            adam = self.settings.optimizer == "adam"
+            self._optimizer = torch.optim.Adam(parameters) if adam else torch.optim.SGD(parameters, momentum=self.settings.momentum)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.step()
@@ -84,6 +88,8 @@ class LatentReplay:
     def learn(self, rows: NDArray[Any], labels: NDArray[np.int64]) -> dict[str, Any]:
         """One experience: latent rows (N, ...), labels int64 (N,)."""
         s, replay = self.settings, self.replay
+        torch.manual_seed(self._seed * 1000 + self._experience)
+        self._experience += 1
         self.latents.calibrate(rows)
         self.head.begin(np.concatenate([labels, replay.labels]))
         before, steps = self.tail.signs(), 0

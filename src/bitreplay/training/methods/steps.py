@@ -16,7 +16,7 @@ def minibatches(
     """Yield (share of the lesson done, live indices, replay indices) for every step.
 
     Each epoch passes once over the live rows in a new order; its last short batch is dropped unless it is the only one.  Replayed rows go
-    round in orders of their own, at most `replay_batch` of them a step.
+    round in orders of their own, at most `replay_batch` of them a step, none twice in a step.
     """
     steps = max(1, live // live_batch)
     queue: Indices = np.zeros(0, np.int64)
@@ -25,6 +25,6 @@ def minibatches(
         for step in range(steps):
             count = min(replay_batch, replayed)
             if len(queue) < count:
-                queue = np.concatenate([queue, generator.permutation(replayed)])
+                queue = generator.permutation(replayed)
             drawn, queue = queue[:count], queue[count:]
             yield (epoch * steps + step) / (epochs * steps), order[step * live_batch : (step + 1) * live_batch], drawn

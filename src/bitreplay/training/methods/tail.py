@@ -50,7 +50,8 @@ class Latents:
     def row_bytes(self) -> int:
         """Bytes of a stored row without its label."""
         values = int(np.prod(self._start.shape))
-        return {"bits": self._start.model.network.latent_words * 8, "8-bit": values, "float": 4 * values}[self.kind]
+        sizes = {"bits": int(self._start.model.network.latent_words) * 8, "8-bit": values, "float": 4 * values}
+        return sizes[self.kind]
 
     def calibrate(self, rows: NDArray[Any]) -> None:
         """Fix the range of "8-bit" on the first rows that come: all but a ten-thousandth of their values."""

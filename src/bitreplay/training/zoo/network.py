@@ -73,7 +73,7 @@ class NetworkConfig:
     @property
     def shrink(self) -> int:
         """Pixels of the picture, in one direction, to one of the map at the cut."""
-        return math.prod(self.stem_strides) * 2 ** (len(self.widths) - 1)
+        return int(math.prod(self.stem_strides) * 2 ** (len(self.widths) - 1))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> NetworkConfig:
