@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bitreplay import Model
+from bitreplay.experiments.markdown import replace_between, table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -44,11 +45,6 @@ def percent(lines: list[dict[str, Any]]) -> str:
 def below(lines: list[dict[str, Any]], joint: list[dict[str, Any]]) -> str:
     gap = statistics.mean(100 * line["accuracy"] for line in joint) - statistics.mean(100 * line["accuracy"] for line in lines)
     return f"{gap:.2f}"
-
-
-def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [" | ".join(header), " | ".join("---" for _ in header), *(" | ".join(row) for row in rows)]
-    return "\n".join(f"| {line} |" for line in lines)
 
 
 def accuracy_rows(runs: Runs) -> list[tuple[str, ...]]:
@@ -129,11 +125,6 @@ def gradient_parts(lines: list[dict[str, Any]]) -> list[str]:
         table(("parameter", *(f"{family}, q_b {bits}" for family, bits in columns)), rows),
         "",
     ]
-
-
-def replace_between(text: str, start: str, end: str, content: str) -> str:
-    head, rest = text.split(start, 1)
-    return f"{head}{start}\n{content}\n{end}{rest.split(end, 1)[1]}"
 
 
 def main() -> None:

@@ -367,7 +367,7 @@ def during_learning(monkeypatch: pytest.MonkeyPatch, act: object) -> None:
         yield report
         assert acted or sys.exc_info()[0]
 
-    monkeypatch.setattr(cli, "_progress", progress)
+    monkeypatch.setattr(cli, "progress", progress)
 
 
 def test_ctrl_c_while_learning_changes_nothing(taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,24 +1,23 @@
-"""The command line ``bitreplay``: folders and files in, tables and exit codes out.
+"""The command line ``bitreplay``: folders and files in, tables and exit codes out; the commands of the device.
 
 Owns argument reading, progress, messages and exit codes; what is learned and stored is `learner`'s.  Results go to standard output,
 progress, notes and errors to standard error.  A state is written only after a lesson has gone well as a whole.  Exit codes: 0,
 1 error ("error: " and the library's own text), 2 usage, 130 Ctrl-C.
 
 Needs the extra ``demo``: where Typer or Rich is missing, importing this module ends the program with a line that says so.
-``pretrain`` and ``export`` need the extra ``train``.
+Commands of training and experiments are `cli_training`'s and need the extra ``train``.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shlex
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -28,79 +27,30 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from . import Cancelled, Learner, metrics
+from . import Learner, metrics
 from .data import class_files
+from .extras import missing_extra
 from .images import IMAGE_SUFFIXES, decode_image
 from .model import Model
 
-EXTRAS = {
-    **dict.fromkeys(("typer", "rich", "PIL", "sklearn", "matplotlib"), "demo"),
-    **dict.fromkeys(("torch", "lightning_fabric", "pyarrow"), "train"),
-}
-
-
-def _missing(name: str | None) -> str | None:
-    """What to say when the module `name` cannot be imported; None if it belongs to no extra."""
-    top = (name or "").partition(".")[0]
-    return f'{top} is not installed; pip install "bitreplay[{EXTRAS[top]}]"' if top in EXTRAS else None
-
-
 try:
     import typer
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
     from rich.table import Table
     from rich.text import Text
-    from typer.core import TyperGroup
+
+    from . import cli_training
+    from .terminal import Commands, JsonOption, console, fail, note, percent, print_json, print_table, progress, say
 except ModuleNotFoundError as _error:
-    if _missing(_error.name) is None:
+    if missing_extra(_error.name) is None:
         raise
-    raise SystemExit(f"error: {_missing(_error.name)}") from None
+    raise SystemExit(f"error: {missing_extra(_error.name)}") from None
 
 PREDICT_BATCH = 128
 WIDEST_CONFUSION = 20
 CONFUSIONS_LISTED = 20
-WIDTH_OFF_TERMINAL = 140
-
-
-def _fail(message: str, code: int = 1) -> NoReturn:
-    typer.echo(f"error: {message}" if code == 1 else message, err=True)
-    raise typer.Exit(code)
-
-
-def _note(message: str) -> None:
-    typer.echo(f"note: {message}", err=True)
-
-
-def _text(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{os.fsdecode(error.filename)}: {error.strerror}"
-    return str(error) or type(error).__name__
-
-
-class _Commands(TyperGroup):
-    """The one place where exceptions become messages and exit codes, however the commands are called."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            _fail("interrupted: nothing was changed", 130)
-        except BrokenPipeError:
-            raise  # Typer ends quietly: whoever read our output has gone
-        except ModuleNotFoundError as error:
-            message = _missing(error.name)
-            if message is None:
-                raise
-            _fail(message)
-        except MemoryError:
-            _fail("not enough memory")
-        except (ValueError, OSError, Cancelled) as error:
-            _fail(_text(error))
-
 
 app = typer.Typer(
-    cls=_Commands,
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Teach a binary neural network new things from a few pictures, on the device, in integers and in bounded memory.",
@@ -113,26 +63,8 @@ ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads; the result is the same with any number. Default: all cores.")
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**64 - 1, help="Seed of every random draw of the learner.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 # readable=False here and below: the library opens the file and says, in its own words, what is wrong.
 StateArgument = Annotated[Path, typer.Argument(readable=False, metavar="STATE", help="State file.")]
-
-
-def _console() -> Console:
-    # Off a terminal there is no width to keep to: a table in a log must not lose its columns.
-    return Console() if sys.stdout.isatty() else Console(width=WIDTH_OFF_TERMINAL)
-
-
-def _say(text: str) -> None:
-    typer.echo(text)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2))
 
 
 # Pictures
@@ -159,7 +91,7 @@ def _class_pictures(folder: Path) -> list[tuple[Path, str]]:
     if left_out:
         count = "1 file was" if len(left_out) == 1 else f"{len(left_out)} files were"
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
-        _note(f"{count} left out, such as {left_out[0]}: pictures lie in a subfolder per class and end in {suffixes}")
+        note(f"{count} left out, such as {left_out[0]}: pictures lie in a subfolder per class and end in {suffixes}")
     return found
 
 
@@ -178,22 +110,6 @@ def _read(path: Path, image_size: int) -> NDArray[np.uint8]:
         if error.filename is not None:
             raise  # cannot be opened; the text names the file already
         raise ValueError(f"{path}: cannot be read as a picture: {error}") from error
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Bars on standard error; yields a function to be called with (phase, done, total)."""
-    columns = (TextColumn("{task.description:>15}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(elapsed_when_finished=True))
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def report(phase: str, done: int, total: int) -> None:
-            if phase not in tasks:
-                tasks[phase] = bars.add_task(phase, total=total)
-            bars.update(tasks[phase], completed=done, total=total)
-
-        yield report
 
 
 # State files
@@ -312,9 +228,9 @@ def new(
     )
     _save(learner, state)
     info = learner.info()
-    _say(f"{state}: {info['capacity']} replay rows, {state.stat().st_size:,} bytes; model {info['model']['name']}")
+    say(f"{state}: {info['capacity']} replay rows, {state.stat().st_size:,} bytes; model {info['model']['name']}")
     if train_blocks and info["capacity"] < _TAIL_ROWS:
-        _say(f"Note: with fewer than {_TAIL_ROWS:,} replay rows a trained tail can forget; see docs/accuracy.md.")
+        say(f"Note: with fewer than {_TAIL_ROWS:,} replay rows a trained tail can forget; see docs/accuracy.md.")
 
 
 @app.command()
@@ -335,7 +251,7 @@ def learn(
     if not pictures:
         raise ValueError(f"{folder}: expected a subfolder per class with pictures in it, found none")
     labels = [name for _, name in pictures]
-    with _progress() as report:
+    with progress() as report:
         # One array from the start: no list of pictures beside it.
         images = np.empty((len(pictures), learner.image_size, learner.image_size, 3), np.uint8)
         for number, (path, _) in enumerate(pictures):
@@ -350,7 +266,7 @@ def learn(
     lesson = sorted(set(labels))
     opened = [name for name in lesson if name not in known]
     info = learner.info()
-    _say(
+    say(
         f"{state}: learned {len(pictures)} pictures of {_count(lesson)} in {seconds:.1f} s "
         f"({1000 * seconds / len(pictures):.1f} ms a picture){'; new: ' + _listed(opened) if opened else ''}\n"
         f"It knows {_count(learner.names)}; {info['replay_rows']:,} of {info['capacity']:,} replay rows are taken."
@@ -388,7 +304,7 @@ def predict(
             pictures += _class_pictures(source) or [(path, None) for path in _flat_pictures(source)]
     names: list[str] = []
     probabilities: list[float] = []
-    with _progress() as report:
+    with progress() as report:
         for start in range(0, len(pictures), PREDICT_BATCH):
             batch = np.stack([_read(path, learner.image_size) for path, _ in pictures[start : start + PREDICT_BATCH]])
             prediction = learner.predict(batch)
@@ -406,16 +322,16 @@ def predict(
     if labelled:
         result.update(_score(labelled, list(learner.names)))
     if as_json:
-        _print_json(result)
+        print_json(result)
         return
     for row in result["images"]:
         if "class" not in row:
-            _say(f"{row['file']}: {row['name']} ({_percent(row['probability'])})")
+            say(f"{row['file']}: {row['name']} ({percent(row['probability'])})")
     if labelled:
-        _say(f"accuracy {_percent(result['accuracy'])} ({result['right']} of {result['total']} pictures)")
+        say(f"accuracy {percent(result['accuracy'])} ({result['right']} of {result['total']} pictures)")
         _print_confusion(result["confusion"])
         if result["unknown"]:
-            _say(f"not known to the state, counted as errors: {_listed(result['unknown'])}")
+            say(f"not known to the state, counted as errors: {_listed(result['unknown'])}")
 
 
 def _score(labelled: list[tuple[str, str]], known: list[str]) -> dict[str, Any]:
@@ -445,7 +361,7 @@ def _print_confusion(confusion: dict[str, Any]) -> None:
         table.add_column("right", justify="right")
         for row in (i for i in shown if counts[i].any()):
             cells = [Text(str(counts[row, column] or "·"), style="bold" if row == column else "") for column in shown]
-            table.add_row(Text(names[row]), *cells, Text(_percent(counts[row, row] / counts[row].sum())))
+            table.add_row(Text(names[row]), *cells, Text(percent(counts[row, row] / counts[row].sum())))
     else:
         table = Table(title="most frequent confusions", title_justify="left")
         for head in ("is", "taken for"):
@@ -456,7 +372,7 @@ def _print_confusion(confusion: dict[str, Any]) -> None:
             row, column = divmod(int(flat), len(names))
             if wrong[row, column]:
                 table.add_row(Text(names[row]), Text(names[column]), str(wrong[row, column]))
-    _console().print(table)
+    console().print(table)
 
 
 def _is_model(path: Path) -> bool:
@@ -465,15 +381,6 @@ def _is_model(path: Path) -> bool:
             return (file.metadata() or {}).get("bitreplay") == "model"
     except (SafetensorError, OSError):
         return False  # the loader of states says what is wrong with it
-
-
-def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    table = Table(title=Text(title), title_justify="left")
-    for number, head in enumerate(heads):
-        table.add_column(head, justify="right" if rows and all(isinstance(row[number], int) for row in rows) else "left")
-    for row in rows:
-        table.add_row(*(Text(f"{cell:,}" if isinstance(cell, int) else str(cell)) for cell in row))
-    _console().print(table)
 
 
 @app.command()
@@ -493,18 +400,18 @@ def info(
         values = Model.load(file).info() if is_model else Learner.load(file, model=model).info()
         values["bytes"] = {**values["bytes"], "file": file.stat().st_size}
     if as_json:
-        _print_json(values)
+        print_json(values)
         return
     about = values if is_model else values["model"]
-    _table("model", ("", "value"), [(key, about[key]) for key in about if key not in ("bytes", "card")])
+    print_table("model", ("", "value"), [(key, about[key]) for key in about if key not in ("bytes", "card")])
     if is_model:
-        _table("card", ("", "value"), list(values["card"].items()))
+        print_table("card", ("", "value"), list(values["card"].items()))
     else:
         rows = [(entry["name"], entry["samples"], entry["replay_rows"]) for entry in values["classes"]]
-        _table("classes", ("class", "pictures learned", "replay rows"), rows)
+        print_table("classes", ("class", "pictures learned", "replay rows"), rows)
         taken = f"{values['replay_rows']:,} of {values['capacity']:,} replay rows taken"
-        _say(f"{values['lessons']} lessons, {_count([row[0] for row in rows])}, {taken}")
-    _table("bytes", ("what", "bytes"), list(values["bytes"].items()))
+        say(f"{values['lessons']} lessons, {_count([row[0] for row in rows])}, {taken}")
+    print_table("bytes", ("what", "bytes"), list(values["bytes"].items()))
 
 
 @app.command()
@@ -519,131 +426,12 @@ def demo(
     from .demo import run_demo
 
     try:
-        run_demo(out, seed=seed, threads=threads, console=_console())
+        run_demo(out, seed=seed, threads=threads, console=console())
     except KeyboardInterrupt:
-        _fail("interrupted", 130)
+        fail("interrupted", 130)
 
 
-def _numbers(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise typer.BadParameter(f"expected whole numbers with commas between them, got {text!r}") from None
-
-
-def _given(**values: Any) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
-
-
-@app.command()
-def pretrain(
-    data: Annotated[
-        Path, typer.Argument(readable=False, metavar="DATA", help="Data set: parquet files, or folders of pictures, with a split to train.")
-    ],
-    out: Annotated[
-        Path, typer.Argument(readable=False, metavar="OUT", help="Folder for checkpoint and log; a checkpoint in it is continued.")
-    ],
-    image_size: Annotated[int | None, typer.Option(help="Side of the square input in pixels.", min=1)] = None,
-    widths: Annotated[str | None, typer.Option(help="Channels of each stage, such as 64,128,256.")] = None,
-    blocks: Annotated[str | None, typer.Option(help="Residual binary blocks of each stage, such as 2,3,4.")] = None,
-    stem_strides: Annotated[str | None, typer.Option(help="Strides of the stem's two convolutions, such as 1,2.")] = None,
-    tail_blocks: Annotated[int | None, typer.Option(help="Blocks of the last stage behind the replay cut.", min=0)] = None,
-    cut: Annotated[str | None, typer.Option(help="binary, or none for the twin without binarisation at the cut.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data.", min=1)] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Pictures a step.", min=1)] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak of the learning rate.")] = None,
-    warmup_steps: Annotated[int | None, typer.Option(help="Steps of linear warm-up.", min=0)] = None,
-    cut_start: Annotated[float | None, typer.Option(help="Epochs after which the cut is blended in.", min=0)] = None,
-    cut_ramp: Annotated[float | None, typer.Option(help="Epochs over which it is blended in.", min=0)] = None,
-    crop: Annotated[float | None, typer.Option(help="Smallest side of the random crop, as a share of the picture.", min=0, max=1)] = None,
-    seed: Annotated[int | None, typer.Option(help="Keys every random draw.", min=0)] = None,
-    precision: Annotated[str | None, typer.Option(help="Precision of Lightning Fabric, such as 32-true or bf16-mixed.")] = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option(readable=False, help="Start from this checkpoint: its network but for the cut, its epoch.", metavar="FILE"),
-    ] = None,
-    init: Annotated[
-        Path | None, typer.Option(readable=False, help="Start from these weights, such as weights/quicknet-32.", metavar="FOLDER/NAME")
-    ] = None,
-    until: Annotated[int | None, typer.Option(help="Stop after this many epochs of the schedule.", min=1)] = None,
-    cache: Annotated[
-        Path | None, typer.Option(readable=False, help="Folder for decoded pictures. Default: OUT/cache.", metavar="DIR")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of torch.", min=1)] = None,
-) -> None:
-    """Train a network off the device. Options left out keep the defaults of Recipe and QuickNetConfig, which are shown at the start."""
-    import torch
-
-    from .training.pretrain import CHECKPOINT, Recipe
-    from .training.pretrain import pretrain as run
-    from .training.zoo.quicknet import QuickNetConfig
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-    shape = _given(image_size=image_size, widths=_numbers(widths), blocks=_numbers(blocks), stem_strides=_numbers(stem_strides))
-    config = QuickNetConfig(**shape, **_given(tail_blocks=tail_blocks, cut=cut))
-    recipe = Recipe(
-        **_given(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, warmup_steps=warmup_steps),
-        **_given(cut_start=cut_start, cut_ramp=cut_ramp, crop=crop, seed=seed, precision=precision),
-    )
-    if (out / CHECKPOINT).exists():
-        _note(f"goes on from {out / CHECKPOINT}, with its recipe")
-    else:
-        if resume is not None:
-            _note(f"starts from {resume}, with its network but for the cut, and this recipe")
-        _say(f"{config}\n{recipe}")
-
-    def report(line: dict[str, Any]) -> None:
-        done = "valid_top1" in line or "cut_strength" in line
-        text = f"epoch {line['epoch'] + (not done)} step {line['step']}/{line['steps']} loss {line['loss']:.4f} {line['seconds']:.0f} s"
-        _say(text + (f" valid top-1 {_percent(line['valid_top1'])}" if "valid_top1" in line else ""))
-
-    try:
-        run(data, out, config, recipe, resume=resume, init=init, until=until, cache=cache, progress=report)
-    except KeyboardInterrupt:
-        _fail(f"interrupted: the same command goes on from the last finished epoch in {out}", 130)
-    _say(f"{out / CHECKPOINT}: written")
-
-
-@app.command()
-def export(
-    checkpoint: Annotated[Path, typer.Argument(readable=False, metavar="CHECKPOINT", help="What pretrain wrote.")],
-    out: Annotated[Path, typer.Argument(readable=False, metavar="OUT", help="Model file to write.")],
-    data: Annotated[
-        Path, typer.Option(readable=False, help="Data set to calibrate and measure on: the one it was trained on.", metavar="DIR")
-    ],
-    name: Annotated[str, typer.Option(help="Name of the model.")],
-    card: Annotated[Path | None, typer.Option(readable=False, help="JSON file with what the model card shall say.", metavar="FILE")] = None,
-    whitening: Annotated[bool, typer.Option(help="Whiten the features.")] = True,
-    cache: Annotated[Path | None, typer.Option(readable=False, help="Folder for decoded pictures.", metavar="DIR")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of torch.", min=1)] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Fold and calibrate a trained network and write the integer model file for the device."""
-    import torch
-
-    from .training.export import export_model
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-    told: dict[str, Any] | None = None
-    if card is not None:
-        try:
-            told = json.loads(card.read_bytes())
-        except ValueError as error:
-            raise ValueError(f"{card}: expected JSON, got something else: {error}") from error
-        if not isinstance(told, dict):
-            raise ValueError(f"{card}: expected a JSON object, got {type(told).__name__}")
-    with _progress() as report:
-        figures = export_model(checkpoint, out, data=data, cache=cache, name=name, card=told, whitening=whitening, progress=report)
-    if as_json:
-        _print_json(figures)
-    elif figures:
-        _table(str(out), ("", "measured"), list(figures.items()))
-    else:
-        _say(f"{out}: written; the data set has no pictures to measure on")
+app.add_typer(cli_training.app)
 
 
 def main() -> None:

@@ -39,10 +39,15 @@ class ImageSet:
         return len(self.labels)
 
 
-def _class_names(schema: object, count: int) -> tuple[str, ...]:
+# Names of the two columns: ours, and those that CIFAR goes by on the hub (of CIFAR-100 the fine labels are meant).
+IMAGE_COLUMNS = ("image", "img")
+LABEL_COLUMNS = ("label", "fine_label")
+
+
+def _class_names(schema: object, column: str, count: int) -> tuple[str, ...]:
     metadata = getattr(schema, "metadata", None) or {}
     if b"huggingface" in metadata:
-        feature = json.loads(metadata[b"huggingface"]).get("info", {}).get("features", {}).get("label", {})
+        feature = json.loads(metadata[b"huggingface"]).get("info", {}).get("features", {}).get(column, {})
         names = feature.get("names") or feature.get("class_label", {}).get("names")
         if isinstance(names, dict):
             names = [names[str(i)] for i in range(len(names))]
@@ -52,7 +57,7 @@ def _class_names(schema: object, count: int) -> tuple[str, ...]:
 
 
 def read_parquet(paths: Iterable[Path], image_size: int) -> ImageSet:
-    """Read parquet files with columns ``image`` (struct with ``bytes``) and ``label`` (integer).
+    """Read parquet files with columns ``image`` or ``img`` (struct with ``bytes``) and ``label`` or ``fine_label`` (integer).
 
     Parameters
     ----------
@@ -66,28 +71,30 @@ def read_parquet(paths: Iterable[Path], image_size: int) -> ImageSet:
     import pyarrow.parquet as pq
 
     images, labels = [], []
-    schema = None
+    schema, label_column = None, ""
     for path in paths:
         table = pq.read_table(path)
         schema = table.schema
-        if not {"image", "label"} <= set(table.column_names):
+        image_column = next((name for name in IMAGE_COLUMNS if name in table.column_names), None)
+        label_column = next((name for name in LABEL_COLUMNS if name in table.column_names), "")
+        if image_column is None or not label_column:
             raise ValueError(f"{path}: expected columns image and label, got {', '.join(table.column_names)}")
-        for row, cell in enumerate(table.column("image")):
+        for row, cell in enumerate(table.column(image_column)):
             try:
                 value = cell.as_py()
                 value = value["bytes"] if isinstance(value, dict) else None
                 images.append(decode_image(io.BytesIO(value or b""), image_size))
             except OSError as error:
                 raise ValueError(f"{path}: picture in row {row} cannot be read: {error}") from error
-        known = len(_class_names(schema, 0))
-        for row, label in enumerate(table.column("label").to_pylist()):
+        known = len(_class_names(schema, label_column, 0))
+        for row, label in enumerate(table.column(label_column).to_pylist()):
             if not isinstance(label, int) or not 0 <= label < (known or 2**31):
                 raise ValueError(f"{path}: label in row {row}: expected the number of a class, got {label!r}")
-        labels.append(table.column("label").to_numpy().astype(np.int64))
+        labels.append(table.column(label_column).to_numpy().astype(np.int64))
     if not images:
         raise ValueError("paths: expected at least one parquet file with pictures, got none")
     all_labels = np.concatenate(labels)
-    return ImageSet(np.stack(images), all_labels, _class_names(schema, int(all_labels.max()) + 1))
+    return ImageSet(np.stack(images), all_labels, _class_names(schema, label_column, int(all_labels.max()) + 1))
 
 
 def class_files(folder: Path) -> Iterator[tuple[str, list[Path]]]:

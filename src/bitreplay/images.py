@@ -31,6 +31,21 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
+def fit_image(picture: Image.Image, image_size: int) -> NDArray[np.uint8]:
+    """Cut out the largest centred square of an RGB picture and bring it to `image_size`: with a box filter when it shrinks, bicubic when it grows."""
+    from PIL import Image
+
+    width, height = picture.size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    if side != width or side != height:
+        picture = picture.crop((left, top, left + side, top + side))
+    if side != image_size:
+        filter_ = Image.Resampling.BOX if side > image_size else Image.Resampling.BICUBIC
+        picture = picture.resize((image_size, image_size), filter_)
+    return np.asarray(picture, dtype=np.uint8)
+
+
 def decode_image(source: Path | IO[bytes], image_size: int) -> NDArray[np.uint8]:
     """Decode one picture to the square input of a network.
 
@@ -60,12 +75,4 @@ def decode_image(source: Path | IO[bytes], image_size: int) -> NDArray[np.uint8]
         raise
     except Exception as error:  # Pillow's readers raise what they like on a damaged file
         raise OSError(str(error)) from error
-    width, height = picture.size
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    if side != width or side != height:
-        picture = picture.crop((left, top, left + side, top + side))
-    if side != image_size:
-        filter_ = Image.Resampling.BOX if side > image_size else Image.Resampling.BICUBIC
-        picture = picture.resize((image_size, image_size), filter_)
-    return np.asarray(picture, dtype=np.uint8)
+    return fit_image(picture, image_size)

@@ -1,0 +1,14 @@
+"""Which extra of the package brings which module: what to tell a user who lacks one."""
+
+from __future__ import annotations
+
+EXTRAS = {
+    **dict.fromkeys(("typer", "rich", "PIL", "sklearn", "matplotlib"), "demo"),
+    **dict.fromkeys(("torch", "lightning_fabric", "pyarrow", "dask", "distributed"), "train"),
+}
+
+
+def missing_extra(name: str | None) -> str | None:
+    """What to say when the module `name` cannot be imported; None if it belongs to no extra."""
+    top = (name or "").partition(".")[0]
+    return f'{top} is not installed; pip install "bitreplay[{EXTRAS[top]}]"' if top in EXTRAS else None
