@@ -255,7 +255,7 @@ void bench_tail(const Options& options, int gradient_bits, int weight_bits) {
   settings.learning_rate = 655;
   settings.live_batch = kLive;
   settings.tail_replay_batch = kStored;
-  settings.tail_epochs = kForever;
+  settings.tail_epochs = settings.tail_passes = kForever;
   Workers workers(options.threads);
   const auto row = [&](size_t i) { return rows.data() + i * (kRowBits / 64); };
   bench_steps(options, [&](const StepReport& report) {

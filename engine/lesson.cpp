@@ -50,6 +50,7 @@ struct Mix {
   size_t live_batch = 0, other_batch = 0;
   size_t steps = 0;
   bool stand_ins = false;  // the other rows are made for absent classes
+  bool by_heart = false;   // what learns can learn rows by heart: how many of them a class has counts too (7.6)
 };
 
 // The head's part of a step: which classes are in the softmax, and their gradient.
@@ -86,7 +87,7 @@ class HeadTrainer {
   std::span<const int16_t> forward() const { return {forward_.data(), active_count_ * lesson_.width}; }
   std::span<const int16_t> gradient(size_t rows) const { return {g_.data(), rows * active_count_}; }
 
-  // Decides who is in the softmax, and the prior of each (4.2).
+  // Decides who is in the softmax, and the prior of each (4.2, 7.6).
   void choose(const Mix& mix, size_t others) {
     active_count_ = 0;
     const size_t live_rows = lesson_.live_labels.size();
@@ -98,10 +99,16 @@ class HeadTrainer {
       active_[active_count_++] = static_cast<uint32_t>(c);
     }
     for (size_t i = 0; i < active_count_; ++i) {
-      prior_[i] = settings_.prior && mix.other_batch > 0
-                      ? prior_correction(active_count_, static_cast<uint64_t>(prior_[i]),
-                                         (mix.live_batch + mix.other_batch) * live_rows * others)
-                      : 0;
+      if (!settings_.prior || mix.other_batch == 0) {
+        prior_[i] = 0;
+        continue;
+      }
+      prior_[i] = prior_correction(active_count_, static_cast<uint64_t>(prior_[i]),
+                                   (mix.live_batch + mix.other_batch) * live_rows * others);
+      if (mix.by_heart) {
+        const uint64_t rows = uint64_t{live_[active_[i]]} + stored_[active_[i]];
+        prior_[i] += round_shift(prior_correction(active_count_, rows, live_rows + others), 1);
+      }
     }
     ghosts_ = settings_.class_means && mix.other_batch > 0 ? 0 : settings_.ghosts;
   }
@@ -345,7 +352,9 @@ void train_tail(const Lesson& lesson, const Settings& settings, const Network& n
   Mix mix;
   mix.live_batch = std::min<size_t>(settings.live_batch, live_rows);
   mix.other_batch = std::min<size_t>(settings.tail_replay_batch, stored_rows);
-  mix.steps = static_cast<size_t>(settings.tail_epochs) * ceil_div(live_rows, mix.live_batch);
+  mix.steps = std::min(static_cast<size_t>(settings.tail_epochs) * ceil_div(live_rows, mix.live_batch),
+                       ceil_div(static_cast<size_t>(settings.tail_passes) * stored_rows, mix.other_batch));
+  mix.by_heart = true;
   const size_t max_rows = mix.live_batch + mix.other_batch;
   HeadTrainer head(lesson, settings, max_rows);
   head.choose(mix, stored_rows);

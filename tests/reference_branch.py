@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from reference_arithmetic import Int64, Uint64, draw, permutation, rs
-from reference_head import learning_rate, logits, prior_logits, softmax, training_step
+from reference_head import learning_rate, log_share, logits, prior_logits, softmax, training_step
 from reference_learner import ReferenceLearner
 from reference_network import ReferenceNetwork
 from reference_tail import PURPOSE_GRADIENT, TENSOR_HEAD, Minibatch, Moment, ReferenceTail, requant_head
@@ -19,7 +19,7 @@ PURPOSE_TAIL_LIVE, PURPOSE_TAIL_REPLAY, PURPOSE_VARIATION = 9, 10, 11
 class ReferenceBranchLearner(ReferenceLearner):
     """The learner of 4 and 5 as frozen branch, and a trained branch beside it.
 
-    `settings` has tail_epochs, tail_replay_batch, tail_noise and tail_mirror as well; `branch` (K, D_f) is v.
+    `settings` has tail_epochs, tail_passes, tail_replay_batch, tail_noise and tail_mirror as well; `branch` (K, D_f) is v.
     """
 
     def __init__(self, network: ReferenceNetwork, capacity: int, seed: int, settings: dict[str, Any], tail: ReferenceTail) -> None:
@@ -78,9 +78,10 @@ class ReferenceBranchLearner(ReferenceLearner):
         prior = np.zeros(len(active), np.int64)
         if settings["prior"]:
             prior = prior_logits([live_count[c] for c in active], [stored_count[c] for c in active], live_batch, other_batch)
+            prior += [rs(log_share(len(active), live_count[c] + stored_count[c], n + r), 1) for c in active]
         ghosts = 0 if settings["class_means"] else settings["ghosts"]
         batches = -(-n // live_batch)
-        steps = settings["tail_epochs"] * batches
+        steps = min(settings["tail_epochs"] * batches, -(-settings["tail_passes"] * r // other_batch))
         live_order: list[int] = []
         replay_order: list[int] = []
         permutations = 0

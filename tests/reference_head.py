@@ -54,6 +54,11 @@ def softmax(logit: Int64, ghosts: int) -> Int64:
     return divr(e << 15, total)
 
 
+def log_share(classes: int, part: int, whole: int) -> int:
+    """ln(classes * part / whole) with 16 fraction bits (method.md, 4.2)."""
+    return ((log2q(classes) + log2q(part) - log2q(whole)) * 45426) >> 16
+
+
 def prior_logits(live: Sequence[int], stored: Sequence[int], live_batch: int, replay_batch: int) -> Int64:
     """Prior of each class of an experience, 16 fraction bits (method.md, 4.2).
 
@@ -70,7 +75,7 @@ def prior_logits(live: Sequence[int], stored: Sequence[int], live_batch: int, re
     result = []
     for n_c, m_c in zip(live, stored, strict=True):
         numerator = live_batch * n_c * r + replay_batch * m_c * n
-        result.append(((log2q(t) + log2q(numerator) - log2q(denominator)) * 45426) >> 16)
+        result.append(log_share(t, numerator, denominator))
     return np.array(result, np.int64)
 
 

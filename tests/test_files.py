@@ -21,6 +21,7 @@ import bitreplay.model
 from bitreplay import FormatError, Learner, Model, _engine
 from bitreplay.container import pack, unpack
 from bitreplay.model import write_model
+from bitreplay.settings import Settings
 
 NO_DIGEST = b"0" * 64
 QUICK = {"min_steps": 2, "epochs": 1}
@@ -386,7 +387,7 @@ def test_an_experience_that_is_no_count_is_refused(shelf: Shelf, tmp_path: Path,
         {"learning_rate": 0}, {"learning_rate": 5}, {"learning_rate": float("nan")}, {"learning_rate": float("inf")},
         {"learning_rate": 10**400}, {"learning_rate": [1]}, {"learning_rate": True}, {"epochs": 0}, {"epochs": 10**9},
         {"min_steps": 10**9}, {"live_batch": 0}, {"replay_batch": 0}, {"ghosts": -1}, {"ghosts": 10**9}, {"prior_correction": 1},
-        {"unknown": 1},
+        {"tail_passes": 0}, {"tail_passes": 10**9}, {"unknown": 1},
     ],
     ids=str,
 )  # fmt: skip
@@ -403,9 +404,13 @@ def test_settings_that_are_no_settings_are_refused(shelf: Shelf, tmp_path: Path,
 
 def test_a_missing_setting_is_refused(shelf: Shelf, tmp_path: Path) -> None:
     added = {"train_blocks", "forward_bits", "gradient_bits", "weight_bits", "weight_step", "parameter_step", "sign_reset", "tail_epochs",
-             "tail_replay_batch", "tail_noise", "tail_mirror"}  # fmt: skip
+             "tail_passes", "tail_replay_batch", "tail_noise", "tail_mirror"}  # fmt: skip
     without = {k: v for k, v in json.loads(shelf.state_metadata["settings"]).items() if k not in added}
     assert load(shelf.state(settings=json.dumps(without)), tmp_path).settings.train_blocks == 0  # a state of 0.1.0
+    for name in added:
+        values = json.loads(shelf.state_metadata["settings"])
+        del values[name]
+        assert getattr(load(shelf.state(settings=json.dumps(values)), tmp_path).settings, name) == getattr(Settings(), name)
     for name in without:
         values = json.loads(shelf.state_metadata["settings"])
         del values[name]

@@ -255,7 +255,7 @@ def test_settings_and_model_come_back(model: Model, tmp_path: Path) -> None:
         "capacity": 7, "seed": 9, "lesson_images": 20, "max_classes": 6, "learning_rate": 0.125, "epochs": 2, "min_steps": 3,
         "live_batch": 4, "replay_batch": 5, "pull": 0.25, "ghosts": 0, "prior_correction": False, "class_means": False,
         "train_blocks": 1, "forward_bits": 9, "gradient_bits": 7, "weight_bits": 16, "weight_step": 3, "parameter_step": 8,
-        "sign_reset": True, "tail_epochs": 2, "tail_replay_batch": 9, "tail_noise": 3, "tail_mirror": False,
+        "sign_reset": True, "tail_epochs": 2, "tail_passes": 6, "tail_replay_batch": 9, "tail_noise": 3, "tail_mirror": False,
     }  # fmt: skip
     Learner.new(model, **values).save(tmp_path / "s")
     loaded = Learner.load(tmp_path / "s")
@@ -519,6 +519,9 @@ BAD_SETTINGS = [
     ({"live_batch": 0}, ValueError, f"live_batch: {WHOLE} 1 to .*got 0"),
     ({"replay_batch": 4097}, ValueError, f"replay_batch: {WHOLE} 1 to .*got 4097"),
     ({"ghosts": -1}, ValueError, f"ghosts: {WHOLE} 0 to 1024, got -1"),
+    ({"tail_passes": 0}, ValueError, f"tail_passes: {WHOLE} 1 to 10000, got 0"),
+    ({"tail_passes": 10_001}, ValueError, f"tail_passes: {WHOLE} 1 to 10000, got 10001"),
+    ({"tail_passes": 2.0}, ValueError, f"tail_passes: {WHOLE} 1 to 10000, got 2.0"),
     ({"prior_correction": 1}, ValueError, "prior_correction: expected True or False, got 1"),
     ({"learning_rte": 0.1}, TypeError, "learning_rte"),
 ]
@@ -530,7 +533,14 @@ def test_settings_out_of_range_are_refused(model: Model, values: dict, error: ty
         Learner.new(model, **values)
 
 
-@pytest.mark.parametrize("values", [{"seed": 0}, {"seed": 2**64 - 1}, {"learning_rate": 2**-16}, {"learning_rate": 4}, {"ghosts": 1024}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"seed": 0}, {"seed": 2**64 - 1}, {"learning_rate": 2**-16}, {"learning_rate": 4}, {"ghosts": 1024},
+        {"train_blocks": 1, "tail_passes": 1}, {"train_blocks": 1, "tail_passes": 10_000},
+    ],
+    ids=str,
+)  # fmt: skip
 def test_settings_at_the_end_of_their_range_work(model: Model, tmp_path: Path, values: dict) -> None:
     learner = Learner.new(model, **{"capacity": 3, **QUICK, **values})
     learner.learn(pictures(1, 4), ["a", "b"] * 2)

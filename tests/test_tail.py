@@ -20,7 +20,7 @@ FAMILIES = ("quicknet", "reactnet", "birealnet")
 TAIL = ("forward_bits", "gradient_bits", "weight_bits", "weight_step", "parameter_step", "sign_reset")
 COMMON: dict[str, Any] = {
     "epochs": 1, "min_steps": 6, "live_batch": 5, "replay_batch": 6, "ghosts": 2, "class_means": True,
-    "tail_epochs": 2, "tail_replay_batch": 7, "tail_noise": 26, "tail_mirror": True,
+    "tail_epochs": 2, "tail_passes": 3, "tail_replay_batch": 7, "tail_noise": 26, "tail_mirror": True, "prior_correction": True,
 }  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def pair(
         model, capacity=11, seed=7, threads=threads, learning_rate=0.02, pull=1.0, train_blocks=train_blocks, **settings, **tail
     )
     reference = ReferenceBranchLearner(
-        network, 11, 7, {"learning_rate": 1311, "pull": 256, "prior": True, **settings},
+        network, 11, 7, {"learning_rate": 1311, "pull": 256, "prior": settings["prior_correction"], **settings},
         ReferenceTail.of(network, train_blocks, gates, TailSettings(**tail)),
     )  # fmt: skip
     return ours, reference
@@ -90,11 +90,11 @@ def assert_same(ours: Learner, reference: ReferenceBranchLearner, train_blocks: 
     ("train_blocks", "values"),
     [
         (1, {}),
-        (2, {"gradient_bits": 8}),
+        (2, {"gradient_bits": 8, "tail_passes": 1}),
         (2, {"weight_bits": 16, "parameter_step": 9}),
         (2, {"weight_bits": 1, "weight_step": 6, "parameter_step": 6, "gradient_bits": 4}),
         (2, {"forward_bits": 8, "gradient_bits": 2, "weight_step": 3}),
-        (1, {"forward_bits": 5, "gradient_bits": 11, "sign_reset": True, "tail_mirror": False, "tail_noise": 0}),
+        (1, {"forward_bits": 5, "gradient_bits": 11, "sign_reset": True, "tail_mirror": False, "tail_noise": 0, "prior_correction": False}),
         (2, {"class_means": False, "parameter_step": 4, "weight_step": 2, "weight_bits": 16, "gradient_bits": 3}),
     ],
 )
@@ -147,6 +147,22 @@ def test_a_tail_whose_features_have_no_relu_equals_the_reference(tmp_path: Path,
     expected = reference.predict(images)
     assert np.array_equal(best, expected[0])
     assert np.array_equal(probabilities, expected[1])
+
+
+@pytest.mark.parametrize(
+    ("tail_epochs", "tail_passes", "steps"),
+    [(2, 3, [4, 5]), (2, 10_000, [4, 6]), (2, 1, [2, 2]), (2, 2, [3, 4]), (10_000, 1, [2, 2]), (1, 20, [2, 3])],
+)
+def test_steps_are_limited_by_passes_over_live_and_over_stored_rows(
+    tmp_path: Path, tail_epochs: int, tail_passes: int, steps: list[int]
+) -> None:
+    learner, _ = pair(tmp_path, "quicknet", 1, {"tail_epochs": tail_epochs, "tail_passes": tail_passes})
+    images = tiny_model.random_images(5, 29, 16)
+    calls: list[tuple[int, int]] = []
+    for labels, rows in (("ab" * 5, slice(0, 10)), ("cabccdd", slice(10, 17)), ("d" * 12, slice(17, 29))):
+        learner.learn(images[rows], list(labels), progress=lambda phase, *call: calls.append(call) if phase == "tail" else None)
+    # 7 live rows, 5 a step, and 10 stored ones, 7 a step; then 12 live ones and 11 stored ones; none are stored in the first lesson
+    assert calls == [(done, total) for total in steps for done in range(total + 1)]
 
 
 @pytest.mark.parametrize("weight_bits", [1, 8, 16])

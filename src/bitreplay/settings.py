@@ -21,6 +21,7 @@ _RANGES = {
     "weight_step": (1, 20),
     "parameter_step": (0, 20),
     "tail_epochs": (1, 10_000),
+    "tail_passes": (1, 10_000),
     "tail_replay_batch": (1, 256),
     "tail_noise": (0, 128),
 }
@@ -34,6 +35,7 @@ _ADDED = {
     "parameter_step",
     "sign_reset",
     "tail_epochs",
+    "tail_passes",
     "tail_replay_batch",
     "tail_noise",
     "tail_mirror",
@@ -66,6 +68,7 @@ class Settings:
     parameter_step : likewise for scales, biases, thresholds and slopes of the blocks; 0 leaves them as they are.
     sign_reset : an ablation: shadow weights start each step from their signs, as in the papers' public code (7.5).
     tail_epochs : passes over the lesson's images with the tail in training.
+    tail_passes : most passes over the stored rows in that time, lest a small memory be learned by heart (7.6).
     tail_replay_batch : most replayed rows in a step that trains the tail.
     tail_noise : share of a latent row's bits, in 256ths, that are turned over at random each time the row is trained on.
     tail_mirror : whether rows are mirrored left to right at random as well.
@@ -92,6 +95,7 @@ class Settings:
     parameter_step: int = 0
     sign_reset: bool = False
     tail_epochs: int = 1
+    tail_passes: int = 20
     tail_replay_batch: int = 128
     tail_noise: int = 26
     tail_mirror: bool = True

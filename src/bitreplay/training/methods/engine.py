@@ -53,4 +53,4 @@ class Engine:
         """Bytes that replay takes, and those that a lesson needs beyond what is kept."""
         sizes = self.learner.info()["bytes"]
         row = sizes["replay_row"]
-        return {"replay_row_bytes": row, "replay_bytes": row * self.learner.settings.capacity, "lesson_bytes": sizes["lesson"]}
+        return {"replay_row_bytes": row, "replay_bytes": row * self.learner.settings.capacity, "step_peak_bytes": sizes["lesson"]}
