@@ -31,13 +31,8 @@ RUNS: list[tuple[str, tuple[str, ...], int, dict[str, Any], bool]] = [
     ("tail trained", ("nc5",), 6000, TAIL, True),
     ("head only", ("ni10",), 6000, {}, False),
     ("tail trained", ("ni10",), 6000, TAIL, False),
-    ("tail trained, q_b 8", ("nc5", "ni10"), 1500, TAIL | {"gradient_bits": 8}, False),
     ("head only", ("nc5", "ni10"), 300, {}, False),
     ("tail trained", ("nc5", "ni10"), 300, TAIL, False),
-    ("tail trained, b_w 16", ("nc5",), 1500, TAIL | {"weight_bits": 16}, False),
-    ("tail trained, b_w 1 (flip rule)", ("nc5",), 1500, TAIL | {"weight_bits": 1, "weight_step": 9}, False),
-    ("tail trained, sign reset, b_w 8", ("nc5",), 1500, TAIL | {"sign_reset": True}, False),
-    ("tail trained, sign reset, b_w 16", ("nc5",), 1500, TAIL | {"sign_reset": True, "weight_bits": 16}, False),
     ("tail trained, rows not varied", ("nc5",), 1500, TAIL | {"tail_noise": 0, "tail_mirror": False}, False),
 ]
 

@@ -138,7 +138,7 @@ def _check_may_write(state: Path) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
-_TAIL_ROWS = 1000  # below, a trained tail does harm in lessons of new classes (docs/accuracy.md)
+_TAIL_ROWS = 1000  # below, a trained tail gains nothing in lessons of new classes (docs/accuracy.md)
 _PHASES = {"train": "training", "tail": "training the tail"}
 
 
@@ -230,7 +230,7 @@ def new(
     info = learner.info()
     say(f"{state}: {info['capacity']} replay rows, {state.stat().st_size:,} bytes; model {info['model']['name']}")
     if train_blocks and info["capacity"] < _TAIL_ROWS:
-        say(f"Note: with fewer than {_TAIL_ROWS:,} replay rows a trained tail can forget; see docs/accuracy.md.")
+        say(f"Note: with fewer than {_TAIL_ROWS:,} replay rows a trained tail gains little; see docs/accuracy.md.")
 
 
 @app.command()

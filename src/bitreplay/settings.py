@@ -61,7 +61,7 @@ class Settings:
     prior_correction : whether class shares are taken out of the logits in training (4.2).
     class_means : whether class means move replayed rows and stand in for absent classes (4.3); False is plain CWR*.
     train_blocks : how many blocks of the tail are trained, counted from the last; 0: the head alone (7).  Pays with 1,000 replay
-        rows or more; with a few hundred, in lessons of new classes only, it does harm (docs/accuracy.md).
+        rows or more; with a few hundred, in lessons of new classes only, it gains nothing (docs/accuracy.md).
     forward_bits, gradient_bits : q_f and q_b, widths of the tail's forward tensors and of all gradients, 2 to 16 (7.2, 7.3).
     weight_bits : b_w, width of the shadow weights behind the binary ones: 8 or 16, or 1 for none (7.5).
     weight_step : a binary weight's shadow moves by at most 2^-weight_step of its range a step.
