@@ -144,15 +144,24 @@ def _bytes(value: float | None) -> str:
 # -- tables -------------------------------------------------------------------------------------------------------------------------------------
 
 
+def _flipped(lines: Sequence[Line]) -> str:
+    # Smallest and largest share of the trained binary weights that an experience turned over, in %; those that trained the head alone left out.
+    shares = [100 * note["flipped"] for line in lines for note in line.get("notes", ()) if note.get("flipped") is not None]
+    shares = [share for share in shares if share > 0] or shares
+    return f"{min(shares):.2f} to {max(shares):.2f}" if shares else ""
+
+
 def final_part(group: Group) -> Part:
-    """Final accuracy, forgetting and replay memory of every label."""
+    """Final accuracy, forgetting, replay memory, and binary weights turned over, of every label."""
     joint = group.joint
     rows = []
     for label, lines in group.by("label").items():
         gap = f"{100 * (_mean(joint[1], 'final') - _mean(lines, 'final')):.2f}" if joint else ""
         memory = _bytes(_mean(lines, "replay_bytes"))
-        rows.append((label, spread(_values(lines, "final")), gap, spread(_values(lines, "forgetting")), memory, str(len(lines))))
-    header = ("method", "final accuracy", "below joint", "forgetting", "replay bytes", "seeds")
+        rows.append(
+            (label, spread(_values(lines, "final")), gap, spread(_values(lines, "forgetting")), memory, _flipped(lines), str(len(lines)))
+        )
+    header = ("method", "final accuracy", "below joint", "forgetting", "replay bytes", "flipped an experience, %", "seeds")
     return Part(
         f"final {group.name}",
         "Final accuracy",

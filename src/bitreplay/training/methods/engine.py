@@ -43,7 +43,7 @@ class Engine:
         """One experience: pictures uint8 (N, S, S, 3), labels int64 (N,)."""
         self.learner.learn(np.ascontiguousarray(rows), [str(label) for label in labels])
         lesson = self.learner.info()["last_lesson"]
-        return {"flipped": lesson["flipped"] / max(1, lesson["weights"])}
+        return {"flipped": lesson["flipped"] / lesson["weights"]} if lesson["weights"] else {}
 
     def predict(self, rows: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Class numbers, int64 (N,), of pictures uint8 (N, S, S, 3)."""
