@@ -25,7 +25,7 @@ from ..data import ImageSet
 from ..model import Model
 from .export import Integers
 from .weights import load_weights, network_of
-from .zoo.network import CutNetwork
+from .zoo.network import INPUT_MEAN, CutNetwork
 
 READS = ("images", "bits", "stream", "features")
 _BATCH = 250
@@ -165,9 +165,9 @@ def _pixels(images: NDArray[np.uint8]) -> Tensor:
 
 
 def _noise(x: Tensor, generator: np.random.Generator) -> Tensor:
-    # As the papers: zero pad of 4, random crop, random mirror; one draw a picture.
+    # As the papers: pad of 4, 0 after the scaling, random crop, random mirror; one draw a picture.
     size = x.shape[-1]
-    padded = F.pad(x, (4, 4, 4, 4), value=0.0)
+    padded = F.pad(x, (4, 4, 4, 4), value=INPUT_MEAN)
     out = torch.empty_like(x)
     for i, (dy, dx) in enumerate(generator.integers(0, 9, (len(x), 2))):
         patch = padded[i, :, dy : dy + size, dx : dx + size]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..data import ImageSet
 from ..model import Model, write_model
 from .fold import HEADROOM, Floats, Writer, affine, array, exponent_for, fold, pack_signs
+from .layers import ShiftedPReLU
 from .pretrain import _to_float, cached_split, load_checkpoint
 from .zoo.network import CutNetwork, NetworkConfig
 
@@ -33,11 +34,12 @@ def _silent(phase: str, done: int, total: int) -> None: ...
 
 @torch.no_grad()
 def _ranges(network: CutNetwork, images: NDArray[np.uint8]) -> dict[nn.Module, float]:
-    # Largest magnitude of what each module gives on the calibration images.
+    # Largest magnitude of what each module gives on the calibration images; of an activation, also of what it reads.
     found: dict[nn.Module, float] = {}
 
-    def look(module: nn.Module, _: Any, output: Tensor) -> None:
-        found[module] = max(found.get(module, 0.0), float(output.abs().max()))
+    def look(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        seen = [output, *inputs] if isinstance(module, ShiftedPReLU) else [output]
+        found[module] = max(found.get(module, 0.0), *(float(x.abs().max()) for x in seen))
 
     handles = [m.register_forward_hook(look) for m in network.modules()]
     for i in range(0, len(images), 250):

@@ -127,7 +127,8 @@ class Writer:
     def _shifts(self, key: str, block: ShiftedBlock, e_in: int, e_out: int) -> dict[str, Any]:
         # Threshold and activation of a ReActNet or Bi-Real block.
         act: ShiftedPReLU = block.activation
-        self.tensors[f"{key}.threshold"] = _int16(array(block.threshold) * 2.0**e_in)
+        # The stream is whole units: x + t < 0 exactly where x + floor(t) < 0.
+        self.tensors[f"{key}.threshold"] = _int16(np.floor(array(block.threshold) * 2.0**e_in))
         self.tensors[f"{key}.alpha"] = _int16(array(act.alpha) * 2.0**e_out)
         self.tensors[f"{key}.beta"] = _int16(array(act.beta) * 2.0**e_out)
         self.tensors[f"{key}.high"] = _int16(array(act.high) * 2.0**SLOPE_BITS)
@@ -199,6 +200,11 @@ def fold(network: CutNetwork, ranges: dict[nn.Module, float], writer: Writer) ->
     writer : receives the tensors.
     """
     modules = list(network.prefix)
+
+    def reach(module: nn.Module) -> float:
+        # Largest value of a layer's output, and of what its activation reads.
+        return max(ranges[module], ranges[module.activation] if isinstance(module, ShiftedBlock) else 0.0)
+
     # One exponent for the stream of a stage: the largest value that any of its layers gives.
     stages: list[list[nn.Module]] = []
     for module in modules:
@@ -206,8 +212,8 @@ def fold(network: CutNetwork, ranges: dict[nn.Module, float], writer: Writer) ->
             stages[-1].append(module)
         else:
             stages.append([module])
-    stream = [exponent_for(max(ranges[m] for m in stage) * HEADROOM) for stage in stages]
-    tail_exponent = exponent_for(max([ranges[network.cut], *(ranges[m] for m in network.tail)]) * HEADROOM)
+    stream = [exponent_for(max(reach(m) for m in stage) * HEADROOM) for stage in stages]
+    tail_exponent = exponent_for(max([ranges[network.cut], *(reach(m) for m in network.tail)]) * HEADROOM)
     exponent = INPUT_EXPONENT
     for stage, e_out in zip(stages, stream, strict=True):
         first, *blocks = stage

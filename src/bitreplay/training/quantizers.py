@@ -27,7 +27,7 @@ class _ClippedSign(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
-        return torch.ops.aten.hardtanh_backward(grad_outputs[0], x, -ctx.clip, ctx.clip), None
+        return grad_outputs[0] * (x.abs() <= ctx.clip), None
 
 
 class _ApproxSign(torch.autograd.Function):
@@ -45,7 +45,7 @@ class _ApproxSign(torch.autograd.Function):
 def ste_sign(x: Tensor, clip: float = 1.25) -> Tensor:
     """Binarise with the plain straight-through gradient.
 
-    Forward: ``-1 if x < 0 else +1``.  Gradient: ``g where |x| < clip else 0``.
+    Forward: ``-1 if x < 0 else +1``.  Gradient: ``g where |x| <= clip else 0``.
 
     Parameters
     ----------

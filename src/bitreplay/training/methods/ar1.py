@@ -22,11 +22,12 @@ DAMPING = 1e-7
 
 @dataclass(frozen=True)
 class Ar1Settings(LatentReplaySettings):
-    """Settings beyond latent replay's: `strength` of the penalty.  With a replay memory and strength 0 this is latent replay ("AR1* free")."""
+    """Settings beyond latent replay's: `strength` of the penalty; batch norms are frozen, since drifting statistics cost more.  With a replay memory and strength 0 this is latent replay ("AR1* free")."""
 
     capacity: int = 0
     learning_rate: float = 0.001
-    strength: float = 1000.0
+    norm: str = "frozen"
+    strength: float = 8e5
 
 
 class Ar1(LatentReplay):
@@ -37,6 +38,7 @@ class Ar1(LatentReplay):
 
     def __init__(self, start: Start, classes: int, seed: int, settings: Ar1Settings) -> None:
         super().__init__(start, classes, seed, settings)
+        self._total = [torch.zeros_like(p) for p in self.tail.trained()]  # the path's share of each parameter, over all experiences
         self._important = [torch.zeros_like(p) for p in self.tail.trained()]
         self._anchor = [p.detach().clone() for p in self.tail.trained()]
         self._path = [torch.zeros_like(p) for p in self.tail.trained()]
@@ -56,8 +58,11 @@ class Ar1(LatentReplay):
     def learn(self, rows: NDArray[Any], labels: NDArray[np.int64]) -> dict[str, Any]:
         """One experience: latent rows (N, ...), labels int64 (N,)."""
         notes = super().learn(rows, labels)
-        for important, path, anchor, p in zip(self._important, self._path, self._anchor, self.tail.trained(), strict=True):
-            important.add_(path / ((p.detach() - anchor) ** 2 + DAMPING)).clamp_(0.0, LARGEST)
+        for total, important, path, anchor, p in zip(
+            self._total, self._important, self._path, self._anchor, self.tail.trained(), strict=True
+        ):
+            total.add_(path / ((p.detach() - anchor) ** 2 + DAMPING))
+            important.copy_(total.clamp(0.0, LARGEST))
             anchor.copy_(p.detach())
             path.zero_()
         return notes

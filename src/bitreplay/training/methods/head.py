@@ -78,17 +78,18 @@ class CwrHead(nn.Module):
         self._absent = torch.where(inside, 0.0, -torch.inf)
         self.tw.copy_(torch.where(inside[:, None], self.cw, 0.0))
 
-    def loss(self, x: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Mean cross-entropy of float (B, D) features and int64 (B,) labels; `weight` stands in for tw."""
-        logits = F.linear(x, self.tw if weight is None else weight)
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        """Mean cross-entropy of float (B, D) features and int64 (B,) labels."""
+        return F.cross_entropy(self.adjusted(F.linear(x, self.tw), y), y)
+
+    def adjusted(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Logits as the softmax of training sees them: float (B, K), (B, K + 8) with ghosts."""
         if self.prior:
             share = torch.bincount(y, minlength=len(self.tw)).float() / len(y) * (self._current > 0).sum()
             logits = logits + torch.log(share.clamp(min=0.125 / len(y)))
         if self.softmax != "all":
             logits = logits + self._absent
-        if self.softmax == "ghosts":
-            logits = F.pad(logits, (0, GHOSTS))
-        return F.cross_entropy(logits, y)
+        return F.pad(logits, (0, GHOSTS)) if self.softmax == "ghosts" else logits
 
     @torch.no_grad()
     def end(self) -> None:
@@ -98,8 +99,8 @@ class CwrHead(nn.Module):
         self.past.copy_(past)
 
     @torch.no_grad()
-    def predict(self, x: Tensor) -> NDArray[np.int64]:
-        """Class numbers of float (B, D) features, among the classes seen."""
-        logits = F.linear(x, self.cw).masked_fill(self.past == 0, -torch.inf)
+    def predict(self, x: Tensor, weight: Tensor | None = None) -> NDArray[np.int64]:
+        """Class numbers of float (B, D) features, among the classes seen; `weight` stands in for cw."""
+        logits = F.linear(x, self.cw if weight is None else weight).masked_fill(self.past == 0, -torch.inf)
         found: NDArray[np.int64] = logits.argmax(1).numpy()
         return found

@@ -27,7 +27,10 @@ LABEL_BYTES = 2
 
 @dataclass(frozen=True)
 class LatentReplaySettings(MethodSettings):
-    """Settings; `latents` is what is stored: "bits", "8-bit" or "float".  `policy`, `softmax`, `prior`, `norm`: see memory, head, tail."""
+    """Settings; `latents` is what is stored: "bits", "8-bit" or "float".  `policy`, `softmax`, `prior`, `norm`: see memory, head, tail.
+
+    `weight_rate` is a factor on the learning rate of the binary weights' shadows: a sign only turns over where steps add up to its magnitude.
+    """
 
     capacity: int = 1500
     latents: str = "bits"
@@ -41,6 +44,7 @@ class LatentReplaySettings(MethodSettings):
     replay_batch: int = 128
     optimizer: str = "sgd"
     learning_rate: float = 0.009
+    weight_rate: float = 1.0
     momentum: float = 0.9
     decay: bool = False
     noise: float = 0.0
@@ -49,8 +53,13 @@ class LatentReplaySettings(MethodSettings):
 
     def __post_init__(self) -> None:
         self.positive("epochs", "live_batch", "learning_rate")
-        if self.optimizer not in ("sgd", "adam"):
-            raise ValueError(f'optimizer: expected "sgd" or "adam", got {self.optimizer!r}')
+        self.one_of("optimizer", "sgd", "adam")
+        self.one_of("latents", *READS)
+        self.one_of("policy", "balanced", "random")
+        self.one_of("softmax", "all", "present", "ghosts")
+        self.one_of("norm", "batch", "frozen")
+        if self.noise > 1:
+            raise ValueError(f"noise: expected a share from 0 to 1, got {self.noise}")
 
 
 class LatentReplay:
@@ -72,16 +81,24 @@ class LatentReplay:
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """Loss of a minibatch of decoded latents, float (B, C, H, W), and labels, int64 (B,)."""
-        return self.head.loss(self.tail(x), y)
+        return self.head.loss(self.features(x), y)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Features, float (B, D_f), of decoded latents, float (B, C, H, W)."""
+        y: Tensor = self.tail(x)
+        return y
 
     def step(self, rate: float) -> None:
         """Change the parameters by their gradients."""
         if self._optimizer is None:
-            parameters = [*self.tail.trained(), self.head.tw]
+            binary = [c.weight for c in self.tail.convolutions()]
+            others = [p for p in self.tail.trained() if not any(p is weight for weight in binary)]
+            groups = [{"params": [*others, self.head.tw], "factor": 1.0}, {"params": binary, "factor": self.settings.weight_rate}]
+            groups = [group for group in groups if group["params"]]
             adam = self.settings.optimizer == "adam"
-            self._optimizer = torch.optim.Adam(parameters) if adam else torch.optim.SGD(parameters, momentum=self.settings.momentum)
+            self._optimizer = torch.optim.Adam(groups) if adam else torch.optim.SGD(groups, momentum=self.settings.momentum)
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         self._optimizer.step()
         self.tail.clip_weights()
 
@@ -115,7 +132,7 @@ class LatentReplay:
     @torch.no_grad()
     def predict(self, rows: NDArray[Any]) -> NDArray[np.int64]:
         """Class numbers, int64 (N,), of latent rows (N, ...)."""
-        parts = (self.tail(self.latents.decode(rows[i : i + EVALUATION])) for i in range(0, len(rows), EVALUATION))
+        parts = (self.features(self.latents.decode(rows[i : i + EVALUATION])) for i in range(0, len(rows), EVALUATION))
         return np.concatenate([self.head.predict(x) for x in parts])
 
     def memory(self) -> dict[str, int]:

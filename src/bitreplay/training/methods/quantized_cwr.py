@@ -36,8 +36,7 @@ class QuantizedCwrSettings(MethodSettings):
 
     def __post_init__(self) -> None:
         self.positive("forward_bits", "gradient_bits", "epochs", "live_batch", "learning_rate")
-        if self.master not in ("forward", "backward"):
-            raise ValueError(f'master: expected "forward" or "backward", got {self.master!r}')
+        self.one_of("master", "forward", "backward")
 
 
 class QuantizedCwr:
@@ -59,14 +58,23 @@ class QuantizedCwr:
         margin = MARGIN * (high - low)
         return affine_quantize(w, bits, low - margin, high + margin)
 
+    def _gradient_range(self, x: Tensor, y: Tensor) -> tuple[float, float]:
+        # Smallest and largest (p - onehot) / B of the first experience trained in float.
+        s, low, high = self.settings, 0.0, 0.0
+        w = torch.zeros_like(self.head.tw)
+        for _, live, _ in minibatches(len(y), 0, s.live_batch, 0, s.epochs, np.random.default_rng(0)):
+            g = (torch.softmax(x[live] @ w.T, 1) - F.one_hot(y[live], len(w))) / len(live)
+            low, high = min(low, float(g.min())), max(high, float(g.max()))
+            w -= s.learning_rate * (g.T @ x[live])
+        return low, high
+
     def learn(self, rows: NDArray[Any], labels: NDArray[np.int64]) -> dict[str, Any]:
         """One experience: features float32 (N, D_f), labels int64 (N,)."""
         s, head = self.settings, self.head
         x, y = torch.from_numpy(np.array(rows)), torch.from_numpy(labels)
         if self._features is None:
             self._features = float(x.min()), float(x.max())
-            # p - onehot lies in -1..1 whatever comes: what the first minibatches would be seen to have.
-            self._gradients = -1.0 / s.live_batch, 1.0 / s.live_batch
+            self._gradients = self._gradient_range(x, y)
         assert self._gradients is not None
         head.begin(labels)
         w = head.tw.detach()
@@ -84,7 +92,8 @@ class QuantizedCwr:
 
     def predict(self, rows: NDArray[Any]) -> NDArray[np.int64]:
         """Class numbers, int64 (N,), of features float32 (N, D_f): quantised as in training."""
-        assert self._features is not None
+        if self._features is None:
+            raise ValueError("predict: expected a method that has learned an experience, got one that knows none; call learn first")
         bits = self.settings.forward_bits
         x = affine_quantize(torch.from_numpy(np.array(rows)), bits, *self._features)
         logits = F.linear(x, self._weights(self.head.cw, bits)).masked_fill(self.head.past == 0, -torch.inf)

@@ -34,8 +34,8 @@ class QuantizedLatentReplaySettings(LatentReplaySettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.positive("forward_bits", "gradient_bits", "weight_bits")
-        if self.rounding not in ("nearest", "stochastic"):
-            raise ValueError(f'rounding: expected "nearest" or "stochastic", got {self.rounding!r}')
+        self.one_of("rounding", "nearest", "stochastic")
+        self.one_of("optimizer", "sgd")
         if self.momentum != 0.0:
             raise ValueError(f"momentum: expected 0, since the method keeps no other tensor of a weight's size, got {self.momentum}")
 
@@ -69,15 +69,22 @@ class QuantizedLatentReplay(LatentReplay):
     def __init__(self, start: Start, classes: int, seed: int, settings: QuantizedLatentReplaySettings) -> None:
         super().__init__(start, classes, seed, settings)
         self._binary = {id(c.weight) for c in self.tail.convolutions()}
+        for convolution in self.tail.convolutions():  # what is kept between steps has b_w bits from the start
+            convolution.weight.data.copy_(affine_quantize(convolution.weight.data.clamp(-1.0, 1.0), settings.weight_bits))
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """Loss with every tensor quantised on its way (docs/papers.md)."""
         s = self.settings
+        weight = fake_quantize(self.head.tw, s.forward_bits, s.gradient_bits)
+        logits = self.head.adjusted(F.linear(self.features(x), weight), y)
+        return _QuantizedSoftmax.apply(logits, y, s.forward_bits, s.gradient_bits)  # type: ignore[no-any-return,no-untyped-call]
+
+    def features(self, x: Tensor) -> Tensor:
+        """Features with every tensor at q_f bits on its way, in prediction too."""
+        s = self.settings
         for block in self.tail.blocks:
             x = quantized_block(block, x, s.forward_bits, s.gradient_bits)
-        x = fake_quantize(self.tail.pool(fake_quantize(x, s.forward_bits, s.gradient_bits)), s.forward_bits, s.gradient_bits)
-        weight = fake_quantize(self.head.tw, s.forward_bits, s.gradient_bits)
-        return _QuantizedSoftmax.apply(F.linear(x, weight), y, s.forward_bits, s.gradient_bits)  # type: ignore[no-any-return,no-untyped-call]
+        return fake_quantize(self.tail.pool(fake_quantize(x, s.forward_bits, s.gradient_bits)), s.forward_bits, s.gradient_bits)
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
@@ -88,7 +95,7 @@ class QuantizedLatentReplay(LatentReplay):
                 continue
             if id(parameter) in self._binary:
                 start = torch.where(parameter < 0, -1.0, 1.0) if s.sign_reset else parameter
-                value = (start - rate * affine_quantize(parameter.grad, s.weight_bits)).clamp_(-1.0, 1.0)
+                value = (start - rate * s.weight_rate * affine_quantize(parameter.grad, s.weight_bits)).clamp_(-1.0, 1.0)
                 parameter.copy_(affine_quantize(value, s.weight_bits, stochastic=s.rounding == "stochastic"))
             else:
                 parameter.copy_(affine_quantize(parameter - rate * affine_quantize(parameter.grad, s.gradient_bits), s.gradient_bits))

@@ -31,6 +31,11 @@ class MethodSettings:
                 raise ValueError(f"{key}: expected 0 or more, got {value!r}")
         return cls(**values)
 
+    def one_of(self, name: str, *values: str) -> None:
+        """ValueError unless this field is one of the values."""
+        if getattr(self, name) not in values:
+            raise ValueError(f"{name}: expected one of {', '.join(values)}, got {getattr(self, name)!r}")
+
     def positive(self, *names: str) -> None:
         """ValueError unless these fields are above 0."""
         for name in names:

@@ -100,7 +100,11 @@ class Tail(nn.Module):
 
     def train(self, mode: bool = True) -> Tail:
         """Switch batch norms to the minibatch's statistics, where that is wanted."""
-        return super().train(mode and self.norm == "batch")
+        super().train(mode and self.norm == "batch")
+        for block in self.blocks:
+            if not any(p.requires_grad for p in block.parameters()):
+                block.eval()
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Features, float (B, D_f), of latents, float (B, C, H, W)."""
