@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 OURS = "bitreplay, two classes a lesson"
 ONE = "bitreplay, one class a lesson"
+WIDTHS = "(8,16,16)"  # of the tail in README's table
 JOINT = "joint: the same head, all data at once"
 
 Runs = dict[tuple[str, int | None], list[dict[str, Any]]]
@@ -57,7 +58,7 @@ def accuracy_rows(runs: Runs) -> list[tuple[str, ...]]:
     return rows
 
 
-def short_table(runs: Runs, tail: list[dict[str, Any]]) -> str:
+def short_table(runs: Runs, experiments: list[dict[str, Any]]) -> str:
     joint = runs[JOINT, 0]
     rows = [("joint (upper bound)", "", percent(joint), "")]
     for method, label in ((OURS, "two classes a lesson"), (ONE, "one class a lesson")):
@@ -65,41 +66,14 @@ def short_table(runs: Runs, tail: list[dict[str, Any]]) -> str:
             if name == method and capacity is not None:
                 row_bytes = lines[0].get("row_bytes", 0) * capacity
                 rows.append((label, f"{capacity:,} rows, {row_bytes / 1e6:.2f} MB", percent(lines), below(lines, joint)))
-    row_bytes = next(line["row_bytes"] for line in runs[OURS, 300])
     trained: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for line in tail:
-        if (line["method"], line["protocol"], line["split"]) == ("tail trained", "nc5", "test"):
-            trained[line["capacity"]].append(line)
+    for line in experiments:
+        if line["protocol"] == "cifar10-nc5" and line["split"] == "test" and line["label"].startswith(f"engine {WIDTHS}, "):
+            trained[line["settings"]["capacity"]].append({**line, "accuracy": line["final"]})
     for capacity, lines in sorted(trained.items()):
-        memory = f"{capacity:,} rows, {row_bytes * capacity / 1e6:.2f} MB"
-        rows.append(("two classes a lesson, tail trained", memory, percent(lines), below(lines, joint)))
+        memory = f"{capacity:,} rows, {lines[0]['replay_bytes'] / 1e6:.2f} MB"
+        rows.append((f"two classes a lesson, tail trained {WIDTHS}", memory, percent(lines), below(lines, joint)))
     return table(("", "replay memory", "accuracy, %", "below joint"), rows)
-
-
-def tail_parts(lines: list[dict[str, Any]]) -> list[str]:
-    """Section on tail training, from benchmarks/tail.py's test runs."""
-    runs: dict[tuple[str, str, int], list[dict[str, Any]]] = defaultdict(list)
-    for line in lines:
-        if line["split"] == "test":
-            runs[line["protocol"], line["method"], line["capacity"]].append(line)
-    rows = []
-    for (protocol, method, capacity), found in sorted(runs.items(), key=lambda run: (run[0][0], run[0][2], run[0][1] != "head only")):
-        base = runs.get((protocol, "head only", capacity))
-        gain = "" if base is None or method == "head only" else f"{-float(below(found, base)):+.2f}"
-        flips = [
-            100 * share for line in found for share in line["flipped"][1:]
-        ]  # the first lesson has no stored rows and trains the head alone
-        flipped = f"{min(flips):.1f} to {max(flips):.1f}" if flips else ""
-        rows.append((protocol, method, f"{capacity:,}", percent(found), gain, flipped, str(len(found))))
-    commits = ", ".join(sorted({line["commit"] for line in lines if line["split"] == "test"}))
-    return [
-        "\n## What training the tail adds\n\n"
-        "`train_blocks=2`: both blocks behind the cut. nc5 as above; ni10: ten lessons, each with a tenth of the pictures of every class. The gain is over head-only learning with the same rows and the same "
-        "replay memory. The rows that differ from the defaults were run once, to show what matters. *Flipped* is the share of the trained binary weights that a lesson turned over, over all lessons but the first, which trains the head alone. "
-        f"Commit {commits}.\n\n    python benchmarks/tail.py CIFAR10_FOLDER\n",
-        table(("protocol", "method", "capacity", "accuracy, %, mean ± sd", "gain", "flipped a lesson, %", "seeds"), rows),
-        "",
-    ]
 
 
 def gradient_parts(lines: list[dict[str, Any]]) -> list[str]:
@@ -132,7 +106,9 @@ def main() -> None:
     runs = grouped(lines, "test")
     readme = ROOT / "README.md"
     readme.write_text(
-        replace_between(readme.read_text(), "<!-- table: accuracy -->", "<!-- end -->", short_table(runs, read("tail.jsonl")))
+        replace_between(
+            readme.read_text(), "<!-- table: accuracy -->", "<!-- end -->", short_table(runs, read("experiments/results.jsonl"))
+        )
     )
     commits = sorted({line["commit"] for line in lines if line["split"] == "test"})
     models = sorted({line["model"] for line in lines if line["split"] == "test"})
@@ -144,10 +120,9 @@ def main() -> None:
         table(("method", "capacity", "accuracy, %, mean ± sd", "below joint", "seeds"), accuracy_rows(runs)),
         "",
     ]
-    tail = read("tail.jsonl")
     for name in sorted(RESULTS.glob("*.md")):  # prose beside the figures of one run, written by hand; figures come from the files
         parts.append(name.read_text())
-    parts += tail_parts(tail) if tail else []
+    parts.append("\nWhat training the tail adds, in which widths, and beside which methods: [papers.md](papers.md).\n")
     gradients = read("gradients.jsonl")
     parts += gradient_parts(gradients) if gradients else []
     backbone = read("backbone.jsonl")
