@@ -150,14 +150,15 @@ def test_training_continues_from_shipped_weights(tmp_path: Path, pictures: Path)
         load_weights(tmp_path / "weights", "nothing")
 
 
-def test_the_shipped_weights_are_those_of_the_shipped_backbone() -> None:
+@pytest.mark.parametrize("name", ["quicknet-32", "reactnet-32"])
+def test_the_shipped_weights_are_those_of_the_shipped_backbone(name: str) -> None:
     from bitreplay.training.weights import load_weights
 
-    config, tensors = load_weights(Path(__file__).parents[1] / "weights", "quicknet-32")
+    config, tensors = load_weights(Path(__file__).parents[1] / "weights", name)
     network = CutNetwork(NetworkConfig.from_dict(config))
     network.load_state_dict(tensors)
-    model = Model.from_package("quicknet-32")
-    assert model.card["config"] == config
+    model = Model.from_package(name)
+    assert NetworkConfig.from_dict(model.card["config"]) == NetworkConfig.from_dict(config)
     assert model.network.feature_count == config["widths"][-1]
 
 
