@@ -631,14 +631,21 @@ JOINT = {"at_once": True, "accuracy": [0.8], "matrix": None, "forgetting": None}
 
 
 def test_final_accuracy_is_mean_and_deviation_over_seeds() -> None:
-    lines = [result("a", 0, 0.6), result("a", 1, 0.7), result("b", 0, 0.5), result("j", 0, 0.8, **JOINT), result("k", 0, 0.7, **JOINT)]
+    notes = [{"flipped": 0.0}, {"flipped": 0.02}, {"flipped": 0.031}]
+    lines = [
+        result("a", 0, 0.6, notes=notes),
+        result("a", 1, 0.7),
+        result("b", 0, 0.5),
+        result("j", 0, 0.8, **JOINT),
+        result("k", 0, 0.7, **JOINT),
+    ]
     assert tables(lines)["final p-b"] == (
-        "| method | final accuracy | below joint | forgetting | replay bytes | seeds |\n"
-        "| --- | --- | --- | --- | --- | --- |\n"
-        "| a | 65.00 ± 7.07 | 15.00 | 35.00 ± 7.07 |  | 2 |\n"
-        "| b | 50.00 | 30.00 | 50.00 |  | 1 |\n"
-        "| j | 80.00 | 0.00 |  |  | 1 |\n"
-        "| k | 70.00 | 10.00 |  |  | 1 |"
+        "| method | final accuracy | below joint | forgetting | replay bytes | flipped an experience, % | seeds |\n"
+        "| --- | --- | --- | --- | --- | --- | --- |\n"
+        "| a | 65.00 ± 7.07 | 15.00 | 35.00 ± 7.07 |  | 2.00 to 3.10 | 2 |\n"
+        "| b | 50.00 | 30.00 | 50.00 |  |  | 1 |\n"
+        "| j | 80.00 | 0.00 |  |  |  | 1 |\n"
+        "| k | 70.00 | 10.00 |  |  |  | 1 |"
     )
 
 
