@@ -176,6 +176,7 @@ def experiment(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs, and which of them have a result; do nothing.")] = False,
 ) -> None:
     """Carry out a protocol: every run that has no result yet. Stop it with Ctrl-C at any time; the same command goes on."""
+    from .datasets import require_folder
     from .experiments.protocol import read_protocol
     from .experiments.results import NAME
     from .experiments.runner import Done, Place, check_runs, plan_runs, run_all, split_runs
@@ -190,8 +191,7 @@ def experiment(
         print_table(f"{plan.name}, {split}", ("base", "label", "seed", "state"), rows)
         say(f"{len(missing)} of {len(runs)} runs to do")
         return
-    if not data.is_dir():
-        raise ValueError(f"{data}: expected a folder with {plan.data.set}, found none")
+    require_folder(plan.data.set, data)
     with progress() as bar:
         bar(plan.name, 0, len(runs))
 

@@ -236,6 +236,14 @@ _PARQUET_TOO: dict[str, Callable[[Path, int], PictureSets]] = {
 SETS = (*_PARQUET_TOO, "core50", "folder")
 
 
+def require_folder(name: str, folder: Path) -> None:
+    """ValueError, with where to get the set `name`, unless `folder` is a folder."""
+    if not folder.is_dir():
+        home = {"cifar10": CIFAR10_HOME, "cifar100": CIFAR100_HOME, "tiny-imagenet": TINY_IMAGENET_HOME, "core50": core50.HOME}.get(name)
+        hint = f"; the set is at {home}" if home else ""
+        raise ValueError(f"{folder}: expected a folder with {name}, found none{hint}")
+
+
 def load_set(name: str, folder: Path, image_size: int, *, labels: str = "object", test_share: float = 0.2) -> PictureSets:
     """Read a set of pictures by name.
 
@@ -255,10 +263,7 @@ def load_set(name: str, folder: Path, image_size: int, *, labels: str = "object"
         raise ValueError(f"set: expected one of {', '.join(SETS)}, got {name!r}")
     if labels not in core50.LEVELS:
         raise ValueError(f"labels: expected one of {', '.join(core50.LEVELS)}, got {labels!r}")
-    if not folder.is_dir():
-        home = {"cifar10": CIFAR10_HOME, "cifar100": CIFAR100_HOME, "tiny-imagenet": TINY_IMAGENET_HOME, "core50": core50.HOME}.get(name)
-        hint = f"; the set is at {home}" if home else ""
-        raise ValueError(f"{folder}: expected a folder with {name}, found none{hint}")
+    require_folder(name, folder)
     if name == "core50":
         return _read_core50(folder, image_size, labels)
     if name == "folder":

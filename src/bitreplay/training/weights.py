@@ -45,7 +45,9 @@ def load_weights(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, tor
     """Read what `save_weights` wrote: the network's config and its float32 tensors; ValueError if there is nothing of that name."""
     files = sorted(folder.glob(f"{name}-[0-9]*.safetensors"))
     if not files:
-        raise ValueError(f"{folder}: expected {name}-00000.safetensors and its shards, found none")
+        raise ValueError(
+            f"{folder}: expected {name}-00000.safetensors and its shards, found none; those that ship lie in weights/ of the repository"
+        )
     tensors: dict[str, torch.Tensor] = {}
     for file in files:
         tensors |= {key: value.float() if value.is_floating_point() else value for key, value in load_file(file).items()}
