@@ -19,7 +19,7 @@ import bitreplay
 from bitreplay import FormatError, Learner, Model, cli
 from bitreplay.data import read_folder
 
-pytest.importorskip("PIL")
+pytest.importorskip("PIL", reason="pictures need Pillow (extra demo)")
 from PIL import Image
 
 COLOURS = {"blue": (20, 40, 230), "green": (30, 200, 40), "red": (240, 20, 30)}
@@ -480,8 +480,8 @@ def test_reader_that_goes_away_is_no_error(taught: Path, tmp_path: Path) -> None
 
 @pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")  # pretrain maps its cache read-only
 def test_pretrain_continue_export(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
-    pytest.importorskip("lightning_fabric")
+    pytest.importorskip("torch", reason="torch is not installed (extra train)")
+    pytest.importorskip("lightning_fabric", reason="Lightning Fabric is not installed (extra train)")
     data, out, file = tmp_path / "data", tmp_path / "out", tmp_path / "tiny.model"
     write_lesson(data / "train", ["blue", "red"])
     write_lesson(data / "valid", ["blue", "red"], first_seed=1000)

@@ -96,7 +96,7 @@ def test_damaged_records_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("image", "label"), [("image", "label"), ("img", "fine_label")])
 def test_parquet_is_read_where_it_is_there(tmp_path: Path, image: str, label: str) -> None:
-    pa = pytest.importorskip("pyarrow")
+    pa = pytest.importorskip("pyarrow", reason="parquet needs pyarrow (extra test)")
     import pyarrow.parquet as pq
 
     (tmp_path / "cifar100").mkdir()

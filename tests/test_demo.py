@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("sklearn")
-pytest.importorskip("matplotlib")
+pytest.importorskip("sklearn", reason="the digits are scikit-learn's (extra demo)")
+pytest.importorskip("matplotlib", reason="the plot needs matplotlib (extra demo)")
 
 from rich.console import Console
 from typer.testing import CliRunner

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-pytest.importorskip("PIL")
+pytest.importorskip("PIL", reason="pictures need Pillow (extra demo)")
 from PIL import Image
 
 from bitreplay import cli
@@ -84,7 +84,7 @@ def test_every_shipped_protocol_can_be_read() -> None:
 
 
 def test_every_shipped_protocol_is_what_bases_and_methods_take() -> None:
-    pytest.importorskip("torch")
+    pytest.importorskip("torch", reason="torch is not installed (extra train)")
     for name in shipped():
         runner.check_runs(plan_runs(read_protocol(name), split="test", weights=Path("weights")), Path("weights"))
 
@@ -407,7 +407,7 @@ def test_a_line_that_is_no_result_is_named(tmp_path: Path, text: str) -> None:
 
 
 def test_workers_do_what_one_process_does_and_outlive_a_run_that_kills_its_worker(pictures: Path, tmp_path: Path) -> None:
-    pytest.importorskip("distributed")
+    pytest.importorskip("distributed", reason="Dask is not installed (extra train)")
     runs = [
         {"label": "a", "method": "mean", "seeds": 3},
         {"label": "b", "method": "mean", "seeds": 3, "settings": {"fails_on_seed": 1}},
@@ -440,7 +440,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("workers", [1, 2])
 def test_after_ctrl_c_the_same_command_goes_on(pictures: Path, tmp_path: Path, workers: int) -> None:
     if workers > 1:
-        pytest.importorskip("distributed")
+        pytest.importorskip("distributed", reason="Dask is not installed (extra train)")
     program, plan = tmp_path / "program.py", tmp_path / "slow.toml"
     program.write_text(PROGRAM.format(tests=str(Path(__file__).parent)))
     text = (
@@ -474,7 +474,7 @@ def test_after_ctrl_c_the_same_command_goes_on(pictures: Path, tmp_path: Path, w
 
 
 def test_a_running_scheduler_is_used_where_one_is_named(pictures: Path, tmp_path: Path) -> None:
-    distributed = pytest.importorskip("distributed")
+    distributed = pytest.importorskip("distributed", reason="Dask is not installed (extra train)")
     with distributed.LocalCluster(
         n_workers=1,
         threads_per_worker=1,
@@ -490,7 +490,7 @@ def test_a_running_scheduler_is_used_where_one_is_named(pictures: Path, tmp_path
 
 @pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
 def test_the_real_bases_and_methods_fit(pictures: Path, tmp_path: Path) -> None:
-    pytest.importorskip("torch")
+    pytest.importorskip("torch", reason="torch is not installed (extra train)")
     runs = [
         {"label": "slda", "method": "slda"},
         {"label": "engine", "method": "engine", "settings": {"min_steps": 10, "capacity": 8}},

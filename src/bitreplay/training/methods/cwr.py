@@ -29,12 +29,13 @@ class CwrSettings(MethodSettings):
 
     def __post_init__(self) -> None:
         self.positive("epochs", "live_batch", "learning_rate")
+        self.one_of("softmax", "all", "present", "ghosts")
 
 
 class Cwr:
     """CWR* in float."""
 
-    Settings = CwrSettings
+    Settings: type[Any] = CwrSettings
     reads = "features"
     at_once = False
 

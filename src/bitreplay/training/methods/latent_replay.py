@@ -15,12 +15,10 @@ from torch import Tensor
 
 from ..base import Start
 from .head import CwrHead
-from .joint import vary
 from .memory import ReplayMemory
-from .naive import EVALUATION
 from .settings import MethodSettings
-from .steps import minibatches
-from .tail import READS, Latents, Tail
+from .steps import half_cosine, make_optimizer, minibatches
+from .tail import READS, Latents, Tail, vary
 
 LABEL_BYTES = 2
 
@@ -95,8 +93,7 @@ class LatentReplay:
             others = [p for p in self.tail.trained() if not any(p is weight for weight in binary)]
             groups = [{"params": [*others, self.head.tw], "factor": 1.0}, {"params": binary, "factor": self.settings.weight_rate}]
             groups = [group for group in groups if group["params"]]
-            adam = self.settings.optimizer == "adam"
-            self._optimizer = torch.optim.Adam(groups) if adam else torch.optim.SGD(groups, momentum=self.settings.momentum)
+            self._optimizer = make_optimizer(self.settings.optimizer, groups, self.settings.momentum)
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group["factor"]
         self._optimizer.step()
@@ -121,7 +118,7 @@ class LatentReplay:
             self.tail.zero_grad(set_to_none=True)
             self.head.zero_grad(set_to_none=True)
             self.loss(vary(x, s.noise, s.mirror), y).backward()  # type: ignore[no-untyped-call]
-            self.step(s.learning_rate * (0.5 * (1.0 + float(np.cos(np.pi * done))) if s.decay else 1.0))
+            self.step(s.learning_rate * (half_cosine(done) if s.decay else 1.0))
             steps += 1
         self.tail.eval()
         self.head.end()
@@ -132,8 +129,7 @@ class LatentReplay:
     @torch.no_grad()
     def predict(self, rows: NDArray[Any]) -> NDArray[np.int64]:
         """Class numbers, int64 (N,), of latent rows (N, ...)."""
-        parts = (self.features(self.latents.decode(rows[i : i + EVALUATION])) for i in range(0, len(rows), EVALUATION))
-        return np.concatenate([self.head.predict(x) for x in parts])
+        return np.concatenate([self.head.predict(self.features(x)) for x in self.latents.parts(rows)])
 
     def memory(self) -> dict[str, int]:
         """Bytes that replay takes: capacity times a row with its label."""

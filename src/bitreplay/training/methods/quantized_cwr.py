@@ -16,40 +16,35 @@ from torch import Tensor
 
 from ..base import Start
 from ..quantizers import affine_quantize
-from .head import CwrHead
-from .settings import MethodSettings
+from .cwr import Cwr, CwrSettings
 from .steps import minibatches
 
 MARGIN = 0.02
 
 
 @dataclass(frozen=True)
-class QuantizedCwrSettings(MethodSettings):
+class QuantizedCwrSettings(CwrSettings):
     """Settings; `master` says what a step starts from: "forward" (the q_f-bit copy, as in P1) or "backward" (a q_b-bit master)."""
 
     forward_bits: int = 8
     gradient_bits: int = 16
     master: str = "backward"
-    epochs: int = 5
-    live_batch: int = 50
-    learning_rate: float = 0.0025
 
     def __post_init__(self) -> None:
-        self.positive("forward_bits", "gradient_bits", "epochs", "live_batch", "learning_rate")
+        super().__post_init__()
+        self.positive("forward_bits", "gradient_bits")
+        self.one_of("softmax", "all")
         self.one_of("master", "forward", "backward")
 
 
-class QuantizedCwr:
+class QuantizedCwr(Cwr):
     """P1: softmax over all K classes; ranges of features and gradients fixed on the first experience."""
 
     Settings = QuantizedCwrSettings
-    reads = "features"
-    at_once = False
+    settings: QuantizedCwrSettings
 
     def __init__(self, start: Start, classes: int, seed: int, settings: QuantizedCwrSettings) -> None:
-        self.settings = settings
-        self.head = CwrHead(start.shape[2], classes)
-        self._generator = np.random.default_rng((seed, 2))
+        super().__init__(start, classes, seed, settings)
         self._features: tuple[float, float] | None = None
         self._gradients: tuple[float, float] | None = None
 
@@ -99,7 +94,3 @@ class QuantizedCwr:
         logits = F.linear(x, self._weights(self.head.cw, bits)).masked_fill(self.head.past == 0, -torch.inf)
         found: NDArray[np.int64] = logits.argmax(1).numpy()
         return found
-
-    def memory(self) -> dict[str, int]:
-        """Bytes that replay takes."""
-        return {"replay_row_bytes": 0, "replay_bytes": 0}

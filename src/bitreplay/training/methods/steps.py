@@ -1,10 +1,13 @@
-"""Minibatches of live and replayed rows, as indices."""
+"""Minibatches of live and replayed rows, as indices; how a step's rate falls; which optimiser takes it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 Indices = NDArray[np.int64]
@@ -28,3 +31,13 @@ def minibatches(
                 queue = generator.permutation(replayed)
             drawn, queue = queue[:count], queue[count:]
             yield (epoch * steps + step) / (epochs * steps), order[step * live_batch : (step + 1) * live_batch], drawn
+
+
+def half_cosine(done: float) -> float:
+    """From 1 at the begin (`done` 0) to 0 at the end (1)."""
+    return 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def make_optimizer(name: str, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
+    """Adam, or SGD with momentum, for groups of parameters; the rate is set at each step."""
+    return torch.optim.Adam(groups) if name == "adam" else torch.optim.SGD(groups, momentum=momentum)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from ..layers import BinaryConv2d
 from ..quantizers import affine_quantize
 from ..small_maps import small_conv
 
+EVALUATION = 500  # rows that are looked at together in prediction
 SMALL_MAP = 64  # pixels up to which a matrix product is the faster convolution
 
 
@@ -65,6 +67,20 @@ class Latents:
             return decode_bits(np.asarray(rows), self._start)
         x = torch.from_numpy(np.asarray(rows, np.float32)).permute(0, 3, 1, 2)
         return affine_quantize(x, 8, *self._range) if self._range is not None else x
+
+    def parts(self, rows: NDArray[Any]) -> Iterator[Tensor]:
+        """All rows decoded, some at a time."""
+        return (self.decode(rows[i : i + EVALUATION]) for i in range(0, len(rows), EVALUATION))
+
+
+def vary(x: Tensor, noise: float, mirror: bool) -> Tensor:
+    """Turn the sign of a share `noise` of the values of float (B, C, H, W), and mirror half of the rows, at random."""
+    if mirror:
+        turned = torch.rand(len(x), 1, 1, 1) < 0.5
+        x = torch.where(turned, x.flip(3), x)
+    if noise > 0:
+        x = torch.where(torch.rand(x.shape) < noise, -x, x)
+    return x
 
 
 class Tail(nn.Module):
