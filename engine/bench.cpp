@@ -259,7 +259,7 @@ void bench_tail(const Options& options, int gradient_bits, int weight_bits) {
   Workers workers(options.threads);
   const auto row = [&](size_t i) { return rows.data() + i * (kRowBits / 64); };
   bench_steps(options, [&](const StepReport& report) {
-    train_tail(lesson, settings, network, tail, row, [&](size_t i) { return row(kLive + i); }, weight, workers, report);
+    train_tail(lesson, settings, network, tail, tail, row, [&](size_t i) { return row(kLive + i); }, weight, workers, report);
   });
 }
 

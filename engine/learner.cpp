@@ -123,7 +123,7 @@ void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> la
     if (stored > 0) {
       Workers team(threads);
       train_tail(
-          lesson, settings_, network, tail, [&](size_t row) { return latents.data() + row * words; },
+          lesson, settings_, network, tail_, tail, [&](size_t row) { return latents.data() + row * words; },
           [&](size_t row) { return replay_.row(row); }, view(tail_weight), team,
           [&](size_t done, size_t total) { report(Phase::tail, done, total); });
     }
@@ -160,23 +160,49 @@ void Learner::see(std::span<const uint8_t> images, std::span<int8_t> features, s
       [](size_t) {});
 }
 
+namespace {
+
+// The images, then each of them mirrored left to right.
+Buffer<uint8_t> with_mirrored(std::span<const uint8_t> images, size_t side) {
+  Buffer<uint8_t> both(2 * images.size());
+  std::copy(images.begin(), images.end(), both.begin());
+  for (size_t pixel = 0; pixel < images.size() / 3; ++pixel) {
+    const size_t x = pixel % side;
+    std::copy_n(images.data() + 3 * pixel, 3, both.data() + images.size() + 3 * (pixel - x + side - 1 - x));
+  }
+  return both;
+}
+
+}  // namespace
+
 void Learner::predict(std::span<const uint8_t> images, std::span<int32_t> probabilities, std::span<int32_t> best, int threads) const {
   const size_t width = static_cast<size_t>(network_->feature_count());
   const bool has_branch = !tail_weight_.empty();
-  Buffer<int8_t> rows(best.size() * width), trained(has_branch ? rows.size() : 0);
+  Buffer<uint8_t> both;
+  if (settings_.predict_mirrored) {
+    both = with_mirrored(images, static_cast<size_t>(network_->image_size()));
+    images = {both.data(), both.size()};
+  }
+  const size_t views = settings_.predict_mirrored ? 2 : 1;
+  const int shift = int{has_branch} + int{settings_.predict_mirrored};  // log2 of the logits that are averaged
+  Buffer<int8_t> rows(views * best.size() * width), trained(has_branch ? rows.size() : 0);
   see(images, {rows.data(), rows.size()}, {trained.data(), trained.size()}, threads);
   Buffer<int16_t> forward(head_.weight.size()), tail_forward(tail_weight_.size());
-  Buffer<int64_t> scores(classes()), more(has_branch ? classes() : 0);
+  Buffer<int64_t> scores(classes()), more(shift > 0 ? classes() : 0);
   const Buffer<int64_t> prior(classes(), 0);
   std::transform(head_.weight.begin(), head_.weight.end(), forward.begin(), forward_weight);
   std::transform(tail_weight_.begin(), tail_weight_.end(), tail_forward.begin(), forward_weight);
   const HeadBatch one{1, static_cast<int>(width), static_cast<int>(classes())};
+  const auto add = [&](const Buffer<int8_t>& features, size_t row, const Buffer<int16_t>& weight) {
+    head_logits(one, features.data() + row * width, weight.data(), network_->feature_bits(), more.data());
+    for (size_t c = 0; c < scores.size(); ++c) scores[c] += more[c];
+  };
   for (size_t row = 0; row < best.size(); ++row) {
     head_logits(one, rows.data() + row * width, forward.data(), network_->feature_bits(), scores.data());
-    if (has_branch) {
-      head_logits(one, trained.data() + row * width, tail_forward.data(), network_->feature_bits(), more.data());
-      for (size_t c = 0; c < scores.size(); ++c) scores[c] = round_shift(scores[c] + more[c], 1);
-    }
+    if (has_branch) add(trained, row, tail_forward);
+    if (views == 2) add(rows, best.size() + row, forward);
+    if (views == 2 && has_branch) add(trained, best.size() + row, tail_forward);
+    for (int64_t& score : scores) score = round_shift(score, shift);
     best[row] = static_cast<int32_t>(std::max_element(scores.begin(), scores.end()) - scores.begin());
     head_softmax(one, scores.data(), prior.data(), 0);
     for (size_t c = 0; c < scores.size(); ++c) probabilities[row * scores.size() + c] = static_cast<int32_t>(scores[c]);

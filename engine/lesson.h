@@ -21,7 +21,8 @@ struct Settings {
   bool prior = true, class_means = true;
   int tail_epochs = 0, tail_passes = 0, tail_replay_batch = 0;
   int tail_noise = 0;  // of 256
-  bool tail_mirror = false;
+  bool tail_mirror = false, tail_distillation = false;
+  bool predict_mirrored = false;
 };
 
 // Told how far training is: done of total steps; throws to give up.
@@ -49,8 +50,8 @@ struct LessonFeatures {
 void train_head(const Lesson& lesson, const Settings& settings, const LessonFeatures& features, std::span<int32_t> weight,
                 const StepReport& report);
 
-// Trains `tail` and `weight` together on the latent rows of the lesson, live(i) and stored(i).
-void train_tail(const Lesson& lesson, const Settings& settings, const Network& network, Tail& tail,
+// Trains `tail`, on entry a copy of `before`, and `weight` together on the latent rows of the lesson, live(i) and stored(i).
+void train_tail(const Lesson& lesson, const Settings& settings, const Network& network, const Tail& before, Tail& tail,
                 const std::function<const uint64_t*(size_t)>& live, const std::function<const uint64_t*(size_t)>& stored,
                 std::span<int32_t> weight, Workers& workers, const StepReport& report);
 

@@ -97,6 +97,8 @@ class TailTrainer {
 
   // features: (rows, feature_count) of the minibatch's latent rows; keeps what `step` needs.
   void forward(std::span<const uint64_t* const> rows, int8_t* features);
+  // features of the same rows with another tail of the network; keeps nothing.
+  void features(const Tail& tail, std::span<const uint64_t* const> rows, int8_t* features);
   // From the head's gradient (rows, classes), mantissas of gradient_bits bits, and the forward weights of those classes (classes,
   // feature_count): gradients of everything trained, and one step.
   void step(std::span<const int16_t> gradient, std::span<const int16_t> weight, const int8_t* features, const TailStep& at);

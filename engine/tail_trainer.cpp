@@ -142,6 +142,15 @@ void TailTrainer::forward(std::span<const uint64_t* const> rows, int8_t* feature
   });
 }
 
+void TailTrainer::features(const Tail& tail, std::span<const uint64_t* const> rows, int8_t* features) {
+  const size_t parts = static_cast<size_t>(workers_.count());
+  workers_.run(workers_.count(), [&](int part) {
+    for (size_t row = static_cast<size_t>(part); row < rows.size(); row += parts) {
+      tail.features(network_, rows[row], features + row * network_.feature_count(), scratch_[static_cast<size_t>(part)]);
+    }
+  });
+}
+
 Rounding TailTrainer::rounding(const TailStep& at, uint64_t tensor) const {
   const int bits = tail_.settings_.gradient_bits;
   return {bits, bits <= kStochasticBits ? draw(at.seed, Purpose::gradient_rounding, at.experience << 32 | at.step, tensor) : 0};

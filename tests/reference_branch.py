@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from reference_arithmetic import Int64, Uint64, draw, permutation, rs
-from reference_head import learning_rate, log_share, logits, prior_logits, softmax, training_step
+from reference_head import distillation, learning_rate, log_share, logits, prior_logits, training_step
 from reference_learner import ReferenceLearner
 from reference_network import ReferenceNetwork
 from reference_tail import PURPOSE_GRADIENT, TENSOR_HEAD, Minibatch, Moment, ReferenceTail, requant_head
@@ -19,7 +20,7 @@ PURPOSE_TAIL_LIVE, PURPOSE_TAIL_REPLAY, PURPOSE_VARIATION = 9, 10, 11
 class ReferenceBranchLearner(ReferenceLearner):
     """The learner of 4 and 5 as frozen branch, and a trained branch beside it.
 
-    `settings` has tail_epochs, tail_passes, tail_replay_batch, tail_noise and tail_mirror as well; `branch` (K, D_f) is v.
+    `settings` has those with tail_ before them as well; `branch` (K, D_f) is v.
     """
 
     def __init__(self, network: ReferenceNetwork, capacity: int, seed: int, settings: dict[str, Any], tail: ReferenceTail) -> None:
@@ -85,6 +86,8 @@ class ReferenceBranchLearner(ReferenceLearner):
         live_order: list[int] = []
         replay_order: list[int] = []
         permutations = 0
+        absent = [position[c] for c in active if not live_count[c]]
+        before, before_v = copy.deepcopy(self.tail), self.branch[active]
         for step in range(steps):
             if step % batches == 0:
                 live_order = permutation(n, self.seed, PURPOSE_TAIL_LIVE, (self.experience << 32) + step // batches)
@@ -102,7 +105,11 @@ class ReferenceBranchLearner(ReferenceLearner):
             moment = Moment(self.seed, self.experience, step, steps)
             v = self.branch[active]
             features = self.tail.features_of(varied)
-            gradients = self.tail.gradients(Minibatch(varied, targets, prior, ghosts), v, moment)
+            distilled: Int64 | int = 0
+            if settings["tail_distillation"] and absent:
+                bits = self.network.feature_bits
+                distilled = distillation(logits(features, v, bits), logits(before.features_of(varied), before_v, bits), absent)
+            gradients = self.tail.gradients(Minibatch(varied, targets, prior, ghosts, distilled), v, moment)
             self.tail.step(gradients, moment)
             rate = learning_rate(settings["learning_rate"], self.network.feature_bits, step, steps, len(rows))
             self.branch[active] = training_step(
@@ -116,12 +123,9 @@ class ReferenceBranchLearner(ReferenceLearner):
                 v,
                 np.zeros(len(active), np.int64),
                 self._requant(step),
+                distilled,
             )
 
-    def predict(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.int64], Int64]:
-        """Class indices (N,) and probabilities (N, K) with 15 fraction bits (method.md, 7.6)."""
-        latents = self.network.latents(images)
-        frozen = logits(self.network.features(latents), self.weight, self.network.feature_bits)
+    def _logits(self, latents: Uint64) -> list[Int64]:
         trained = logits(self.tail.features_of(latents).astype(np.int8), self.branch, self.network.feature_bits)
-        logit = rs(frozen + trained, 1)
-        return logit.argmax(axis=1), softmax(logit, 0)
+        return [*super()._logits(latents), trained]

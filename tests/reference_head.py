@@ -79,11 +79,20 @@ def prior_logits(live: Sequence[int], stored: Sequence[int], live_batch: int, re
     return np.array(result, np.int64)
 
 
-def logit_gradient(weight: Int64, features: Int64, targets: NDArray[np.int64], prior: Int64, ghosts: int, feature_bits: int) -> Int64:
-    """g (B, T): gradient with respect to the logits, 15 fraction bits (method.md, 4.3)."""
+def distillation(now_logits: Int64, before_logits: Int64, absent: Sequence[int]) -> Int64:
+    """What holds classes without live rows, of those in the softmax, to what was said of them before (B, T), 15 fraction bits (7.6)."""
+    result = np.zeros_like(now_logits)
+    result[:, absent] = softmax(now_logits[:, absent], 0) - softmax(before_logits[:, absent], 0)
+    return result
+
+
+def logit_gradient(
+    weight: Int64, features: Int64, targets: NDArray[np.int64], prior: Int64, ghosts: int, feature_bits: int, distilled: Int64 | int = 0
+) -> Int64:
+    """g (B, T): gradient with respect to the logits, 15 fraction bits (method.md, 4.3, 7.6)."""
     gradient = softmax(logits(features, weight, feature_bits) + prior, ghosts)
     gradient[np.arange(len(targets)), targets] -= 1 << 15
-    return np.minimum(gradient, 32767)
+    return np.clip(np.minimum(gradient, 32767) + distilled, -32768, 32767)
 
 
 def training_step(
@@ -97,6 +106,7 @@ def training_step(
     anchor: Int64,
     pull: NDArray[np.int64],
     requant: Callable[[Int64], tuple[Int64, int]] = lambda g: (g, 0),
+    distilled: Int64 | int = 0,
 ) -> Int64:
     """Take one minibatch step of the training weights (method.md, 4.3).
 
@@ -116,9 +126,11 @@ def training_step(
         cw (T, D_f), and how strongly each class is drawn to it (T,), 24 fraction bits; 0 for new classes.
     requant
         Rounds the gradient to q_b bits (7.3); gives mantissas and their shift.
+    distilled
+        (B, T) of `distillation`, or 0.
 
     """
-    gradient, shift = requant(logit_gradient(weight, features, targets, prior, ghosts, feature_bits))
+    gradient, shift = requant(logit_gradient(weight, features, targets, prior, ghosts, feature_bits, distilled))
     delta = (gradient.T @ features.astype(np.int64)) << shift
     if peak(delta) * rate >= 1 << 62:
         raise OverflowError("dW * rate leaves int64; the method sets no limit to the learning rate")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from reference_arithmetic import Int64, Uint64, below, divr, draw, permutation
+from reference_arithmetic import Int64, Uint64, below, divr, draw, permutation, rs
 from reference_head import consolidate, learning_rate, logits, prior_logits, softmax, training_step
 from reference_network import ReferenceNetwork
 from reference_replay import update_memory
@@ -172,5 +172,11 @@ class ReferenceLearner:
         """Class indices (N,) and probabilities (N, K) with 15 fraction bits (method.md, 4.1)."""
         if not self.past_count:
             raise ValueError("no class is known yet")
-        logit = logits(self.network.features(self.network.latents(images)), self.weight, self.network.feature_bits)
+        views = [images, images[:, :, ::-1]] if self.settings.get("predict_mirrored") else [images]
+        said = [logit for view in views for logit in self._logits(self.network.latents(view))]
+        logit = rs(np.sum(said, axis=0), len(said).bit_length() - 1)
         return logit.argmax(axis=1), softmax(logit, 0)
+
+    def _logits(self, latents: Uint64) -> list[Int64]:
+        """Of each branch (N, K); there are 2^n of them."""
+        return [logits(self.network.features(latents), self.weight, self.network.feature_bits)]

@@ -435,6 +435,7 @@ class Minibatch:
     targets: NDArray[np.int64]
     prior: Int64
     ghosts: int = 0
+    distilled: Int64 | int = 0
 
 
 @dataclass(frozen=True)
@@ -512,7 +513,7 @@ class ReferenceTail:
         q_b = self.settings.gradient_bits
         x, kept = self.streams(batch.latents)
         h = forward_round(self.features(x), self.settings.forward_bits, 8)
-        g = logit_gradient(tw, h, batch.targets, batch.prior, batch.ghosts, self.features.feature_bits)
+        g = logit_gradient(tw, h, batch.targets, batch.prior, batch.ghosts, self.features.feature_bits, batch.distilled)
         head = head_backward(g, h, tw, self.features, x, q_b, moment)
         lowest, result, top = len(self.blocks) - self.train_blocks, [], head.g
         for i in range(len(self.blocks) - 1, lowest - 1, -1):

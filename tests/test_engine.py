@@ -65,6 +65,7 @@ def learner_pair(model: Model, network: ref.ReferenceNetwork, capacity: int, **c
         prior_correction=values["prior"],
         pull=values["pull"] / 256,
         class_means=values["class_means"],
+        predict_mirrored=values.get("predict_mirrored", False),
     )
     return ours, ref.ReferenceLearner(network, capacity, 5, values)
 
@@ -163,7 +164,14 @@ LESSONS = [
 
 @pytest.mark.parametrize("capacity", [0, 1, 7, 20, 1000])
 @pytest.mark.parametrize(
-    "changes", [{}, {"ghosts": 0, "prior": False, "pull": 0}, {"replay_batch": 40, "live_batch": 50}, {"class_means": False}]
+    "changes",
+    [
+        {},
+        {"ghosts": 0, "prior": False, "pull": 0},
+        {"replay_batch": 40, "live_batch": 50},
+        {"class_means": False},
+        {"predict_mirrored": True},
+    ],
 )
 def test_a_learner_equals_the_reference_over_lessons(tmp_path: Path, capacity: int, changes: dict) -> None:
     model, network = make(tmp_path, 7, SHAPES[0])

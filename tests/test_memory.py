@@ -186,8 +186,9 @@ def test_without_a_limit_the_peak_is_that_of_1024_images_of_known_classes(model:
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("train_blocks", [0, 1])
-def test_predicting_needs_what_info_says(model: Model, train_blocks: int, threads: int) -> None:
-    learner = Learner.new(model, capacity=3, threads=threads, train_blocks=train_blocks, **QUICK)
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_predicting_needs_what_info_says(model: Model, train_blocks: int, threads: int, mirrored: bool) -> None:
+    learner = Learner.new(model, capacity=3, threads=threads, train_blocks=train_blocks, predict_mirrored=mirrored, **QUICK)
     learner.learn(pictures(6), names(6, 3))
     promised = learner.info()["bytes"]["predicting"]
     images = np.resize(pictures(64), (600, SIZE, SIZE, 3))

@@ -20,7 +20,7 @@ FAMILIES = ("quicknet", "reactnet", "birealnet")
 TAIL = ("forward_bits", "gradient_bits", "weight_bits", "weight_step", "parameter_step", "sign_reset")
 COMMON: dict[str, Any] = {
     "epochs": 1, "min_steps": 6, "live_batch": 5, "replay_batch": 6, "ghosts": 2, "class_means": True,
-    "tail_epochs": 2, "tail_passes": 3, "tail_replay_batch": 7, "tail_noise": 26, "tail_mirror": True, "prior_correction": True,
+    "tail_epochs": 2, "tail_passes": 3, "tail_replay_batch": 7, "tail_noise": 26, "tail_mirror": True, "tail_distillation": True, "prior_correction": True,
 }  # fmt: skip
 
 
@@ -91,6 +91,7 @@ def assert_same(ours: Learner, reference: ReferenceBranchLearner, train_blocks: 
     [
         (1, {}),
         (2, {"gradient_bits": 8, "tail_passes": 1}),
+        (2, {"gradient_bits": 8, "tail_distillation": False}),
         (2, {"weight_bits": 16, "parameter_step": 9}),
         (2, {"weight_bits": 1, "weight_step": 6, "parameter_step": 6, "gradient_bits": 4}),
         (2, {"forward_bits": 8, "gradient_bits": 2, "weight_step": 3}),
@@ -149,6 +150,24 @@ def test_a_tail_whose_features_have_no_relu_equals_the_reference(tmp_path: Path,
     assert np.array_equal(probabilities, expected[1])
 
 
+def test_predicting_from_mirrored_pictures_too(tmp_path: Path) -> None:
+    ours, reference = pair(tmp_path, "quicknet", 1, {"predict_mirrored": True})
+    plain, _ = pair(tmp_path, "quicknet", 1, {})
+    images = tiny_model.random_images(5, 30, 16)
+    for labels, rows in (([0, 1] * 5, slice(0, 10)), ([2, 0, 1, 2, 2, 3, 3], slice(10, 17))):
+        names = [f"c{c}" for c in labels]
+        ours.learn(images[rows], names)
+        plain.learn(images[rows], names)
+        reference.learn(images[rows], labels)
+    best, probabilities = ours._core.predict(images, 2)
+    expected = reference.predict(images)
+    assert np.array_equal(best, expected[0])
+    assert np.array_equal(probabilities, expected[1])
+    assert not np.array_equal(probabilities, plain.predict(images).probabilities * 2**15)
+    # a mirrored picture has the same two views
+    assert np.array_equal(probabilities, ours._core.predict(np.ascontiguousarray(images[:, :, ::-1]), 1)[1])
+
+
 @pytest.mark.parametrize(
     ("tail_epochs", "tail_passes", "steps"),
     [(2, 3, [4, 5]), (2, 10_000, [4, 6]), (2, 1, [2, 2]), (2, 2, [3, 4]), (10_000, 1, [2, 2]), (1, 20, [2, 3])],
@@ -163,6 +182,16 @@ def test_steps_are_limited_by_passes_over_live_and_over_stored_rows(
         learner.learn(images[rows], list(labels), progress=lambda phase, *call: calls.append(call) if phase == "tail" else None)
     # 7 live rows, 5 a step, and 10 stored ones, 7 a step; then 12 live ones and 11 stored ones; none are stored in the first lesson
     assert calls == [(done, total) for total in steps for done in range(total + 1)]
+
+
+def test_distillation_acts_where_two_known_classes_are_not_shown(tmp_path: Path) -> None:
+    images = tiny_model.random_images(5, 30, 16)
+    learners = [pair(tmp_path, "quicknet", 2, {"tail_distillation": on})[0] for on in (True, False)]
+    lessons = [("ababababab", slice(0, 10), False), ("bcbcbcc", slice(10, 17), False), ("ccccccccc", slice(17, 26), True)]
+    for labels, rows, differs in lessons:  # absent: none, a, then a and b
+        for learner in learners:
+            learner.learn(images[rows], list(labels))
+        assert differs == (not np.array_equal(learners[0]._core.tail_weight(), learners[1]._core.tail_weight()))
 
 
 @pytest.mark.parametrize("weight_bits", [1, 8, 16])

@@ -306,7 +306,8 @@ class Learner:
         ]
         words = network.latent_words
         settings = self._settings
-        branches = 2 if settings.train_blocks else 1
+        branches, views = 2 if settings.train_blocks else 1, 2 if settings.predict_mirrored else 1
+        mirrored = 2 * network.image_size**2 * 3 if settings.predict_mirrored else 0
         images = settings.lesson_images or 1024
         lesson = self._lesson_bytes(settings.capacity, len(labels) if settings.lesson_images is None else settings.max_classes)
         rows_bytes = settings.capacity * words * 8
@@ -322,7 +323,8 @@ class Learner:
             "lesson": lesson,
             "transaction": head + tail,
             "learning_peak": self._peak_bytes(settings.capacity) if settings.lesson_images else network.bytes + core.state_bytes + lesson,
-            "predicting": self._threads * network.scratch_bytes + _PREDICT_ROWS * (words * 8 + branches * network.feature_count),
+            "predicting": self._threads * network.scratch_bytes
+            + _PREDICT_ROWS * (views * (words * 8 + branches * network.feature_count) + mirrored),
             "replay_row": words * 8 + 2,
         }
         return {

@@ -39,6 +39,8 @@ _ADDED = {
     "tail_replay_batch",
     "tail_noise",
     "tail_mirror",
+    "tail_distillation",
+    "predict_mirrored",
 }
 
 
@@ -72,6 +74,9 @@ class Settings:
     tail_replay_batch : most replayed rows in a step that trains the tail.
     tail_noise : share of a latent row's bits, in 256ths, that are turned over at random each time the row is trained on.
     tail_mirror : whether rows are mirrored left to right at random as well.
+    tail_distillation : whether the trained branch is held, among the classes that it knew, to what it said before the lesson (7.6).
+    predict_mirrored : whether predicting looks at each image mirrored left to right as well: more accurate, at twice the time (4.1).  Not for
+        things whose mirror image is another thing, as letters.
     """
 
     capacity: int = 1500
@@ -95,10 +100,12 @@ class Settings:
     parameter_step: int = 0
     sign_reset: bool = False
     tail_epochs: int = 1
-    tail_passes: int = 20
+    tail_passes: int = 40
     tail_replay_batch: int = 128
     tail_noise: int = 26
     tail_mirror: bool = True
+    tail_distillation: bool = True
+    predict_mirrored: bool = False
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
@@ -117,7 +124,7 @@ class Settings:
             raise ValueError(f"weight_bits: expected 1, 8 or 16, got {self.weight_bits!r}")
         if self.train_blocks > 0 and self.capacity == 0:
             raise ValueError("train_blocks: expected 0 with capacity 0, since a tail is trained on replayed rows; give it a replay memory")
-        for name in ("prior_correction", "class_means", "sign_reset", "tail_mirror"):
+        for name in ("prior_correction", "class_means", "sign_reset", "tail_mirror", "tail_distillation", "predict_mirrored"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}: expected True or False, got {getattr(self, name)!r}")
 
