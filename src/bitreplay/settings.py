@@ -100,7 +100,7 @@ class Settings:
     parameter_step: int = 0
     sign_reset: bool = False
     tail_epochs: int = 1
-    tail_passes: int = 40
+    tail_passes: int = 20
     tail_replay_batch: int = 128
     tail_noise: int = 26
     tail_mirror: bool = True
