@@ -133,6 +133,33 @@ def test_the_exported_network_agrees_with_the_float_one_and_can_be_taught(tmp_pa
     assert np.mean(found == np.array(valid.names)[valid.labels]) > 0.8
 
 
+def test_a_float_network_teaches_a_binary_one(tmp_path: Path, pictures: Path) -> None:
+    torch.set_num_threads(1)
+    cache, out = tmp_path / "cache", tmp_path / "taught"
+    floats = NetworkConfig(image_size=16, widths=(8, 16), blocks=(1, 2), tail_blocks=1, cut="none", family="residual")
+    assert not any(isinstance(module, BinaryConv2d) for module in CutNetwork(floats).modules())
+    pretrain(pictures, tmp_path / "teacher", floats, RECIPE, cache=cache)
+    teacher = tmp_path / "teacher" / CHECKPOINT
+    with pytest.raises(ValueError, match="expected a binary network with a binary cut, got family residual, cut none"):
+        export_model(teacher, tmp_path / "x.model", data=pictures, name="x", cache=cache)
+    alone = pretrain(pictures, tmp_path / "alone", CONFIG, replace(RECIPE, epochs=1), cache=cache)
+    labels = pretrain(pictures, tmp_path / "labels", CONFIG, replace(RECIPE, epochs=1, teacher_share=0), teacher=teacher, cache=cache)
+    assert torch.equal(alone["model"]["head.weight"], labels["model"]["head.weight"])
+    whole = pretrain(pictures, tmp_path / "whole", CONFIG, RECIPE, teacher=teacher, cache=cache)
+    pretrain(pictures, out, CONFIG, RECIPE, teacher=teacher, until=1, cache=cache)
+    with pytest.raises(ValueError, match="teacher: the checkpoint was trained with one"):
+        pretrain(pictures, out, CONFIG, RECIPE, cache=cache)
+    taught = pretrain(pictures, out, CONFIG, RECIPE, teacher=teacher, cache=cache)
+    assert torch.equal(taught["model"]["head.weight"], whole["model"]["head.weight"])
+    assert not torch.equal(taught["model"]["head.weight"], alone["model"]["head.weight"])
+    with pytest.raises(ValueError, match="teacher: the checkpoint was trained without one"):
+        pretrain(pictures, tmp_path / "alone", CONFIG, RECIPE, teacher=teacher, cache=cache)
+    with pytest.raises(ValueError, match="takes pictures of 16 pixels, the network of 32"):
+        pretrain(pictures, tmp_path / "big", replace(CONFIG, image_size=32), RECIPE, teacher=teacher, cache=tmp_path / "big-cache")
+    with pytest.raises(ValueError, match="teacher_share: expected 0 to 1, got 2"):
+        Recipe(teacher_share=2)
+
+
 def test_training_continues_from_shipped_weights(tmp_path: Path, pictures: Path) -> None:
     from bitreplay.training.weights import load_weights, save_weights
 

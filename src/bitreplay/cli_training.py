@@ -43,7 +43,7 @@ def pretrain(
     network: Annotated[
         str | None, typer.Option(help="A network by name, such as reactnet-18; the options below that are given change it.")
     ] = None,
-    family: Annotated[str | None, typer.Option(help="quicknet, reactnet or birealnet.")] = None,
+    family: Annotated[str | None, typer.Option(help="quicknet, reactnet, birealnet, or residual (float, a teacher).")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the square input in pixels.", min=1)] = None,
     widths: Annotated[str | None, typer.Option(help="Channels of each stage, such as 64,128,256.")] = None,
     blocks: Annotated[str | None, typer.Option(help="Residual binary blocks of each stage, such as 2,3,4.")] = None,
@@ -66,6 +66,11 @@ def pretrain(
     init: Annotated[
         Path | None, typer.Option(readable=False, help="Start from these weights, such as weights/quicknet-32.", metavar="FOLDER/NAME")
     ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(readable=False, help="Checkpoint of a network, such as residual-mini, to learn from as well.", metavar="FILE"),
+    ] = None,
+    teacher_share: Annotated[float | None, typer.Option(help="Share of the loss that comes from the teacher.", min=0, max=1)] = None,
     until: Annotated[int | None, typer.Option(help="Stop after this many epochs of the schedule.", min=1)] = None,
     cache: Annotated[
         Path | None, typer.Option(readable=False, help="Folder for decoded pictures. Default: OUT/cache.", metavar="DIR")
@@ -92,7 +97,7 @@ def pretrain(
     config = replace(start, **shape, **_given(tail_blocks=tail_blocks, cut=cut))
     recipe = Recipe(
         **_given(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, warmup_steps=warmup_steps),
-        **_given(cut_start=cut_start, cut_ramp=cut_ramp, crop=crop, seed=seed, precision=precision),
+        **_given(cut_start=cut_start, cut_ramp=cut_ramp, crop=crop, seed=seed, precision=precision, teacher_share=teacher_share),
     )
     if (out / CHECKPOINT).exists():
         note(f"goes on from {out / CHECKPOINT}, with its recipe")
@@ -107,7 +112,19 @@ def pretrain(
         say(text + (f" valid top-1 {percent(line['valid_top1'])}" if "valid_top1" in line else ""))
 
     try:
-        run(data, out, config, recipe, resume=resume, init=init, until=until, cache=cache, compiled=compiled, progress=report)
+        run(
+            data,
+            out,
+            config,
+            recipe,
+            resume=resume,
+            init=init,
+            teacher=teacher,
+            until=until,
+            cache=cache,
+            compiled=compiled,
+            progress=report,
+        )
     except KeyboardInterrupt:
         fail(f"interrupted: the same command goes on from the last finished epoch in {out}", 130)
     say(f"{out / CHECKPOINT}: written")

@@ -150,6 +150,11 @@ def export_model(
     float and integer network agree on).
     """
     network, state = load_network(checkpoint)
+    if not network.family.binary or network.config.cut != "binary":
+        raise ValueError(
+            f"checkpoint: expected a binary network with a binary cut, got family {network.config.family}, cut {network.config.cut}; "
+            "a network of floats teaches others (pretrain --teacher)"
+        )
     size = network.config.image_size
     cache = cache or checkpoint.parent / "cache"
     stored, valid = cached_split(data, "train", size * 2, cache), cached_split(data, "valid", size, cache)

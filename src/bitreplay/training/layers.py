@@ -104,6 +104,21 @@ class QuickNetBlock(nn.Module):
         return y
 
 
+class FloatBlock(nn.Module):
+    """Residual block without anything binary: ``y = x + BN(conv(ReLU(BN(x))))``."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm_in = nn.BatchNorm2d(channels)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map float (N, C, H, W) to the same shape."""
+        y: Tensor = x + self.norm(self.conv(F.relu(self.norm_in(x)))).float()
+        return y
+
+
 class ShiftedPReLU(nn.Module):
     """``high (v - alpha) - beta where v >= alpha, else low (v - alpha) - beta``, each learned for each channel.
 

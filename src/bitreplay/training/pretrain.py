@@ -43,6 +43,8 @@ class Recipe:
     crop : smallest side of the random square crop, as a share of the stored picture; brought to the network's size.
     seed : keys every random draw.
     precision : Fabric precision, e.g. "32-true" or "bf16-mixed".
+    teacher_share : with a teacher, the share of the loss that is the divergence from the teacher's probabilities, 0 to 1; the rest is the
+        cross-entropy with the labels.  ReActNet (arXiv 2003.03488) trains with 1.
     """
 
     epochs: int = 18
@@ -54,6 +56,11 @@ class Recipe:
     crop: float = 0.7
     seed: int = 1
     precision: str = "bf16-mixed"
+    teacher_share: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.teacher_share <= 1:
+            raise ValueError(f"teacher_share: expected 0 to 1, got {self.teacher_share!r}")
 
 
 def cached_split(folder: Path, split: str, size: int, cache: Path) -> ImageSet | None:
@@ -121,6 +128,18 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
+def _teacher(path: Path, names: list[str], image_size: int) -> CutNetwork:
+    state = load_checkpoint(path)
+    if state["names"] != names:
+        raise ValueError(f"teacher: {path} was trained on other classes; train one on the same data set")
+    config = NetworkConfig.from_dict(state["config"])
+    if config.image_size != image_size:
+        raise ValueError(f"teacher: {path} takes pictures of {config.image_size} pixels, the network of {image_size}; train one for these")
+    network = CutNetwork(config).requires_grad_(False)
+    network.load_state_dict(state["model"])
+    return network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
 def pretrain(
     folder: Path,
     out: Path,
@@ -129,6 +148,7 @@ def pretrain(
     *,
     resume: Path | None = None,
     init: Path | None = None,
+    teacher: Path | None = None,
     until: int | None = None,
     cache: Path | None = None,
     compiled: bool = False,
@@ -145,6 +165,8 @@ def pretrain(
         on.  ``config.cut`` may differ from the checkpoint's while the cut has not begun.
     init : start from weights that `weights.save_weights` wrote, ``FOLDER/NAME``: their network, a new head where the classes
         differ, epoch 0 and `recipe`.
+    teacher : checkpoint of a network that was trained on the same classes; the new one learns its probabilities as well
+        (`Recipe.teacher_share`).  A float network of the family "residual" serves.  A run that goes on needs it again.
     until : stop after this many epochs of the schedule (to branch from there).
     cache : where decoded pictures are kept; default `out`/cache.
     compiled : compile the layers before and behind the cut with torch.compile, which needs a C++ compiler and takes about a minute; up to
@@ -177,6 +199,9 @@ def pretrain(
             recipe = Recipe(**start["recipe"])
         if list(train.names) != start["names"]:
             raise ValueError(f"{folder}: the checkpoint was trained on other classes; name the same data set")
+    learned = _teacher(teacher, list(train.names), config.image_size) if teacher else None
+    if start is not None and start.get("teacher", False) != (learned is not None):
+        raise ValueError(f"teacher: the checkpoint was trained {'with' if learned is None else 'without'} one; go on in the same way")
     weights: dict[str, Tensor] = {}
     if init is not None and start is None:
         from .weights import load_weights
@@ -199,6 +224,7 @@ def pretrain(
         network.prefix.compile()
         network.tail.compile()
     model, optimizer = fabric.setup(network, optimizer)
+    guide = None if learned is None else fabric.setup_module(learned)
 
     world, rank = fabric.world_size, fabric.global_rank
     steps_an_epoch = len(train) // recipe.batch_size
@@ -222,8 +248,13 @@ def pretrain(
             rows = np.sort(order[i * recipe.batch_size : (i + 1) * recipe.batch_size])
             images = _augment(train.images[rows], config.image_size, recipe.crop, generator)[rank::world]
             labels = torch.from_numpy(train.labels[rows])[rank::world]
-            logits = model(images.to(fabric.device).contiguous(memory_format=torch.channels_last))
-            loss = F.cross_entropy(logits.float(), labels.to(fabric.device))
+            images = images.to(fabric.device).contiguous(memory_format=torch.channels_last)
+            logits = model(images).float()
+            loss = F.cross_entropy(logits, labels.to(fabric.device))
+            if guide is not None:
+                with torch.no_grad():
+                    taught = guide(images).float().softmax(1)
+                loss = recipe.teacher_share * F.cross_entropy(logits, taught) + (1 - recipe.teacher_share) * loss
             optimizer.zero_grad()
             fabric.backward(loss)
             optimizer.step()
@@ -247,6 +278,7 @@ def pretrain(
                 "model": network.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "names": list(train.names),
+                "teacher": learned is not None,
             }
             _save(own, state)
             with (out / LOG).open("a") as log:

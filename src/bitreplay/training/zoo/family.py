@@ -20,6 +20,7 @@ class Family:
     block : makes a residual binary block from its width.
     counts_transition : whether the transition is the first block of its stage.
     relu_before_pool : whether the pooling reads max(x, 0).
+    binary : whether its blocks are binary, so that the engine takes the network.
     """
 
     stem: Callable[[int, tuple[int, ...]], nn.Module]
@@ -28,3 +29,4 @@ class Family:
     block: Callable[[int], nn.Module]
     counts_transition: bool
     relu_before_pool: bool
+    binary: bool = True

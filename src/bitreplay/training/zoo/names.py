@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .network import NetworkConfig
+from .network import FAMILIES, NetworkConfig
 
 _QUICKNET = NetworkConfig(widths=(64, 128, 256, 512), blocks=(4, 4, 4, 4), tail_blocks=3)
 _EIGHTEEN = NetworkConfig(widths=(64, 128, 256, 512), blocks=(4, 4, 4, 4), tail_blocks=3, stem_strides=(1,), family="reactnet")
@@ -13,6 +13,9 @@ _NAMES = {
     "quicknet": _QUICKNET,
     "quicknet-large": replace(_QUICKNET, blocks=(6, 8, 12, 6)),
     "quicknet-mini": replace(_QUICKNET, widths=(64, 128, 384), blocks=(2, 3, 3), tail_blocks=2, stem_strides=(1, 2)),
+    "residual-mini": replace(
+        _QUICKNET, widths=(64, 128, 384), blocks=(2, 3, 3), tail_blocks=2, stem_strides=(1, 2), family="residual", cut="none"
+    ),
     "reactnet-18": _EIGHTEEN,
     "reactnet-18-half": replace(_EIGHTEEN, widths=(32, 64, 128, 256)),
     "reactnet-mini": replace(_EIGHTEEN, widths=(64, 128, 256), blocks=(4, 4, 4), stem_strides=(1, 2)),
@@ -26,7 +29,7 @@ def names() -> list[str]:
     return list(_NAMES)
 
 
-def config_of(name: str, image_size: int = 32, *, cut: str = "binary", tail_blocks: int | None = None) -> NetworkConfig:
+def config_of(name: str, image_size: int = 32, *, cut: str | None = None, tail_blocks: int | None = None) -> NetworkConfig:
     """The shape of a network by name.
 
     The stem's strides follow from the picture: 32 pixels keep 32 before the first stage, 64 are halved once, from 128 on twice
@@ -49,7 +52,7 @@ def config_of(name: str, image_size: int = 32, *, cut: str = "binary", tail_bloc
         raise ValueError(f"image_size: expected a multiple of 32 from 32 to 224, got {image_size}")
     halvings = (image_size >= 64) + (image_size >= 128) + (4 - len(config.widths))
     two = (2 if halvings > 1 else 1, 2 if halvings else 1)
-    one = config.family != "quicknet" and halvings <= 1
+    one = 1 in FAMILIES[config.family].stem_convolutions and halvings <= 1
     strides = (two[1],) if one else two
     blocks = config.tail_blocks if tail_blocks is None else tail_blocks
-    return replace(config, image_size=image_size, stem_strides=strides, cut=cut, tail_blocks=blocks)
+    return replace(config, image_size=image_size, stem_strides=strides, cut=cut or config.cut, tail_blocks=blocks)

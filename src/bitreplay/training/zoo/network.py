@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers import BinaryConv2d, ReplayCut
-from . import birealnet, quicknet, reactnet
+from . import birealnet, quicknet, reactnet, residual
 
 INPUT_MEAN = 127.5
 INPUT_SCALE = 1.0 / 64.0
@@ -23,7 +23,7 @@ INPUT_SCALE = 1.0 / 64.0
 Layers = list[nn.Module]
 # For each family: the stem (width, strides), what leads from one stage to the next (width before, after), a block (width), and
 # whether pooling reads max(x, 0).  A layer that leads to the next stage and counts as a block of it makes `first_is_block` true.
-FAMILIES = {"quicknet": quicknet.FAMILY, "reactnet": reactnet.FAMILY, "birealnet": birealnet.FAMILY}
+FAMILIES = {"quicknet": quicknet.FAMILY, "reactnet": reactnet.FAMILY, "birealnet": birealnet.FAMILY, "residual": residual.FAMILY}
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class NetworkConfig:
     tail_blocks : blocks of the last stage that lie behind the replay cut.
     cut : "binary" (1 bit a value at the cut) or "none" (the twin without binarisation).
     classes : outputs of the pre-training head.
-    family : "quicknet", "reactnet" or "birealnet".
+    family : "quicknet", "reactnet", "birealnet", or "residual" (float, a teacher: it cannot be exported).
     """
 
     image_size: int = 32
