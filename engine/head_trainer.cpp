@@ -9,7 +9,7 @@
 
 namespace bitreplay {
 
-Teacher::Teacher(const Lesson& lesson, size_t max_rows)
+Distillation::Distillation(const Lesson& lesson, size_t max_rows)
     : feature_bits_(lesson.feature_bits),
       features_(max_rows * lesson.width),
       forward_(lesson.classes * lesson.width),
@@ -17,13 +17,13 @@ Teacher::Teacher(const Lesson& lesson, size_t max_rows)
       now_(max_rows * lesson.classes),
       no_prior_(lesson.classes, 0) {}
 
-int64_t Teacher::bytes(size_t classes, size_t width, size_t max_rows) {
+int64_t Distillation::bytes(size_t classes, size_t width, size_t max_rows) {
   return static_cast<int64_t>(max_rows * width + classes * width * sizeof(int16_t) + (2 * max_rows + 1) * classes * sizeof(int64_t));
 }
 
-void Teacher::load(std::span<const int16_t> forward) { std::copy(forward.begin(), forward.end(), forward_.begin()); }
+void Distillation::load(std::span<const int16_t> forward) { std::copy(forward.begin(), forward.end(), forward_.begin()); }
 
-void Teacher::correct(const HeadBatch& batch, std::span<const uint32_t> absent, const int8_t* now, const int16_t* forward, int16_t* g) {
+void Distillation::correct(const HeadBatch& batch, std::span<const uint32_t> absent, const int8_t* now, const int16_t* forward, int16_t* g) {
   const auto rows = static_cast<size_t>(batch.rows), classes = static_cast<size_t>(batch.classes);
   const HeadBatch held{batch.rows, batch.width, static_cast<int>(absent.size())};
   const auto among_absent = [&](const int8_t* features, const int16_t* weight, int64_t* p) {
@@ -102,13 +102,13 @@ void HeadTrainer::load(std::span<const int32_t> weight) {
   }
 }
 
-void HeadTrainer::backward(std::span<const int8_t> features, std::span<const uint32_t> labels, uint64_t step, Teacher* teacher) {
+void HeadTrainer::backward(std::span<const int8_t> features, std::span<const uint32_t> labels, uint64_t step, Distillation* distillation) {
   const HeadBatch batch = batch_of(labels.size(), lesson_.width, active_count_);
   std::transform(labels.begin(), labels.end(), own_.begin(), [&](uint32_t label) { return position_[label]; });
   head_logits(batch, features.data(), forward_.data(), lesson_.feature_bits, scores_.data());
   head_softmax(batch, scores_.data(), prior_.data(), ghosts_);
   head_gradient(batch, scores_.data(), own_.data(), g_.data());
-  if (teacher != nullptr) teacher->correct(batch, absent(), features.data(), forward_.data(), g_.data());
+  if (distillation != nullptr) distillation->correct(batch, absent(), features.data(), forward_.data(), g_.data());
   shift_ = lesson_.gradient_bits < 16 ? round_gradient(labels.size(), step) : 0;
   head_weight_gradient(batch, features.data(), g_.data(), total_.data(), scratch_.data());
 }

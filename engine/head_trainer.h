@@ -1,5 +1,5 @@
 // The head's part of a training step (docs/method.md, 4.1 to 4.3, 7.3, 7.6): who is in the softmax, the gradient of every row, one step
-// of the weights.  Knows features and labels; nothing of where rows come from, nor of the tail.
+// of the weights; and in which order a lesson takes its rows.  Knows features and labels; nothing of images, latents or the tail.
 #pragma once
 
 #include <cstddef>
@@ -47,10 +47,10 @@ struct Mix {
   bool by_heart = false;   // what learns can learn rows by heart: how many of them a class has counts too (7.6)
 };
 
-// What the trained branch made of the rows before the lesson, held against what it makes of them now (7.6).
-class Teacher {
+// What features and head said before the lesson, held against what they say now (7.6).
+class Distillation {
  public:
-  Teacher(const Lesson& lesson, size_t max_rows);
+  Distillation(const Lesson& lesson, size_t max_rows);
   static int64_t bytes(size_t classes, size_t width, size_t max_rows);
 
   // The head as it was: forward (classes in the softmax, width).
@@ -84,7 +84,7 @@ class HeadTrainer {
   // Forward copies of the weights; `descend` keeps them up to date.
   void load(std::span<const int32_t> weight);
   // g of the minibatch's rows, and its sums with the features.
-  void backward(std::span<const int8_t> features, std::span<const uint32_t> labels, uint64_t step, Teacher* teacher = nullptr);
+  void backward(std::span<const int8_t> features, std::span<const uint32_t> labels, uint64_t step, Distillation* distillation = nullptr);
   // One step of `rows` rows, `left` of `all` steps to go (4.3).
   // `pulled`: known classes are pulled back to what the head knew of them.
   void descend(std::span<int32_t> weight, size_t rows, size_t left, size_t all, bool pulled);

@@ -14,11 +14,14 @@ namespace {
 
 constexpr size_t kRowsPerRound = 32;  // a thread's share between two calls of the progress function
 
+size_t workers_for(size_t rows, int threads) { return std::max<size_t>(1, std::min<size_t>(static_cast<size_t>(threads), rows)); }
+
+
 // Runs job(row, scratch) for every row, in rounds; before each round `report(done)` may give up by throwing.
 // A row's result depends on the row alone, so neither threads nor rounds can be seen in it.
 template <class Job, class Report>
 void for_rows(const Network& network, size_t rows, int threads, const Job& job, const Report& report) {
-  const size_t workers = std::max<size_t>(1, std::min<size_t>(threads, rows));
+  const size_t workers = workers_for(rows, threads);
   std::vector<Scratch> scratch;
   scratch.reserve(workers);
   for (size_t i = 0; i < workers; ++i) scratch.push_back(network.make_scratch());
@@ -26,7 +29,7 @@ void for_rows(const Network& network, size_t rows, int threads, const Job& job, 
     report(begin);
     const size_t end = std::min(rows, begin + workers * kRowsPerRound);
     const auto share = [&](size_t worker) {
-      for (size_t row = begin + worker; row < end; row += workers) job(row, scratch[worker]);
+      for (size_t row = begin + worker; row < end; row += workers) job(row, worker, scratch[worker]);
     };
     std::vector<std::jthread> pool;
     for (size_t i = 1; i < workers; ++i) pool.emplace_back(share, i);
@@ -58,7 +61,7 @@ Learner::Learner(std::shared_ptr<const Network> network, size_t capacity, uint64
 int64_t Learner::lesson_bytes(size_t capacity, size_t replay_rows, size_t live, size_t classes, int threads) const {
   const Network& network = *network_;
   const size_t features = static_cast<size_t>(network.feature_count());
-  const size_t workers = std::max<size_t>(1, std::min<size_t>(threads, live + replay_rows));
+  const size_t workers = workers_for(live + replay_rows, threads);
   const bool trains_tail = !tail_.blocks().empty();
   const size_t kept = live * (network.latent_words() * sizeof(uint64_t) + features)  // latents and features of the lesson
                       + replay_rows * features                                       // features of the replayed rows
@@ -94,7 +97,7 @@ void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> la
 
   for_rows(
       network, live + stored, threads,
-      [&](size_t row, Scratch& scratch) {
+      [&](size_t row, size_t, Scratch& scratch) {
         if (row < live) {
           network.latent(images.data() + row * network.image_bytes(), latents.data() + row * words, scratch);
           network.features(latents.data() + row * words, live_features.data() + row * width, scratch);
@@ -142,51 +145,63 @@ void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> la
 }
 
 void Learner::features(std::span<const uint8_t> images, std::span<int8_t> features, int threads) const {
-  see(images, features, {}, threads);
+  see(images, false, features, {}, threads);
 }
 
-void Learner::see(std::span<const uint8_t> images, std::span<int8_t> features, std::span<int8_t> trained, int threads) const {
+namespace {
+
+void mirror(const uint8_t* image, size_t side, uint8_t* out) {
+  for (size_t y = 0; y < side; ++y) {
+    for (size_t x = 0; x < side; ++x) std::copy_n(image + 3 * (y * side + x), 3, out + 3 * (y * side + side - 1 - x));
+  }
+}
+
+}  // namespace
+
+void Learner::see(std::span<const uint8_t> images, bool mirrored, std::span<int8_t> features, std::span<int8_t> trained,
+                  int threads) const {
   const size_t width = static_cast<size_t>(network_->feature_count());
-  const size_t rows = images.size() / network_->image_bytes();
+  const size_t bytes = network_->image_bytes();
+  const size_t rows = images.size() / bytes;
   Buffer<uint64_t> latents(rows * network_->latent_words());
+  Buffer<uint8_t> turned(mirrored ? workers_for(rows, threads) * bytes : 0);
   for_rows(
       *network_, rows, threads,
-      [&](size_t row, Scratch& scratch) {
+      [&](size_t row, size_t worker, Scratch& scratch) {
         uint64_t* latent = latents.data() + row * network_->latent_words();
-        network_->latent(images.data() + row * network_->image_bytes(), latent, scratch);
+        const uint8_t* image = images.data() + row * bytes;
+        if (mirrored) {
+          mirror(image, static_cast<size_t>(network_->image_size()), turned.data() + worker * bytes);
+          image = turned.data() + worker * bytes;
+        }
+        network_->latent(image, latent, scratch);
         network_->features(latent, features.data() + row * width, scratch);
         if (!trained.empty()) tail_.features(*network_, latent, trained.data() + row * width, scratch);
       },
       [](size_t) {});
 }
 
-namespace {
-
-// The images, then each of them mirrored left to right.
-Buffer<uint8_t> with_mirrored(std::span<const uint8_t> images, size_t side) {
-  Buffer<uint8_t> both(2 * images.size());
-  std::copy(images.begin(), images.end(), both.begin());
-  for (size_t pixel = 0; pixel < images.size() / 3; ++pixel) {
-    const size_t x = pixel % side;
-    std::copy_n(images.data() + 3 * pixel, 3, both.data() + images.size() + 3 * (pixel - x + side - 1 - x));
-  }
-  return both;
+int64_t Learner::predict_bytes(size_t rows, bool mirrored, int threads) const {
+  const size_t width = static_cast<size_t>(network_->feature_count());
+  const size_t branches = tail_weight_.empty() ? 1 : 2, views = mirrored ? 2 : 1;
+  const size_t each = static_cast<size_t>(network_->scratch_bytes()) + (mirrored ? network_->image_bytes() : 0);
+  const size_t seeing = rows * network_->latent_words() * sizeof(uint64_t) + workers_for(rows, threads) * each;
+  const size_t scoring = classes() * (branches * width * sizeof(int16_t) + (branches * views > 1 ? 3 : 2) * sizeof(int64_t));
+  return static_cast<int64_t>(views * branches * rows * width + std::max(seeing, scoring));
 }
 
-}  // namespace
-
-void Learner::predict(std::span<const uint8_t> images, std::span<int32_t> probabilities, std::span<int32_t> best, int threads) const {
+void Learner::predict(std::span<const uint8_t> images, bool mirrored, std::span<int32_t> probabilities, std::span<int32_t> best,
+                      int threads) const {
   const size_t width = static_cast<size_t>(network_->feature_count());
   const bool has_branch = !tail_weight_.empty();
-  Buffer<uint8_t> both;
-  if (settings_.predict_mirrored) {
-    both = with_mirrored(images, static_cast<size_t>(network_->image_size()));
-    images = {both.data(), both.size()};
-  }
-  const size_t views = settings_.predict_mirrored ? 2 : 1;
-  const int shift = int{has_branch} + int{settings_.predict_mirrored};  // log2 of the logits that are averaged
-  Buffer<int8_t> rows(views * best.size() * width), trained(has_branch ? rows.size() : 0);
-  see(images, {rows.data(), rows.size()}, {trained.data(), trained.size()}, threads);
+  const size_t views = mirrored ? 2 : 1;
+  const size_t size = best.size() * width;
+  Buffer<int8_t> rows(views * size), trained(has_branch ? views * size : 0);
+  const auto view_of = [&](Buffer<int8_t>& features, size_t view) {
+    return features.empty() ? std::span<int8_t>() : std::span(features.data() + view * size, size);
+  };
+  for (size_t view = 0; view < views; ++view) see(images, view == 1, view_of(rows, view), view_of(trained, view), threads);
+  const int shift = int{has_branch} + int{mirrored};  // log2 of the logits that are averaged
   Buffer<int16_t> forward(head_.weight.size()), tail_forward(tail_weight_.size());
   Buffer<int64_t> scores(classes()), more(shift > 0 ? classes() : 0);
   const Buffer<int64_t> prior(classes(), 0);
@@ -200,8 +215,8 @@ void Learner::predict(std::span<const uint8_t> images, std::span<int32_t> probab
   for (size_t row = 0; row < best.size(); ++row) {
     head_logits(one, rows.data() + row * width, forward.data(), network_->feature_bits(), scores.data());
     if (has_branch) add(trained, row, tail_forward);
-    if (views == 2) add(rows, best.size() + row, forward);
-    if (views == 2 && has_branch) add(trained, best.size() + row, tail_forward);
+    if (mirrored) add(rows, best.size() + row, forward);
+    if (mirrored && has_branch) add(trained, best.size() + row, tail_forward);
     for (int64_t& score : scores) score = round_shift(score, shift);
     best[row] = static_cast<int32_t>(std::max_element(scores.begin(), scores.end()) - scores.begin());
     head_softmax(one, scores.data(), prior.data(), 0);

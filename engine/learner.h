@@ -53,7 +53,11 @@ class Learner {
   // features: (rows, feature_count) of images.
   void features(std::span<const uint8_t> images, std::span<int8_t> features, int threads) const;
   // probabilities: (rows, classes()) with 15 fraction bits; best: (rows).
-  void predict(std::span<const uint8_t> images, std::span<int32_t> probabilities, std::span<int32_t> best, int threads) const;
+  // mirrored: from each image and its mirror image.
+  void predict(std::span<const uint8_t> images, bool mirrored, std::span<int32_t> probabilities, std::span<int32_t> best,
+               int threads) const;
+  // What that allocates at its highest.
+  int64_t predict_bytes(size_t rows, bool mirrored, int threads) const;
 
   // Takes over the content of a state file; the caller has checked the sizes.
   void restore(std::span<const int32_t> weight, std::span<const uint32_t> past_count, std::span<const int64_t> sums,
@@ -70,8 +74,8 @@ class Learner {
   int64_t lesson_bytes(size_t capacity, size_t replay_rows, size_t live, size_t classes, int threads) const;
 
  private:
-  // features of the frozen network, and, unless empty, those of the trained branch.
-  void see(std::span<const uint8_t> images, std::span<int8_t> features, std::span<int8_t> trained, int threads) const;
+  // features of the frozen network, and, unless empty, those of the trained branch; of the mirrored images where `mirrored`.
+  void see(std::span<const uint8_t> images, bool mirrored, std::span<int8_t> features, std::span<int8_t> trained, int threads) const;
 
   std::shared_ptr<const Network> network_;
   Settings settings_;

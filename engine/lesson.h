@@ -22,7 +22,6 @@ struct Settings {
   int tail_epochs = 0, tail_passes = 0, tail_replay_batch = 0;
   int tail_noise = 0;  // of 256
   bool tail_mirror = false, tail_distillation = false;
-  bool predict_mirrored = false;
 };
 
 // Told how far training is: done of total steps; throws to give up.

@@ -59,9 +59,9 @@ void train_tail(const Lesson& lesson, const Settings& settings, const Network& n
   for (size_t b = 0; b < max_rows; ++b) latents[b] = varied.data() + b * words;
 
   head.load(weight);
-  std::optional<Teacher> teacher;
-  if (settings.tail_distillation) teacher.emplace(lesson, max_rows).load(head.forward());
-  Teacher* const heard = teacher && head.absent().size() > 1 ? &*teacher : nullptr;
+  std::optional<Distillation> distillation;
+  if (settings.tail_distillation) distillation.emplace(lesson, max_rows).load(head.forward());
+  Distillation* const heard = distillation && head.absent().size() > 1 ? &*distillation : nullptr;
   for (size_t step = 0; step < mix.steps; ++step) {
     report(step, mix.steps);
     const size_t fresh = live_order.left() == 0 ? mix.live_batch : std::min(mix.live_batch, live_order.left());
@@ -85,8 +85,8 @@ int64_t train_tail_bytes(const Network& network, const Tail& tail, size_t live, 
                          int threads) {
   const size_t width = static_cast<size_t>(network.feature_count());
   const size_t rows = std::min<size_t>(settings.live_batch, live) + std::min<size_t>(settings.tail_replay_batch, stored);
-  const int64_t teacher = settings.tail_distillation ? Teacher::bytes(classes, width, rows) : 0;
-  return teacher + HeadTrainer::bytes(classes, width, rows) + TailTrainer::bytes(network, tail, static_cast<int>(rows), threads) +
+  const int64_t distillation = settings.tail_distillation ? Distillation::bytes(classes, width, rows) : 0;
+  return distillation + HeadTrainer::bytes(classes, width, rows) + TailTrainer::bytes(network, tail, static_cast<int>(rows), threads) +
          Order::bytes(live) + Order::bytes(stored) + static_cast<int64_t>(rows * (width + sizeof(uint32_t) + sizeof(uint64_t*) + network.latent_words() * sizeof(uint64_t)));
 }
 

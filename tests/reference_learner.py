@@ -168,11 +168,11 @@ class ReferenceLearner:
         """How the gradient of the logits is rounded in a step (method.md, 7.3)."""
         return lambda g: (g, 0)
 
-    def predict(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.int64], Int64]:
+    def predict(self, images: NDArray[np.uint8], *, mirrored: bool = False) -> tuple[NDArray[np.int64], Int64]:
         """Class indices (N,) and probabilities (N, K) with 15 fraction bits (method.md, 4.1)."""
         if not self.past_count:
             raise ValueError("no class is known yet")
-        views = [images, images[:, :, ::-1]] if self.settings.get("predict_mirrored") else [images]
+        views = [images, images[:, :, ::-1]] if mirrored else [images]
         said = [logit for view in views for logit in self._logits(self.network.latents(view))]
         logit = rs(np.sum(said, axis=0), len(said).bit_length() - 1)
         return logit.argmax(axis=1), softmax(logit, 0)

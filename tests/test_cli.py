@@ -93,6 +93,7 @@ def test_round_trip_of_two_lessons(state: Path, tmp_path: Path) -> None:
     assert sorted(result["confusion"]["classes"]) == ["blue", "green", "red"]
     assert all(0 < image["probability"] <= 1 for image in result["images"])
 
+    assert json.loads(run("predict", state, test, "--json", "--mirrored")[0])["accuracy"] >= 0.9
     table, _ = run("predict", state, test)
     assert f"accuracy {100 * result['accuracy']:.1f} % ({sum(hits)} of {3 * PICTURES} pictures)" in table
 
@@ -108,8 +109,7 @@ def test_round_trip_of_two_lessons(state: Path, tmp_path: Path) -> None:
 
 def test_lessons_can_train_the_tail(tmp_path: Path) -> None:
     state = tmp_path / "tail.state"
-    assert "fewer than 1,000 replay rows" in run("new", state, "--capacity", 20, "--train-blocks", 2)[0]
-    assert "Note" not in run("new", tmp_path / "large.state", "--capacity", 1000, "--train-blocks", 2)[0]
+    run("new", state, "--capacity", 20, "--train-blocks", 2)
     lesson = write_lesson(tmp_path / "one", ["green", "red"])
     run("learn", state, lesson)
     run("learn", state, write_lesson(tmp_path / "two", ["blue"]))

@@ -65,7 +65,6 @@ def learner_pair(model: Model, network: ref.ReferenceNetwork, capacity: int, **c
         prior_correction=values["prior"],
         pull=values["pull"] / 256,
         class_means=values["class_means"],
-        predict_mirrored=values.get("predict_mirrored", False),
     )
     return ours, ref.ReferenceLearner(network, capacity, 5, values)
 
@@ -170,7 +169,6 @@ LESSONS = [
         {"ghosts": 0, "prior": False, "pull": 0},
         {"replay_batch": 40, "live_batch": 50},
         {"class_means": False},
-        {"predict_mirrored": True},
     ],
 )
 def test_a_learner_equals_the_reference_over_lessons(tmp_path: Path, capacity: int, changes: dict) -> None:
@@ -187,6 +185,7 @@ def test_a_learner_equals_the_reference_over_lessons(tmp_path: Path, capacity: i
         assert np.array_equal(ours._core.labels(), theirs.labels)
         assert np.array_equal(ours._core.rows(), theirs.rows.reshape(ours._core.rows().shape))
     images = tiny_model.random_images(1, 30, 8)
+    assert np.array_equal(ours._core.predict(images, 2, True)[1], theirs.predict(images, mirrored=True)[1])
     best, p = theirs.predict(images)
     prediction = ours.predict(images)
     assert prediction.names == [f"class {c}" for c in best]

@@ -186,14 +186,16 @@ def test_without_a_limit_the_peak_is_that_of_1024_images_of_known_classes(model:
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("train_blocks", [0, 1])
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_predicting_needs_what_info_says(model: Model, train_blocks: int, threads: int, mirrored: bool) -> None:
-    learner = Learner.new(model, capacity=3, threads=threads, train_blocks=train_blocks, predict_mirrored=mirrored, **QUICK)
-    learner.learn(pictures(6), names(6, 3))
+@pytest.mark.parametrize("classes", [3, 900])
+def test_predicting_needs_what_info_says(model: Model, train_blocks: int, threads: int, classes: int) -> None:
+    learner = Learner.new(model, capacity=classes, max_classes=classes, threads=threads, train_blocks=train_blocks, **QUICK)
+    learner.learn(np.resize(pictures(64), (2 * classes, SIZE, SIZE, 3)), names(2 * classes, classes))
     promised = learner.info()["bytes"]["predicting"]
     images = np.resize(pictures(64), (600, SIZE, SIZE, 3))
     assert peak_of(lambda: learner.predict(images)) == promised
-    assert peak_of(lambda: learner.predict(images[:5])) < promised
+    assert peak_of(lambda: learner.predict(images[:5])) < promised or classes > 3
+    mirrored = learner._core.predict_bytes(256, True, threads)
+    assert peak_of(lambda: learner.predict(images, mirrored=True)) == mirrored > promised
 
 
 def least(model: Model, **values: Any) -> int:

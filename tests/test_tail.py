@@ -151,21 +151,18 @@ def test_a_tail_whose_features_have_no_relu_equals_the_reference(tmp_path: Path,
 
 
 def test_predicting_from_mirrored_pictures_too(tmp_path: Path) -> None:
-    ours, reference = pair(tmp_path, "quicknet", 1, {"predict_mirrored": True})
-    plain, _ = pair(tmp_path, "quicknet", 1, {})
+    ours, reference = pair(tmp_path, "quicknet", 1, {})
     images = tiny_model.random_images(5, 30, 16)
     for labels, rows in (([0, 1] * 5, slice(0, 10)), ([2, 0, 1, 2, 2, 3, 3], slice(10, 17))):
-        names = [f"c{c}" for c in labels]
-        ours.learn(images[rows], names)
-        plain.learn(images[rows], names)
+        ours.learn(images[rows], [f"c{c}" for c in labels])
         reference.learn(images[rows], labels)
-    best, probabilities = ours._core.predict(images, 2)
-    expected = reference.predict(images)
+    best, probabilities = ours._core.predict(images, 2, True)
+    expected = reference.predict(images, mirrored=True)
     assert np.array_equal(best, expected[0])
     assert np.array_equal(probabilities, expected[1])
-    assert not np.array_equal(probabilities, plain.predict(images).probabilities * 2**15)
+    assert not np.array_equal(probabilities, ours._core.predict(images, 2)[1])
     # a mirrored picture has the same two views
-    assert np.array_equal(probabilities, ours._core.predict(np.ascontiguousarray(images[:, :, ::-1]), 1)[1])
+    assert np.array_equal(probabilities, ours._core.predict(np.ascontiguousarray(images[:, :, ::-1]), 1, True)[1])
 
 
 @pytest.mark.parametrize(

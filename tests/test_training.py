@@ -133,31 +133,65 @@ def test_the_exported_network_agrees_with_the_float_one_and_can_be_taught(tmp_pa
     assert np.mean(found == np.array(valid.names)[valid.labels]) > 0.8
 
 
+FLOATS = NetworkConfig(image_size=16, widths=(8, 16), blocks=(1, 2), tail_blocks=1, cut="none", family="residual")
+
+
 def test_a_float_network_teaches_a_binary_one(tmp_path: Path, pictures: Path) -> None:
     torch.set_num_threads(1)
-    cache, out = tmp_path / "cache", tmp_path / "taught"
-    floats = NetworkConfig(image_size=16, widths=(8, 16), blocks=(1, 2), tail_blocks=1, cut="none", family="residual")
-    assert not any(isinstance(module, BinaryConv2d) for module in CutNetwork(floats).modules())
-    pretrain(pictures, tmp_path / "teacher", floats, RECIPE, cache=cache)
+    cache = tmp_path / "cache"
+    assert not any(isinstance(module, BinaryConv2d) for module in CutNetwork(FLOATS).modules())
+
+    def weights(name: str, recipe: Recipe, teacher: Path | None = None, until: int | None = None) -> torch.Tensor:
+        result: torch.Tensor = pretrain(pictures, tmp_path / name, CONFIG, recipe, teacher=teacher, until=until, cache=cache)["model"][
+            "head.weight"
+        ]
+        return result
+
+    teachers = []
+    for epochs in (1, 3):
+        pretrain(pictures, tmp_path / f"teacher{epochs}", FLOATS, replace(RECIPE, epochs=epochs), cache=cache)
+        teachers.append(tmp_path / f"teacher{epochs}" / CHECKPOINT)
+    taught = replace(RECIPE, teacher_share=0.5)
+    whole = weights("whole", taught, teachers[1])
+    assert not torch.equal(whole, weights("alone", RECIPE))
+    assert not torch.equal(whole, weights("other", taught, teachers[0]))
+    # the whole share: labels play no part, so a step is that of the cross-entropy with the teacher's answers
+    assert not torch.equal(whole, weights("all", replace(RECIPE, teacher_share=1), teachers[1]))
+    weights("parts", taught, teachers[1], until=1)
+    for teacher, message in ((None, "expected a file"), (teachers[0], "expected the file that the run in .* began with")):
+        with pytest.raises(ValueError, match=f"teacher: {message}"):
+            weights("parts", taught, teacher)
+    assert torch.equal(weights("parts", taught, teachers[1]), whole)
+    pretrain(pictures, tmp_path / "branch", CONFIG, taught, resume=tmp_path / "alone" / CHECKPOINT, teacher=teachers[1], cache=cache)
+    export_model(tmp_path / "whole" / CHECKPOINT, tmp_path / "x.model", data=pictures, name="x", cache=cache)
+    card = Model.load(tmp_path / "x.model").card
+    assert card["recipe"]["teacher_share"] == 0.5
+    assert len(card["teacher"]) == 64
+
+
+def test_teachers_that_do_not_fit_are_refused(tmp_path: Path, pictures: Path) -> None:
+    torch.set_num_threads(1)
+    cache, taught = tmp_path / "cache", replace(RECIPE, teacher_share=0.5)
+    pretrain(pictures, tmp_path / "teacher", FLOATS, replace(RECIPE, epochs=1), cache=cache)
     teacher = tmp_path / "teacher" / CHECKPOINT
     with pytest.raises(ValueError, match="expected a binary network with a binary cut, got family residual, cut none"):
         export_model(teacher, tmp_path / "x.model", data=pictures, name="x", cache=cache)
-    alone = pretrain(pictures, tmp_path / "alone", CONFIG, replace(RECIPE, epochs=1), cache=cache)
-    labels = pretrain(pictures, tmp_path / "labels", CONFIG, replace(RECIPE, epochs=1, teacher_share=0), teacher=teacher, cache=cache)
-    assert torch.equal(alone["model"]["head.weight"], labels["model"]["head.weight"])
-    whole = pretrain(pictures, tmp_path / "whole", CONFIG, RECIPE, teacher=teacher, cache=cache)
-    pretrain(pictures, out, CONFIG, RECIPE, teacher=teacher, until=1, cache=cache)
-    with pytest.raises(ValueError, match="teacher: the checkpoint was trained with one"):
-        pretrain(pictures, out, CONFIG, RECIPE, cache=cache)
-    taught = pretrain(pictures, out, CONFIG, RECIPE, teacher=teacher, cache=cache)
-    assert torch.equal(taught["model"]["head.weight"], whole["model"]["head.weight"])
-    assert not torch.equal(taught["model"]["head.weight"], alone["model"]["head.weight"])
-    with pytest.raises(ValueError, match="teacher: the checkpoint was trained without one"):
-        pretrain(pictures, tmp_path / "alone", CONFIG, RECIPE, teacher=teacher, cache=cache)
     with pytest.raises(ValueError, match="takes pictures of 16 pixels, the network of 32"):
-        pretrain(pictures, tmp_path / "big", replace(CONFIG, image_size=32), RECIPE, teacher=teacher, cache=tmp_path / "big-cache")
+        pretrain(pictures, tmp_path / "big", replace(CONFIG, image_size=32), taught, teacher=teacher, cache=tmp_path / "big-cache")
+    with pytest.raises(ValueError, match="expected a teacher_share above 0"):
+        pretrain(pictures, tmp_path / "x", CONFIG, RECIPE, teacher=teacher, cache=cache)
+    pretrain(pictures, tmp_path / "early", CONFIG, replace(RECIPE, cut_start=2), until=1, cache=cache)
+    with pytest.raises(ValueError, match="stands at epoch 1, before its cut is binary"):
+        pretrain(pictures, tmp_path / "x", CONFIG, taught, teacher=tmp_path / "early" / CHECKPOINT, cache=cache)
+    (tmp_path / "text").write_text("no checkpoint")
+    torch.save({"other": 1}, tmp_path / "other.pt")
+    for name in ("text", "other.pt"):
+        with pytest.raises(ValueError, match="expected a checkpoint that pretrain wrote"):
+            pretrain(pictures, tmp_path / "x", CONFIG, taught, teacher=tmp_path / name, cache=cache)
     with pytest.raises(ValueError, match="teacher_share: expected 0 to 1, got 2"):
         Recipe(teacher_share=2)
+    with pytest.raises(ValueError, match='cut: expected "none" for residual'):
+        replace(FLOATS, cut="binary")
 
 
 def test_training_continues_from_shipped_weights(tmp_path: Path, pictures: Path) -> None:

@@ -166,7 +166,7 @@ NB_MODULE(_engine, m) {
                                          number("min_steps"),      number("live_batch"),  number("replay_batch"),
                                          number("ghosts"),         flag("prior_correction"), flag("class_means"),
                                          number("tail_epochs"),    number("tail_passes"), number("tail_replay_batch"),
-                                         number("tail_noise"),     flag("tail_mirror"), flag("tail_distillation"), flag("predict_mirrored")};
+                                         number("tail_noise"),     flag("tail_mirror"), flag("tail_distillation")};
         const bitreplay::TailSettings tail{number("train_blocks"), number("forward_bits"),   number("gradient_bits"), number("weight_bits"),
                                            number("weight_step"),  number("parameter_step"), flag("sign_reset")};
         std::vector<Flat<int8_t>> shadows;  // keep the arrays alive
@@ -196,14 +196,16 @@ NB_MODULE(_engine, m) {
              return result.array;
            })
       .def("predict",
-           [](const Learner& l, const Array<uint8_t, 4>& images, int threads) {
+           [](const Learner& l, const Array<uint8_t, 4>& images, int threads, bool mirrored) {
              const size_t rows = images.shape(0);
              Result<int32_t> probabilities({rows, l.classes()}), best({rows});
              nb::gil_scoped_release unlock;
-             l.predict(view(images), {probabilities.data, rows * l.classes()}, {best.data, rows}, threads);
+             l.predict(view(images), mirrored, {probabilities.data, rows * l.classes()}, {best.data, rows}, threads);
              nb::gil_scoped_acquire lock;
              return nb::make_tuple(best.array, probabilities.array);
-           })
+           },
+           nb::arg("images"), nb::arg("threads"), nb::arg("mirrored") = false)
+      .def("predict_bytes", &Learner::predict_bytes)
       .def("restore",
            [](Learner& l, const Flat<int32_t>& weight, const Flat<uint32_t>& past_count, const Flat<int64_t>& sums,
               const Flat<uint64_t>& rows, const Flat<uint16_t>& labels, const Flat<uint64_t>& seen,

@@ -138,7 +138,6 @@ def _check_may_write(state: Path) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
-_TAIL_ROWS = 1000  # below, a trained tail gains nothing in lessons of new classes (docs/accuracy.md)
 _PHASES = {"train": "training", "tail": "training the tail"}
 
 
@@ -200,12 +199,9 @@ def new(
         typer.Option(
             "--train-blocks",
             min=0,
-            help="Blocks behind the cut that lessons train as well, counted from the last. Wants 1,000 replay rows or more.",
+            help="Blocks behind the cut that lessons train as well, counted from the last. Pays from some hundred replay rows on.",
         ),
     ] = 0,
-    predict_mirrored: Annotated[
-        bool, typer.Option("--predict-mirrored", help="Predict from each picture and its mirror image: more accurate, at twice the time.")
-    ] = False,
     seed: SeedOption = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads that --memory-bytes allows for. Default: all cores.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a state that is there.")] = False,
@@ -227,14 +223,11 @@ def new(
         seed=seed,
         threads=threads,
         train_blocks=train_blocks,
-        predict_mirrored=predict_mirrored,
         **limits,
     )
     _save(learner, state)
     info = learner.info()
     say(f"{state}: {info['capacity']} replay rows, {state.stat().st_size:,} bytes; model {info['model']['name']}")
-    if train_blocks and info["capacity"] < _TAIL_ROWS:
-        say(f"Note: with fewer than {_TAIL_ROWS:,} replay rows a trained tail gains little; see docs/accuracy.md.")
 
 
 @app.command()
@@ -292,6 +285,12 @@ def predict(
         list[Path],
         typer.Argument(readable=False, metavar="IMAGE|DIR...", help="Pictures, folders of pictures, folders with a subfolder per class."),
     ],
+    mirrored: Annotated[
+        bool,
+        typer.Option(
+            "--mirrored", help="Look at each picture's mirror image too: twice the time, better where things may face either way."
+        ),
+    ] = False,
     as_json: JsonOption = False,
     model: ModelOption = None,
     threads: ThreadsOption = None,
@@ -311,7 +310,7 @@ def predict(
     with progress() as report:
         for start in range(0, len(pictures), PREDICT_BATCH):
             batch = np.stack([_read(path, learner.image_size) for path, _ in pictures[start : start + PREDICT_BATCH]])
-            prediction = learner.predict(batch)
+            prediction = learner.predict(batch, mirrored=mirrored)
             names += prediction.names
             columns = [learner.names.index(name) for name in prediction.names]
             probabilities += prediction.probabilities[np.arange(len(columns)), columns].tolist()

@@ -68,9 +68,15 @@ def pretrain(
     ] = None,
     teacher: Annotated[
         Path | None,
-        typer.Option(readable=False, help="Checkpoint of a network, such as residual-mini, to learn from as well.", metavar="FILE"),
+        typer.Option(
+            readable=False,
+            help="Checkpoint of a network, such as residual-mini, whose answers are learned beside the labels.",
+            metavar="FILE",
+        ),
     ] = None,
-    teacher_share: Annotated[float | None, typer.Option(help="Share of the loss that comes from the teacher.", min=0, max=1)] = None,
+    teacher_share: Annotated[
+        float | None, typer.Option(help="Share of the loss that comes from the teacher. Default: 0.9 with one.", min=0, max=1)
+    ] = None,
     until: Annotated[int | None, typer.Option(help="Stop after this many epochs of the schedule.", min=1)] = None,
     cache: Annotated[
         Path | None, typer.Option(readable=False, help="Folder for decoded pictures. Default: OUT/cache.", metavar="DIR")
@@ -97,7 +103,14 @@ def pretrain(
     config = replace(start, **shape, **_given(tail_blocks=tail_blocks, cut=cut))
     recipe = Recipe(
         **_given(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, warmup_steps=warmup_steps),
-        **_given(cut_start=cut_start, cut_ramp=cut_ramp, crop=crop, seed=seed, precision=precision, teacher_share=teacher_share),
+        **_given(
+            cut_start=cut_start,
+            cut_ramp=cut_ramp,
+            crop=crop,
+            seed=seed,
+            precision=precision,
+            teacher_share=0.9 if teacher and teacher_share is None else teacher_share,
+        ),
     )
     if (out / CHECKPOINT).exists():
         note(f"goes on from {out / CHECKPOINT}, with its recipe")

@@ -239,12 +239,14 @@ class Learner:
         self._core.learn(images, indices, len(known), self._threads, report)
         self._names = list(known)
 
-    def predict(self, images: NDArray[np.uint8]) -> Prediction:
+    def predict(self, images: NDArray[np.uint8], *, mirrored: bool = False) -> Prediction:
         """Name what is on the images; changes nothing.
 
         Parameters
         ----------
         images : uint8 (N, S, S, 3), RGB, 0..255, S = ``image_size``, N >= 1.
+        mirrored : whether each image is looked at mirrored left to right as well, and the logits averaged (docs/method.md 4.1): twice the
+            time, and more accurate for things that may face either way.  Less accurate for text and digits.
 
         Raises
         ------
@@ -256,7 +258,7 @@ class Learner:
         best, probabilities = [], []
         with self._lock:
             for start in range(0, len(images), _PREDICT_ROWS):
-                classes, p = self._core.predict(images[start : start + _PREDICT_ROWS], self._threads)
+                classes, p = self._core.predict(images[start : start + _PREDICT_ROWS], self._threads, mirrored)
                 best.append(classes)
                 probabilities.append(p.astype(np.float32) / 2**15)
             return Prediction([self._names[i] for i in np.concatenate(best)], np.concatenate(probabilities))
@@ -295,7 +297,7 @@ class Learner:
         ``last_lesson`` counts the binary weights that are trained, and those that the last lesson in this process turned over.
         ``bytes`` holds what the core keeps (network, head with its class means, trained tail, replay_rows, replay_counts; ``kept`` is their sum), what a lesson of
         ``lesson_images`` images needs on top (lesson), the highest total while learning (learning_peak), and the working memory of
-        predicting with these threads (predicting).  The new copies of head and tail, which make a lesson a transaction, are ``transaction``, a
+        predicting with these threads (predicting; a little more where mirrored).  The new copies of head and tail, which make a lesson a transaction, are ``transaction``, a
         part of lesson.
         """
         core, network = self._core, self._model.network
@@ -306,8 +308,6 @@ class Learner:
         ]
         words = network.latent_words
         settings = self._settings
-        branches, views = 2 if settings.train_blocks else 1, 2 if settings.predict_mirrored else 1
-        mirrored = 2 * network.image_size**2 * 3 if settings.predict_mirrored else 0
         images = settings.lesson_images or 1024
         lesson = self._lesson_bytes(settings.capacity, len(labels) if settings.lesson_images is None else settings.max_classes)
         rows_bytes = settings.capacity * words * 8
@@ -323,8 +323,7 @@ class Learner:
             "lesson": lesson,
             "transaction": head + tail,
             "learning_peak": self._peak_bytes(settings.capacity) if settings.lesson_images else network.bytes + core.state_bytes + lesson,
-            "predicting": self._threads * network.scratch_bytes
-            + _PREDICT_ROWS * (views * (words * 8 + branches * network.feature_count) + mirrored),
+            "predicting": core.predict_bytes(_PREDICT_ROWS, False, self._threads),
             "replay_row": words * 8 + 2,
         }
         return {

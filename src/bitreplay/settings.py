@@ -25,7 +25,7 @@ _RANGES = {
     "tail_replay_batch": (1, 256),
     "tail_noise": (0, 128),
 }
-# Fields that states written before 0.2.0 do not have; such a learner trained its head only.
+# Fields that older states do not have: before 0.2.0 a learner trained its head only, and the first tails were trained without distillation.
 _ADDED = {
     "train_blocks",
     "forward_bits",
@@ -40,7 +40,6 @@ _ADDED = {
     "tail_noise",
     "tail_mirror",
     "tail_distillation",
-    "predict_mirrored",
 }
 
 
@@ -62,8 +61,8 @@ class Settings:
     ghosts : classes of constant logit 0 beside those of the lesson, where no other rows are at hand (4.2).
     prior_correction : whether class shares are taken out of the logits in training (4.2).
     class_means : whether class means move replayed rows and stand in for absent classes (4.3); False is plain CWR*.
-    train_blocks : how many blocks of the tail are trained, counted from the last; 0: the head alone (7).  Pays with 1,000 replay
-        rows or more; with a few hundred, in lessons of new classes only, it gains nothing (docs/accuracy.md).
+    train_blocks : how many blocks of the tail are trained, counted from the last; 0: the head alone (7).  Pays from some hundred
+        replay rows on, and the more of them the better (docs/papers.md).
     forward_bits, gradient_bits : q_f and q_b, widths of the tail's forward tensors and of all gradients, 2 to 16 (7.2, 7.3).
     weight_bits : b_w, width of the shadow weights behind the binary ones: 8 or 16, or 1 for none (7.5).
     weight_step : a binary weight's shadow moves by at most 2^-weight_step of its range a step.
@@ -74,9 +73,8 @@ class Settings:
     tail_replay_batch : most replayed rows in a step that trains the tail.
     tail_noise : share of a latent row's bits, in 256ths, that are turned over at random each time the row is trained on.
     tail_mirror : whether rows are mirrored left to right at random as well.
-    tail_distillation : whether the trained branch is held, among the classes that it knew, to what it said before the lesson (7.6).
-    predict_mirrored : whether predicting looks at each image mirrored left to right as well: more accurate, at twice the time (4.1).  Not for
-        things whose mirror image is another thing, as letters.
+    tail_distillation : whether the trained branch is held, among the classes that a lesson does not show, to what it said of them before
+        (7.6).
     """
 
     capacity: int = 1500
@@ -105,7 +103,6 @@ class Settings:
     tail_noise: int = 26
     tail_mirror: bool = True
     tail_distillation: bool = True
-    predict_mirrored: bool = False
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
@@ -124,7 +121,7 @@ class Settings:
             raise ValueError(f"weight_bits: expected 1, 8 or 16, got {self.weight_bits!r}")
         if self.train_blocks > 0 and self.capacity == 0:
             raise ValueError("train_blocks: expected 0 with capacity 0, since a tail is trained on replayed rows; give it a replay memory")
-        for name in ("prior_correction", "class_means", "sign_reset", "tail_mirror", "tail_distillation", "predict_mirrored"):
+        for name in ("prior_correction", "class_means", "sign_reset", "tail_mirror", "tail_distillation"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}: expected True or False, got {getattr(self, name)!r}")
 
@@ -142,4 +139,4 @@ class Settings:
         known = {field.name for field in fields(cls)}
         if not known - _ADDED <= set(values) <= known:
             raise ValueError(f"settings: expected {', '.join(sorted(known))}, got {', '.join(sorted(map(str, values)))}")
-        return cls(**values)
+        return cls(**{"tail_distillation": False, **values})

@@ -153,7 +153,7 @@ def export_model(
     if not network.family.binary or network.config.cut != "binary":
         raise ValueError(
             f"checkpoint: expected a binary network with a binary cut, got family {network.config.family}, cut {network.config.cut}; "
-            "a network of floats teaches others (pretrain --teacher)"
+            "such networks are for comparison, or teach others (pretrain --teacher)"
         )
     size = network.config.image_size
     cache = cache or checkpoint.parent / "cache"
@@ -164,7 +164,14 @@ def export_model(
     # The stored pictures are twice the network's size: the mean of each 2x2 square is the box filter that `images.py` uses.
     small = stored.images[pick].reshape(len(pick), size, 2, size, 2, 3).astype(np.uint16).sum((2, 4))
     train = ImageSet(((small + 2) // 4).astype(np.uint8), stored.labels[pick], stored.names)
-    full_card = {"name": name, "epochs": state["epoch"], "config": state["config"], "recipe": state["recipe"], **(card or {})}
+    full_card = {
+        "name": name,
+        "epochs": state["epoch"],
+        "config": state["config"],
+        "recipe": state["recipe"],
+        **({"teacher": state["teacher"]} if state["teacher"] else {}),
+        **(card or {}),
+    }
     integers = Integers(network, train, whitening, progress)
     if valid is None:
         integers.write(out, full_card)

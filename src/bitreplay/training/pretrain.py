@@ -7,6 +7,7 @@ the same result: every epoch draws from a generator keyed by (seed, epoch).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -43,8 +45,8 @@ class Recipe:
     crop : smallest side of the random square crop, as a share of the stored picture; brought to the network's size.
     seed : keys every random draw.
     precision : Fabric precision, e.g. "32-true" or "bf16-mixed".
-    teacher_share : with a teacher, the share of the loss that is the divergence from the teacher's probabilities, 0 to 1; the rest is the
-        cross-entropy with the labels.  ReActNet (arXiv 2003.03488) trains with 1.
+    teacher_share : share of the loss that is the cross-entropy with a teacher's probabilities, 0 (no teacher) to 1; the rest is that with the
+        labels.  ReActNet (arXiv 2003.03488) trains with 1.
     """
 
     epochs: int = 18
@@ -56,7 +58,7 @@ class Recipe:
     crop: float = 0.7
     seed: int = 1
     precision: str = "bf16-mixed"
-    teacher_share: float = 0.9
+    teacher_share: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.teacher_share <= 1:
@@ -123,18 +125,31 @@ def _save(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read what `pretrain` wrote: keys config, recipe, epoch, model, optimizer, names."""
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
+    """Read what `pretrain` wrote: keys config, recipe, epoch, model, optimizer, names, teacher.
+
+    Raises
+    ------
+    ValueError : the file is something else.
+    OSError : it cannot be read.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, KeyError, EOFError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: expected a checkpoint that pretrain wrote, got a file that torch cannot read as one") from error
+    if not isinstance(state, dict) or not {"config", "recipe", "epoch", "model", "names"} <= set(state):
+        raise ValueError(f"{path}: expected a checkpoint that pretrain wrote, got something else; name its checkpoint.pt")
+    return {"teacher": None, **state}
 
 
 def _teacher(path: Path, names: list[str], image_size: int) -> CutNetwork:
     state = load_checkpoint(path)
+    config, recipe = NetworkConfig.from_dict(state["config"]), Recipe(**state["recipe"])
     if state["names"] != names:
         raise ValueError(f"teacher: {path} was trained on other classes; train one on the same data set")
-    config = NetworkConfig.from_dict(state["config"])
     if config.image_size != image_size:
         raise ValueError(f"teacher: {path} takes pictures of {config.image_size} pixels, the network of {image_size}; train one for these")
+    if config.cut == "binary" and state["epoch"] < recipe.cut_start + recipe.cut_ramp:
+        raise ValueError(f"teacher: {path} stands at epoch {state['epoch']}, before its cut is binary; train it to the end")
     network = CutNetwork(config).requires_grad_(False)
     network.load_state_dict(state["model"])
     return network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
@@ -165,8 +180,8 @@ def pretrain(
         on.  ``config.cut`` may differ from the checkpoint's while the cut has not begun.
     init : start from weights that `weights.save_weights` wrote, ``FOLDER/NAME``: their network, a new head where the classes
         differ, epoch 0 and `recipe`.
-    teacher : checkpoint of a network that was trained on the same classes; the new one learns its probabilities as well
-        (`Recipe.teacher_share`).  A float network of the family "residual" serves.  A run that goes on needs it again.
+    teacher : checkpoint of a network that was trained on the same classes and size of picture, for a recipe with a `teacher_share`; a
+        float network of the family "residual" serves.  A run that goes on needs the same file again.
     until : stop after this many epochs of the schedule (to branch from there).
     cache : where decoded pictures are kept; default `out`/cache.
     compiled : compile the layers before and behind the cut with torch.compile, which needs a C++ compiler and takes about a minute; up to
@@ -181,15 +196,9 @@ def pretrain(
     fabric.launch()
     out.mkdir(parents=True, exist_ok=True)
     cache = cache or out / "cache"
-    stored = config.image_size * 2
-    if fabric.is_global_zero:
-        cached_split(folder, "train", stored, cache), cached_split(folder, "valid", config.image_size, cache)
-    fabric.barrier()
-    train, valid = cached_split(folder, "train", stored, cache), cached_split(folder, "valid", config.image_size, cache)
-    assert train is not None
-
     own = out / CHECKPOINT
     start = load_checkpoint(own) if own.exists() else load_checkpoint(resume) if resume else None
+    weights: dict[str, Tensor] = {}
     if start is not None:
         begun = start["epoch"] > start["recipe"]["cut_start"]
         if begun and start["config"]["cut"] != config.cut:
@@ -197,20 +206,30 @@ def pretrain(
         config = replace(NetworkConfig.from_dict(start["config"]), cut=config.cut)
         if own.exists():
             recipe = Recipe(**start["recipe"])
-        if list(train.names) != start["names"]:
-            raise ValueError(f"{folder}: the checkpoint was trained on other classes; name the same data set")
-    learned = _teacher(teacher, list(train.names), config.image_size) if teacher else None
-    if start is not None and start.get("teacher", False) != (learned is not None):
-        raise ValueError(f"teacher: the checkpoint was trained {'with' if learned is None else 'without'} one; go on in the same way")
-    weights: dict[str, Tensor] = {}
-    if init is not None and start is None:
+    elif init is not None:
         from .weights import load_weights
 
         values, weights = load_weights(init.parent, init.name)
         config = replace(NetworkConfig.from_dict(values), cut=config.cut)
-        if config.classes != len(train.names):
-            weights = {key: value for key, value in weights.items() if not key.startswith("head.")}
+    if (teacher is None) != (recipe.teacher_share == 0):
+        wanted = "a file, since the recipe has a teacher_share" if teacher is None else "a teacher_share above 0 beside it"
+        raise ValueError(f"teacher: expected {wanted}")
+    digest = None if teacher is None else hashlib.sha256(teacher.read_bytes()).hexdigest()
+    if own.exists() and start is not None and start["teacher"] != digest:
+        raise ValueError(f"teacher: expected the file that the run in {out} began with, got another")
+
+    stored = config.image_size * 2
+    if fabric.is_global_zero:
+        cached_split(folder, "train", stored, cache), cached_split(folder, "valid", config.image_size, cache)
+    fabric.barrier()
+    train, valid = cached_split(folder, "train", stored, cache), cached_split(folder, "valid", config.image_size, cache)
+    assert train is not None
+    if start is not None and list(train.names) != start["names"]:
+        raise ValueError(f"{folder}: the checkpoint was trained on other classes; name the same data set")
+    if weights and config.classes != len(train.names):
+        weights = {key: value for key, value in weights.items() if not key.startswith("head.")}
     config = replace(config, classes=len(train.names))
+    guide = _teacher(teacher, list(train.names), config.image_size).to(fabric.device) if teacher else None
     torch.manual_seed(recipe.seed)
     network = CutNetwork(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(network.parameters(), recipe.learning_rate, fused=True)
@@ -224,7 +243,6 @@ def pretrain(
         network.prefix.compile()
         network.tail.compile()
     model, optimizer = fabric.setup(network, optimizer)
-    guide = None if learned is None else fabric.setup_module(learned)
 
     world, rank = fabric.world_size, fabric.global_rank
     steps_an_epoch = len(train) // recipe.batch_size
@@ -252,9 +270,9 @@ def pretrain(
             logits = model(images).float()
             loss = F.cross_entropy(logits, labels.to(fabric.device))
             if guide is not None:
-                with torch.no_grad():
-                    taught = guide(images).float().softmax(1)
-                loss = recipe.teacher_share * F.cross_entropy(logits, taught) + (1 - recipe.teacher_share) * loss
+                with torch.no_grad(), fabric.autocast():  # not set up by Fabric: a network without gradients is no part of a parallel run
+                    targets = guide(images).float().softmax(1)
+                loss = recipe.teacher_share * F.cross_entropy(logits, targets) + (1 - recipe.teacher_share) * loss
             optimizer.zero_grad()
             fabric.backward(loss)
             optimizer.step()
@@ -278,7 +296,7 @@ def pretrain(
                 "model": network.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "names": list(train.names),
-                "teacher": learned is not None,
+                "teacher": digest,
             }
             _save(own, state)
             with (out / LOG).open("a") as log:

@@ -17,7 +17,7 @@ class Family:
     stem : makes the first layers from (width, strides).
     stem_convolutions : how many strides the stem takes.
     transition : makes what leads to the next stage from (width before, width after); it halves the map.
-    block : makes a residual binary block from its width.
+    block : makes a residual block from its width.
     counts_transition : whether the transition is the first block of its stage.
     relu_before_pool : whether the pooling reads max(x, 0).
     binary : whether its blocks are binary, so that the engine takes the network.

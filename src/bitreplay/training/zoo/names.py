@@ -1,4 +1,4 @@
-"""The networks of the papers by name, for pictures of 32 to 224 pixels."""
+"""Networks by name, for pictures of 32 to 224 pixels: those of the papers, smaller ones, and a float teacher."""
 
 from __future__ import annotations
 

@@ -64,6 +64,8 @@ class NetworkConfig:
             raise ValueError(f"tail_blocks: expected 0 to {most} (the last stage's blocks of unchanged width), got {self.tail_blocks}")
         if self.cut not in ("binary", "none"):
             raise ValueError(f'cut: expected "binary" or "none", got {self.cut!r}')
+        if self.cut == "binary" and not family.binary:
+            raise ValueError(f'cut: expected "none" for {self.family}, which has nothing binary')
         if len(self.stem_strides) not in family.stem_convolutions or any(s not in (1, 2) for s in self.stem_strides):
             counts = " or ".join(str(n) for n in family.stem_convolutions)
             raise ValueError(f"stem_strides: expected {counts} of 1 or 2 for {self.family}, got {self.stem_strides}")
@@ -87,7 +89,7 @@ class NetworkConfig:
 
 
 class CutNetwork(nn.Module):
-    """A binary network with its residual stream binarised at the replay cut.  Input: float (N, 3, S, S), pixel values 0..255."""
+    """A network with its residual stream binarised at the replay cut.  Input: float (N, 3, S, S), pixel values 0..255."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
