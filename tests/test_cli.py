@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import bitreplay
 from bitreplay import FormatError, Learner, Model, cli
 from bitreplay.data import read_folder
+from bitreplay.store import StateFile, previous_of
 
 pytest.importorskip("PIL", reason="pictures need Pillow (extra demo)")
 from PIL import Image
@@ -377,14 +378,17 @@ def test_ctrl_c_while_learning_changes_nothing(taught: Path, tmp_path: Path, mon
 
 
 def test_ctrl_c_while_saving_comes_too_late(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save = Learner.save
+    save = StateFile.save
+    called = []
 
-    def interrupted(self: Learner, path: Path) -> None:
+    def interrupted(self: StateFile, learner: Learner) -> None:
         signal.raise_signal(signal.SIGINT)
-        save(self, path)
+        save(self, learner)
+        called.append(True)
 
-    monkeypatch.setattr(Learner, "save", interrupted)
+    monkeypatch.setattr(StateFile, "save", interrupted)
     run("learn", state, write_lesson(tmp_path / "lesson", ["red"]))
+    assert called
     assert json.loads(run("info", state, "--json")[0])["lessons"] == 1
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -508,3 +512,47 @@ def test_pretrain_continue_export(tmp_path: Path) -> None:
     assert "expected JSON" in run(*words, "--card", tmp_path / "card.json", code=1)[1]
     assert "expected" in run("pretrain", data, tmp_path / "b", "--widths", "8,x", code=2)[1]
     assert run("pretrain", data, tmp_path / "b", "--widths", "8", "--blocks", "1,2", code=1)[1].startswith("error: blocks: expected")
+
+
+def test_undo_forget_and_rename(taught: Path, tmp_path: Path) -> None:
+    before = taught.read_bytes()
+    run("learn", taught, write_lesson(tmp_path / "again", ["red"], first_seed=50))
+    out, _ = run("undo", taught)
+    assert "1 lessons, 3 classes: blue, green, red" in out
+    assert taught.read_bytes() == before
+    assert "nothing can be undone" in assert_refused(taught, "undo", taught)
+    run("rename", taught, "red", "crimson")
+    assert [entry["name"] for entry in json.loads(run("info", taught, "--json")[0])["classes"]] == ["blue", "green", "crimson"]
+    assert "expected one of blue, green, crimson, got 'red'" in assert_refused(taught, "forget", taught, "red")
+    assert previous_of(taught).exists()
+    out, _ = run("forget", taught, "crimson")
+    assert "it knows 2 classes. This cannot be undone." in out
+    assert not previous_of(taught).exists()
+    assert b"crimson" not in taught.read_bytes()
+    result = json.loads(run("predict", taught, write_lesson(tmp_path / "test", ["blue", "green"], first_seed=1000), "--json")[0])
+    assert result["accuracy"] >= 0.9
+
+
+def test_a_state_that_was_overwritten_comes_back(taught: Path) -> None:
+    before = taught.read_bytes()
+    run("new", taught, "--force", "--capacity", 5)
+    run("undo", taught)
+    assert taught.read_bytes() == before
+
+
+def test_a_damaged_state_is_told_and_the_one_before_is_used(taught: Path, tmp_path: Path) -> None:
+    run("learn", taught, write_lesson(tmp_path / "again", ["red"], first_seed=50))
+    taught.write_bytes(taught.read_bytes()[:-1])
+    out, err = run("predict", taught, write_lesson(tmp_path / "test", ["blue"], first_seed=1000))
+    assert "went back to" in err
+    assert "accuracy" in out
+    out, err = run("info", taught, "--json")
+    assert json.loads(out)["lessons"] == 1
+    assert "went back to" in err
+
+
+def test_two_commands_at_once(taught: Path, tmp_path: Path) -> None:
+    with StateFile(taught):
+        for words in (("learn", taught, tmp_path / "lesson"), ("forget", taught, "red"), ("rename", taught, "red", "x"), ("undo", taught)):
+            assert "another process is changing it" in assert_refused(taught, *words)
+        run("predict", taught, tmp_path / "lesson")

@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -32,6 +32,7 @@ from .data import class_files
 from .extras import missing_extra
 from .images import IMAGE_SUFFIXES, decode_image
 from .model import Model
+from .store import StateFile, load_sound
 
 try:
     import typer
@@ -115,16 +116,27 @@ def _read(path: Path, image_size: int) -> NDArray[np.uint8]:
 # State files
 
 
-def _load(state: Path, model: str | None, threads: int | None) -> Learner:
+def _expect(state: Path) -> None:
     if not os.path.lexists(state):
         raise FileNotFoundError(f"{state}: no such file; make it with: bitreplay new {shlex.quote(str(state))}")
-    return Learner.load(state, model=model, threads=threads)
 
 
-def _stamp(path: Path) -> tuple[int, ...]:
-    """What tells whether a file is still the one that was read."""
-    status = path.stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns
+def _load(state: Path, model: str | None, threads: int | None, *, file: StateFile | None = None) -> Learner:
+    """What a state knows; `file` where it is open for change."""
+    _expect(state)
+    learner, told = file.load(model=model, threads=threads) if file else load_sound(state, model=model, threads=threads)
+    if told is not None:
+        note(told)
+    return learner
+
+
+@contextmanager
+def _changing(state: Path) -> Iterator[StateFile]:
+    """The state's file, for this process alone."""
+    _expect(state)
+    _check_may_write(state)
+    with StateFile(state) as file:
+        yield file
 
 
 def _check_may_write(state: Path) -> None:
@@ -154,10 +166,12 @@ def _uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _save(learner: Learner, state: Path) -> None:
+@contextmanager
+def _saving(state: Path) -> Iterator[None]:
+    """Keep Ctrl-C out of a save, and say what failed and what became of the state."""
     with _uninterrupted():
         try:
-            learner.save(state)
+            yield
         except OSError as error:
             kept = "; the state on disk is unchanged" if state.exists() else ""
             raise OSError(f"{state}: cannot be saved: {error.strerror or error}{kept}") from error
@@ -225,7 +239,8 @@ def new(
         train_blocks=train_blocks,
         **limits,
     )
-    _save(learner, state)
+    with StateFile(state) if state.exists() else nullcontext() as file, _saving(state):
+        learner.save(state) if file is None else file.save(learner)
     info = learner.info()
     say(f"{state}: {info['capacity']} replay rows, {state.stat().st_size:,} bytes; model {info['model']['name']}")
 
@@ -240,26 +255,24 @@ def learn(
     threads: ThreadsOption = None,
 ) -> None:
     """Learn the pictures of a folder in one lesson, as a whole or not at all."""
-    learner = _load(state, model, threads)
-    stamp = _stamp(state)
-    _check_may_write(state)
-    known = set(learner.names)
-    pictures = _class_pictures(folder)
-    if not pictures:
-        raise ValueError(f"{folder}: expected a subfolder per class with pictures in it, found none")
-    labels = [name for _, name in pictures]
-    with progress() as report:
-        # One array from the start: no list of pictures beside it.
-        images = np.empty((len(pictures), learner.image_size, learner.image_size, 3), np.uint8)
-        for number, (path, _) in enumerate(pictures):
-            images[number] = _read(path, learner.image_size)
-            report("pictures", number + 1, len(pictures))
-        began = time.perf_counter()
-        learner.learn(images, labels, progress=lambda phase, done, total: report(_PHASES.get(phase, phase), done, total))
-        seconds = time.perf_counter() - began
-    if _stamp(state) != stamp:
-        raise OSError(f"{state}: was changed by someone else during the lesson; nothing was saved, learn {folder} again")
-    _save(learner, state)
+    with _changing(state) as file:
+        learner = _load(state, model, threads, file=file)
+        known = set(learner.names)
+        pictures = _class_pictures(folder)
+        if not pictures:
+            raise ValueError(f"{folder}: expected a subfolder per class with pictures in it, found none")
+        labels = [name for _, name in pictures]
+        with progress() as report:
+            # One array from the start: no list of pictures beside it.
+            images = np.empty((len(pictures), learner.image_size, learner.image_size, 3), np.uint8)
+            for number, (path, _) in enumerate(pictures):
+                images[number] = _read(path, learner.image_size)
+                report("pictures", number + 1, len(pictures))
+            began = time.perf_counter()
+            learner.learn(images, labels, progress=lambda phase, done, total: report(_PHASES.get(phase, phase), done, total))
+            seconds = time.perf_counter() - began
+        with _saving(state):
+            file.save(learner)
     lesson = sorted(set(labels))
     opened = [name for name in lesson if name not in known]
     info = learner.info()
@@ -268,6 +281,49 @@ def learn(
         f"({1000 * seconds / len(pictures):.1f} ms a picture){'; new: ' + _listed(opened) if opened else ''}\n"
         f"It knows {_count(learner.names)}; {info['replay_rows']:,} of {info['capacity']:,} replay rows are taken."
     )
+
+
+@app.command()
+def undo(state: StateArgument) -> None:
+    """Go back to the state before the last change: lesson, new name, or what a new state overwrote."""
+    with _changing(state) as file, _saving(state):
+        file.undo()
+    info = Learner.load(state).info()
+    names = [entry["name"] for entry in info["classes"]]
+    say(f"{state}: as it was before the last change: {info['lessons']} lessons, {_count(names)}{': ' + _listed(names) if names else ''}")
+
+
+@app.command()
+def forget(
+    state: StateArgument,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Class to forget.")],
+    model: ModelOption = None,
+) -> None:
+    """Forget a class: name, weights, counts and replay rows, here and in the state that `undo` would go back to."""
+    with _changing(state) as file:
+        learner = _load(state, model, None, file=file)
+        learner.forget(name)
+        with _saving(state):
+            file.save(learner, keep=False)
+    say(f"{state}: forgot {name}; it knows {_count(learner.names)}. This cannot be undone.")
+    if learner.settings.train_blocks and learner.info()["lessons"] > 1:
+        say("The trained tail stays as it is: what it learned from these pictures is in all of its weights.")
+
+
+@app.command()
+def rename(
+    state: StateArgument,
+    old: Annotated[str, typer.Argument(metavar="OLD", help="Name of a class.")],
+    new_name: Annotated[str, typer.Argument(metavar="NEW", help="What to call it.")],
+    model: ModelOption = None,
+) -> None:
+    """Call a class by another name."""
+    with _changing(state) as file:
+        learner = _load(state, model, None, file=file)
+        learner.rename(old, new_name)
+        with _saving(state):
+            file.save(learner)
+    say(f"{state}: {old} is called {new_name} now.")
 
 
 def _count(names: list[str]) -> str:
@@ -400,7 +456,7 @@ def info(
     if file is None:
         values = Model.open(None).info()
     else:
-        values = Model.load(file).info() if is_model else Learner.load(file, model=model).info()
+        values = Model.load(file).info() if is_model else _load(file, model, None).info()
         values["bytes"] = {**values["bytes"], "file": file.stat().st_size}
     if as_json:
         print_json(values)

@@ -12,6 +12,7 @@ import json
 import os
 import stat
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from .errors import FormatError
+from .errors import DamagedError, FormatError
 
 VERSION = "1"
 _NO_DIGEST = "0" * 64
@@ -56,13 +57,13 @@ def unpack(content: bytes, kind: str, where: str) -> tuple[dict[str, str], Tenso
     """
     length = int.from_bytes(content[:8], "little")
     if len(content) < 8 or length > len(content) - 8:
-        raise FormatError(f"{where}: expected a bitreplay {kind}, got {len(content)} bytes that are none; it may be cut short")
+        raise DamagedError(f"{where}: expected a bitreplay {kind}, got {len(content)} bytes that are none; it may be cut short")
     try:
         header = json.loads(content[8 : 8 + length])
         metadata = header["__metadata__"]
         words = {str(key): str(value) for key, value in metadata.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise FormatError(f"{where}: expected a bitreplay {kind}, got a file without its header") from error
+        raise DamagedError(f"{where}: expected a bitreplay {kind}, got a file without its header") from error
     if words.get("bitreplay") != kind:
         raise FormatError(f"{where}: expected a bitreplay {kind}, got {words.get('bitreplay', 'another file')!r}; name the right file")
     if words.get("version") != VERSION:
@@ -72,7 +73,7 @@ def unpack(content: bytes, kind: str, where: str) -> tuple[dict[str, str], Tenso
         raise FormatError(f"{where}: expected a digest of 64 hexadecimal digits; the file is damaged, use a copy")
     zeroed = content.replace(digest.encode(), _NO_DIGEST.encode(), 1)
     if hashlib.sha256(zeroed).hexdigest() != digest:
-        raise FormatError(f"{where}: its content does not match its digest; it is damaged or cut short, use a copy")
+        raise DamagedError(f"{where}: its content does not match its digest; it is damaged or cut short, use a copy")
     try:
         tensors: Tensors = load(content)
     except (SafetensorError, ValueError, KeyError, OverflowError) as error:
@@ -101,8 +102,29 @@ def read_bytes(path: Path, limit: int = 1 << 30) -> bytes:
     return path.read_bytes()
 
 
-def replace_file(path: Path, content: bytes) -> None:
+def _partial_prefix(path: Path) -> str:
+    # Of the files that become `path`; its own name may be as long as a name can be.
+    return f".bitreplay.{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}."
+
+
+def remove_partials(path: Path) -> None:
+    """Remove what writers of `path` left that were killed; only for who knows that no other writer is at work."""
+    for partial in path.parent.glob(f"{_partial_prefix(path)}*.partial"):
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def replace_file(
+    path: Path, content: bytes, *, previous: Path | None = None, before: Callable[[int], None] = lambda descriptor: None
+) -> None:
     """Write `content` beside `path`, sync it, and rename it over `path`; whatever fails, the old file stays as it was.
+
+    Parameters
+    ----------
+    path : what to replace; a link is followed.
+    content : the new file.
+    previous : in the same folder: where the old file, if there is one, is kept; replaced as a whole as well.
+    before : called with the new file's descriptor before it takes its place.
 
     Raises
     ------
@@ -112,7 +134,7 @@ def replace_file(path: Path, content: bytes) -> None:
     if path.exists() and not os.access(path, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     try:
-        descriptor, partial = tempfile.mkstemp(prefix=".bitreplay.", suffix=".partial", dir=path.parent)
+        descriptor, partial = tempfile.mkstemp(prefix=_partial_prefix(path), suffix=".partial", dir=path.parent)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
     try:
@@ -120,21 +142,53 @@ def replace_file(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
-        os.chmod(partial, mode)
-        os.replace(partial, path)
+            mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
+            os.chmod(partial, mode)
+            before(file.fileno())
+            if previous is not None and path.exists():
+                _keep(path, previous)
+            os.replace(partial, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(partial)
+        if isinstance(error, BlockingIOError):
+            raise
         if isinstance(error, OSError):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
-    with contextlib.suppress(OSError):  # the new file is in place; not every file system can sync a folder
-        folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)  # the new file is in place
+
+
+def _keep(path: Path, previous: Path) -> None:
+    # A second name for the old file, or, on a file system without links, a copy.
+    if previous.exists() and os.path.samefile(path, previous):
+        return  # left by a change that failed between its two renames; a rename from one name to the other would do nothing
+    second = path.with_name(f"{_partial_prefix(path)}{os.getpid()}.partial")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(second)
+    try:
         try:
-            os.fsync(folder)
+            os.link(path, second)
+        except OSError:
+            with second.open("wb") as file:
+                file.write(path.read_bytes())
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(second, previous)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(second)
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder last; not every file system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
         finally:
-            os.close(folder)
+            os.close(descriptor)
 
 
 def _umask() -> int:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _engine
+from .container import replace_file
 from .model import Model
 from .settings import MAX_CAPACITY, Settings
-from .state import is_name, read_state, write_state
+from .state import State, core_of, is_name, pack_state, read_state, state_of, without_class
 
 MAX_CLASSES = 65_535
 _PREDICT_ROWS = 256
@@ -140,19 +142,7 @@ class Learner:
         """
         state = read_state(Path(path), None if model is None else Model.open(model))
         learner = cls(state.model, state.settings, threads)
-        learner._names = state.names
-        learner._core.restore(
-            state.weight.reshape(-1),
-            state.past_count,
-            state.feature_sums.reshape(-1),
-            state.rows.reshape(-1),
-            state.labels,
-            state.seen,
-            state.tail_weight.reshape(-1),
-            state.experience,
-        )
-        for i, values in enumerate(state.tail):
-            learner._core.restore_tail(i, values)
+        learner._take(state)
         return learner
 
     def save(self, path: str | Path) -> None:
@@ -162,8 +152,12 @@ class Learner:
         ------
         OSError : it cannot be written; the old file stays as it was.
         """
+        replace_file(Path(path), self.content())
+
+    def content(self) -> bytes:
+        """What `save` writes."""
         with self._lock:
-            write_state(Path(path), self._model, self._settings, self._names, self._core)
+            return pack_state(self._state())
 
     # -- learning and predicting ------------------------------------------------------------------------------------------
 
@@ -193,18 +187,8 @@ class Learner:
         -----
         Cost and memory: docs/method.md 4.3, and ``info()["bytes"]``.
         """
-        free = self._lock.acquire(blocking=False)
-        try:
-            if not free or self._learning:
-                raise RuntimeError("learn: expected one lesson at a time, got another while one is running; wait for its end")
-            self._learning = True
-            try:
-                self._learn(images, labels, progress, cancel)
-            finally:
-                self._learning = False
-        finally:
-            if free:
-                self._lock.release()
+        with self._change("learn"):
+            self._learn(images, labels, progress, cancel)
 
     def _learn(self, images: Any, labels: Any, progress: Any, cancel: Any) -> None:
         images = self._check_images(images)
@@ -238,6 +222,37 @@ class Learner:
         indices = np.array([known[name] for name in names], np.int32)
         self._core.learn(images, indices, len(known), self._threads, report)
         self._names = list(known)
+
+    def forget(self, name: str) -> None:
+        """Forget a class: its name, weights, counts, class mean and replay rows.  The others keep theirs, to the bit.
+
+        Where a tail is trained (``train_blocks``) it stays as it is: what lessons with this class changed there cannot be told apart.
+        Files that were saved before still hold the class.
+
+        Raises
+        ------
+        ValueError : `name` is not known.
+        RuntimeError : a lesson is running.
+        """
+        with self._change("forget"):
+            self._take(without_class(self._state(), name))
+
+    def rename(self, old: str, new: str) -> None:
+        """Call a class by another name; nothing else changes.
+
+        Raises
+        ------
+        ValueError : `old` is not known, or `new` is taken already or no name.
+        RuntimeError : a lesson is running.
+        """
+        with self._change("rename"):
+            if old not in self._names:
+                raise ValueError(f"old: expected one of {', '.join(self._names) or 'no class, since none is known'}, got {old!r}")
+            if not is_name(new):
+                raise ValueError(f"new: expected a name, text without control characters, got {new!r}")
+            if new != old and new in self._names:
+                raise ValueError(f"new: expected a name that is not taken, got {new!r}; forget that class first")
+            self._names = [new if name == old else name for name in self._names]
 
     def predict(self, images: NDArray[np.uint8], *, mirrored: bool = False) -> Prediction:
         """Name what is on the images; changes nothing.
@@ -339,6 +354,28 @@ class Learner:
         }
 
     # -- inside -----------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _change(self, what: str) -> Iterator[None]:
+        # One change at a time; it may come from inside a lesson's progress, in the lesson's own thread.
+        free = self._lock.acquire(blocking=False)
+        try:
+            if not free or self._learning:
+                raise RuntimeError(f"{what}: expected one lesson at a time, got another while one is running; wait for its end")
+            self._learning = True
+            try:
+                yield
+            finally:
+                self._learning = False
+        finally:
+            if free:
+                self._lock.release()
+
+    def _state(self) -> State:
+        return state_of(self._model, self._settings, self._names, self._core)
+
+    def _take(self, state: State) -> None:
+        self._core, self._names = core_of(state), list(state.names)
 
     def _lesson_bytes(self, capacity: int, classes: int) -> int:
         images = self._settings.lesson_images or 1024

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._engine import Learner as CoreLearner
-from .container import Tensors, pack, read_bytes, replace_file, take, unpack
+from .container import Tensors, pack, read_bytes, take, unpack
 from .errors import FormatError
 from .model import Model
 from .settings import Settings
@@ -41,29 +41,91 @@ class State:
     tail: list[dict[str, NDArray[Any]]]  # values of each trained block
 
 
-def write_state(path: Path, model: Model, settings: Settings, names: list[str], core: CoreLearner) -> None:
-    """Replace the file at `path` by the state of `core`; OSError leaves the old file as it was."""
+def state_of(model: Model, settings: Settings, names: list[str], core: CoreLearner) -> State:
+    """What a core has learned, as copies."""
+    return State(
+        model=model,
+        settings=settings,
+        names=list(names),
+        experience=int(core.experience),
+        weight=core.weight(),
+        past_count=core.past_count(),
+        feature_sums=core.feature_sums(),
+        rows=core.rows(),
+        labels=core.labels(),
+        seen=core.seen(),
+        tail_weight=core.tail_weight(),
+        tail=[core.tail_values(i) for i in range(settings.train_blocks)],
+    )
+
+
+def core_of(state: State) -> CoreLearner:
+    """A core that has learned just this."""
+    settings = state.settings
+    sources = [tuple(source) for source in state.model.tail_sources(settings.train_blocks)]
+    core = CoreLearner(state.model.network, settings.capacity, settings.seed, settings.for_core(), sources)
+    core.restore(
+        state.weight.reshape(-1),
+        state.past_count,
+        state.feature_sums.reshape(-1),
+        state.rows.reshape(-1),
+        state.labels,
+        state.seen,
+        state.tail_weight.reshape(-1),
+        state.experience,
+    )
+    for i, values in enumerate(state.tail):
+        core.restore_tail(i, values)
+    return core
+
+
+def without_class(state: State, name: str) -> State:
+    """The same without a class: its name, head rows, counts, sums and replay rows; ValueError when it is not known.
+
+    A trained tail stays as it is: what it learned from the class's pictures is spread over all of its weights.
+    """
+    if name not in state.names:
+        raise ValueError(f"name: expected one of {', '.join(state.names) or 'no class, since none is known'}, got {name!r}")
+    index = state.names.index(name)
+    kept = np.arange(len(state.names)) != index
+    rows = state.labels != index
+    labels = state.labels[rows]
+    return replace(
+        state,
+        names=[other for other in state.names if other != name],
+        weight=state.weight[kept],
+        past_count=state.past_count[kept],
+        feature_sums=state.feature_sums[kept],
+        seen=state.seen[kept],
+        rows=state.rows[rows],
+        labels=labels - (labels > index).astype(np.uint16),
+        tail_weight=state.tail_weight[kept] if len(state.tail_weight) else state.tail_weight,
+    )
+
+
+def pack_state(state: State) -> bytes:
+    """The content of a state file."""
     metadata = {
-        "model": model.digest,
-        "settings": json.dumps(settings.to_dict(), sort_keys=True),
-        "names": json.dumps(names),
-        "experience": str(core.experience),
+        "model": state.model.digest,
+        "settings": json.dumps(state.settings.to_dict(), sort_keys=True),
+        "names": json.dumps(state.names),
+        "experience": str(state.experience),
     }
     tensors: dict[str, Any] = {
-        "head.weight": core.weight(),
-        "head.past_count": core.past_count(),
-        "head.feature_sum": core.feature_sums(),
-        "replay.seen": core.seen(),
-        "replay.rows": core.rows(),
-        "replay.labels": core.labels(),
+        "head.weight": state.weight,
+        "head.past_count": state.past_count,
+        "head.feature_sum": state.feature_sums,
+        "replay.seen": state.seen,
+        "replay.rows": state.rows,
+        "replay.labels": state.labels,
     }
-    if settings.train_blocks:
-        tensors["tail.weight"] = core.tail_weight()
-    for i in range(settings.train_blocks):
-        tensors |= {f"tail.{i}.{name}": values for name, values in core.tail_values(i).items()}
-    if model.content is not None:
-        tensors["model"] = np.frombuffer(model.content, np.uint8)
-    replace_file(path, pack("state", metadata, tensors))
+    if state.settings.train_blocks:
+        tensors["tail.weight"] = state.tail_weight
+    for i, values in enumerate(state.tail):
+        tensors |= {f"tail.{i}.{name}": value for name, value in values.items()}
+    if state.model.content is not None:
+        tensors["model"] = np.frombuffer(state.model.content, np.uint8)
+    return pack("state", metadata, tensors)
 
 
 def _parse(text: str, kind: type, what: str, where: str) -> Any:
