@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,7 @@ def test_the_first_experience_trains_the_whole_network_and_is_kept(tmp_path: Pat
     from bitreplay.training.weights import save_weights
 
     made = network(QUICK)
-    state = {"model": made.state_dict(), "config": QUICK.to_dict(), "recipe": {}, "names": []}
+    state = {"model": made.state_dict(), "config": QUICK.to_dict(), "recipe": {}, "names": [], "epoch": 1}
     torch.save(state, tmp_path / CHECKPOINT)
     save_weights(tmp_path / CHECKPOINT, tmp_path, "tiny")
     settings = BaseSettings(weights=str(tmp_path / "tiny"), first_experience="whole", epochs=2, batch_size=20, learning_rate=0.01)
@@ -173,6 +174,20 @@ def test_the_first_experience_trains_the_whole_network_and_is_kept(tmp_path: Pat
         first.start.model.network.latents(test.images) == make_base(settings, tmp_path / "other", train, test, rows, 1).rows("bits", "test")
     ).all()
     assert agree, "the same seed trains the same network"
+
+
+def test_weights_and_model_of_different_networks_are_refused(base: Base, tmp_path: Path) -> None:
+    base.check()
+    other = Integers(network(replace(base.start.network.config, blocks=(2, 3))), pictures(200, 50)).write(
+        tmp_path / "other.model", {"name": "other"}
+    )
+    with pytest.raises(ValueError, match=r"expected the integer model of the weights, got another, other: \d+ % of the latent bits agree"):
+        Base(Start(base.start.network, other), tmp_path / "rows", pictures(40, 51), pictures(40, 52)).check()
+    smaller = Integers(network(replace(base.start.network.config, widths=(8, 32))), pictures(200, 50)).write(
+        tmp_path / "s.model", {"name": "s"}
+    )
+    with pytest.raises(ValueError, match="s: maps of 32 channels from 16 pixels"):
+        Base(Start(base.start.network, smaller), tmp_path / "rows", pictures(40, 51), pictures(40, 52)).check()
 
 
 # -- the head ------------------------------------------------------------------------------------------------------------------

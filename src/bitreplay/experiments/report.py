@@ -301,7 +301,7 @@ def curves(group: Group) -> dict[str, list[tuple[float, float]]]:
             if line.get("replay_bytes"):
                 sizes[line["replay_bytes"]].append(line)
         if len(sizes) > 1:
-            found[series] = [(float(size), _mean(sizes[size], "final")) for size in sorted(sizes)]
+            found[series.removesuffix(", M = M")] = [(float(size), _mean(sizes[size], "final")) for size in sorted(sizes)]
     return found
 
 
