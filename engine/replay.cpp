@@ -64,8 +64,6 @@ Replay::Plan Replay::plan(std::span<const int32_t> labels, size_t classes, uint6
       ++target[c];
       --extra;
     }
-    const uint64_t offered = c < seen_.size() ? seen_[c] : 0;
-    if (stored[c] < offered) target[c] = std::min(target[c], stored[c]);
     first[c] = total;
     total += target[c];
   }

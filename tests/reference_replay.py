@@ -60,13 +60,12 @@ def update_memory(
     lists: list[list[tuple[str, int]]] = []
     for c in range(classes):
         entries = [("old", int(slot)) for slot in np.flatnonzero(labels == c)]
-        stored, offered = len(entries), before[c]
-        t = min(targets[c], stored) if stored < offered else targets[c]
+        t = targets[c]
         while len(entries) > t:
             j = below(len(entries), draw(seed, PURPOSE_DROP, experience << 32 | c, len(entries)))
             entries[j] = entries[-1]
             entries.pop()
-        i = offered
+        i = before[c]
         for row, label in enumerate(live_labels):
             if label != c:
                 continue

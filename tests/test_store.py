@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import reference as ref
 import tiny_model
 
 from bitreplay import FormatError, Learner, Model
@@ -23,6 +24,7 @@ from bitreplay.store import StateFile, load_sound, previous_of
 SIZE = 16
 QUICK: dict[str, Any] = {"min_steps": 20, "live_batch": 7, "replay_batch": 9, "epochs": 1, "capacity": 9, "threads": 1}
 KILLS = int(os.environ.get("BITREPLAY_KILLS", "50"))
+LESSONS = int(os.environ.get("BITREPLAY_LESSONS", "1500"))
 
 
 @pytest.fixture(scope="session")
@@ -113,6 +115,31 @@ def test_a_forgotten_class_is_in_no_file_and_the_others_are_as_if_it_had_never_b
     again.learn(pictures(4, 6), [names[name]] * 3 + others[:1] * 3)  # it can be taught again, and learning goes on
     assert again.names == [*others, names[name]]
     assert sum(entry["replay_rows"] for entry in again.info()["classes"]) <= 9
+
+
+def test_room_that_came_back_is_filled_by_later_lessons(model: Model) -> None:
+    learner = Learner.new(model, **QUICK)
+    learner.learn(pictures(1, 24), list("abc" * 8))
+    learner.forget("b")
+    core = learner._core
+    assert np.bincount(core.labels()).tolist() == [3, 3]
+    images = pictures(2, 7)
+    rows, labels, seen = ref.update_memory(
+        core.rows(),
+        core.labels(),
+        core.seen().tolist(),
+        model.network.latents(images),
+        [0, 1, 0, 0, 0, 0, 0],
+        capacity=9,
+        seed=0,
+        experience=1,
+    )
+    learner.learn(images, list("acaaaaa"))
+    core = learner._core
+    assert np.array_equal(core.rows(), rows)
+    assert np.array_equal(core.labels(), labels)
+    assert core.seen().tolist() == seen
+    assert np.bincount(labels).tolist() == [5, 4]
 
 
 def test_the_last_class_can_be_forgotten(model: Model, tmp_path: Path) -> None:
@@ -333,3 +360,32 @@ with StateFile({str(path)!r}) as file:
     assert told_least > 0
     StateFile(path).close()  # removes what the killed ones left
     assert {p.name for p in tmp_path.iterdir()} <= {"x.state", "x.state.previous"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
+def test_names_come_and_go_and_neither_memory_nor_file_grows(model: Model, tmp_path: Path) -> None:
+    """BITREPLAY_LESSONS lessons, 1,500 where it is not set: the last fifth adds less than 1 MB."""
+    path = tmp_path / "x.state"
+    learner = Learner.new(model, **{**QUICK, "min_steps": 2, "capacity": 12, "max_classes": 20})
+    learner.save(path)
+    rng = np.random.default_rng(3)
+    names = [f"name-{i}" for i in range(20)]
+    pool = pictures(7, 60)
+    sizes: dict[tuple[int, int], set[int]] = {}  # of the file, by classes and rows
+    resident = []
+    with StateFile(path) as file:
+        for number in range(LESSONS):
+            if learner.names and rng.random() < 0.2:
+                learner.forget(str(rng.choice(learner.names)))
+            taught = [names[i] for i in rng.integers(0, 20, 4)]
+            learner.learn(pool[rng.integers(0, 60, 4)], taught)
+            if number % 5 == 0:
+                file.save(learner)
+                key = len(learner.names), int(learner.info()["replay_rows"])
+                sizes.setdefault(key, set()).add(path.stat().st_size - len("".join(learner.names)))
+            resident.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+    last = resident[-LESSONS // 5 :]
+    assert max(last) - last[0] <= 1_000_000
+    # names and counts of lessons are text, padded to 8 bytes
+    assert any(rows == 12 for _, rows in sizes)
+    assert all(max(found) - min(found) <= 16 for found in sizes.values()), sizes
