@@ -326,6 +326,24 @@ def rename(
     say(f"{state}: {old} is called {new_name} now.")
 
 
+@app.command()
+def serve(
+    state: StateArgument,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port on this machine; 0 takes a free one.")] = 8008,
+    threads: ThreadsOption = None,
+) -> None:
+    """Teach and ask it on a page in the browser, on this machine; a state that is not there is made."""
+    from .serve.server import run
+
+    if not os.path.lexists(state):
+        _check_may_write(state)
+        with _saving(state):
+            Learner.new(threads=threads).save(state)
+        note(f"{state}: is new")
+    _check_may_write(state)
+    run(state, port=port, threads=threads, ready=lambda address: say(f"{state}: teach it at {address} ; Ctrl-C ends it"), told=note)
+
+
 def _count(names: list[str]) -> str:
     return "1 class" if len(names) == 1 else f"{len(names)} classes"
 

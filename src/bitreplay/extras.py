@@ -4,6 +4,7 @@ from __future__ import annotations
 
 EXTRAS = {
     **dict.fromkeys(("typer", "rich", "PIL", "sklearn", "matplotlib"), "demo"),
+    **dict.fromkeys(("starlette", "uvicorn", "multipart", "python_multipart", "anyio"), "serve"),
     **dict.fromkeys(("torch", "lightning_fabric", "pyarrow", "dask", "distributed"), "train"),
 }
 

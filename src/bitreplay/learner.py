@@ -20,7 +20,7 @@ from . import _engine
 from .container import replace_file
 from .model import Model
 from .settings import MAX_CAPACITY, Settings
-from .state import State, core_of, is_name, pack_state, read_state, state_of, without_class
+from .state import State, core_of, is_name, pack_state, parse_state, read_state, state_of, without_class
 
 MAX_CLASSES = 65_535
 _PREDICT_ROWS = 256
@@ -144,6 +144,21 @@ class Learner:
         learner = cls(state.model, state.settings, threads)
         learner._take(state)
         return learner
+
+    @classmethod
+    def from_content(cls, content: bytes, *, model: Model | str | Path | None = None, threads: int | None = None) -> Learner:
+        """Read what `content` gave; errors as `load`'s."""
+        state = parse_state(content, None if model is None else Model.open(model), "state")
+        learner = cls(state.model, state.settings, threads)
+        learner._take(state)
+        return learner
+
+    def copy(self) -> Learner:
+        """Another learner that knows the same; what one learns, the other does not."""
+        with self._lock:
+            other = Learner(self._model, self._settings, self._threads)
+            other._take(self._state())
+            return other
 
     def save(self, path: str | Path) -> None:
         """Write the state to `path`: beside it first, synced, then renamed over it.

@@ -168,8 +168,12 @@ def read_state(path: Path, model: Model | None) -> State:
     ------
     FormatError : the file is not sound, or was made for another model.
     """
-    where = str(path)
-    metadata, tensors = unpack(read_bytes(path), "state", where)
+    return parse_state(read_bytes(path), model, str(path))
+
+
+def parse_state(content: bytes, model: Model | None, where: str) -> State:
+    """As `read_state`, of a file's content; `where` names it in messages."""
+    metadata, tensors = unpack(content, "state", where)
     digest = metadata.get("model", "")
     inside = tensors.pop("model", None)
     if inside is not None and (inside.dtype != np.uint8 or inside.ndim != 1):

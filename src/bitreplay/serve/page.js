@@ -1,0 +1,286 @@
+// The page of one device: looks, teaches, shows what is known.  All truth is the server's; this asks for it and shows it.
+"use strict";
+
+const $ = (id) => document.getElementById(id);
+const api = "api/v1/";
+const BURST_EVERY = 120;  // ms between two pictures of a burst
+const MOST = 200;         // pictures of a burst
+let known = null;         // the last state
+let stream = null;        // of the camera
+let chosen = [];          // pictures that were chosen, as files
+let looking = false, held = null, sending = false;
+
+function tell(text, bad = false) {
+  if ($("status").textContent !== text) $("status").textContent = text;
+  $("status").classList.toggle("bad", bad);
+}
+
+async function ask(path, options = {}) {
+  let answer;
+  try {
+    answer = await fetch(api + path, options);
+  } catch {
+    throw new Error("The device does not answer. Is bitreplay serve still running?");
+  }
+  const value = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new Error(value.error || `The device answered ${answer.status}.`);
+  return value;
+}
+
+// What is known ------------------------------------------------------------------------------------------------------------------
+
+function number(value) { return value.toLocaleString("en"); }
+
+function cell(text, className = "") {
+  const td = document.createElement("td");
+  td.textContent = text;
+  td.className = className;
+  return td;
+}
+
+function button(text, label, action) {
+  const made = document.createElement("button");
+  made.type = "button";
+  made.textContent = text;
+  made.setAttribute("aria-label", label);
+  made.addEventListener("click", action);
+  return made;
+}
+
+function show(state) {
+  const changed = known === null || known.revision !== state.revision;
+  known = state;
+  const busy = state.busy;
+  $("progress").hidden = !busy;
+  if (busy) {
+    if (busy.total) $("progress").value = busy.done / busy.total; else $("progress").removeAttribute("value");
+    tell(`Busy: ${busy.what}${busy.phase ? `, ${busy.phase}` : ""}.`);
+  } else if (!sending) {
+    tell(state.note || (state.classes.length ? `Knows ${state.classes.length} ${state.classes.length === 1 ? "thing" : "things"}.` : "Ready. It knows nothing yet."));
+  }
+  buttons();
+  if (!changed) return;
+  $("nothing").hidden = state.classes.length > 0;
+  $("classes").hidden = state.classes.length === 0;
+  $("classes").tBodies[0].replaceChildren(...state.classes.map((entry) => {
+    const row = document.createElement("tr");
+    const head = document.createElement("th");
+    head.scope = "row";
+    head.textContent = entry.name;
+    const change = cell("");
+    change.append(
+      button("Rename", `Rename ${entry.name}`, () => rename(entry.name)),
+      button("Forget", `Forget ${entry.name}`, () => forget(entry.name)));
+    row.append(head, cell(number(entry.samples), "number"), cell(number(entry.replay_rows), "number"), change);
+    return row;
+  }));
+  $("known").replaceChildren(...state.classes.map((entry) => Object.assign(document.createElement("option"), { value: entry.name })));
+  $("rows").textContent = `${number(state.replay_rows)} of ${number(state.capacity)} remembered pictures, ${number(state.bytes.replay_row)} bytes each.`;
+  $("meter").max = Math.max(1, state.capacity);
+  $("meter").value = state.replay_rows;
+  $("bytes").tBodies[0].replaceChildren(...Object.entries(state.bytes).map(([what, bytes]) => {
+    const row = document.createElement("tr");
+    row.append(cell(what.replaceAll("_", " ")), cell(number(bytes), "number"));
+    return row;
+  }));
+}
+
+function buttons() {
+  const free = known !== null && known.busy === null && !sending;
+  $("hold").disabled = !(stream && (free || held));
+  $("send").disabled = !(chosen.length && free);
+  $("undo").disabled = !(free && known.can_undo);
+}
+
+async function refresh() {
+  try {
+    show(await ask("state"));
+  } catch (error) {
+    tell(error.message, true);
+  }
+}
+
+async function watch() {
+  await refresh();
+  setTimeout(watch, known && known.busy ? 200 : 1000);
+}
+
+async function change(text, path, options) {
+  sending = true;
+  tell(text);
+  buttons();
+  try {
+    const value = await ask(path, options);
+    sending = false;
+    await refresh();
+    return value;
+  } catch (error) {
+    sending = false;
+    buttons();
+    tell(error.message, true);
+    return null;
+  }
+}
+
+function forget(name) {
+  const tail = known.trains_tail ? "\nThe trained tail stays as it is." : "";
+  if (confirm(`Forget ${name}? Nothing of it is kept, and this cannot be undone.${tail}`)) {
+    change(`Forgetting ${name}…`, `classes/${encodeURIComponent(name)}`, { method: "DELETE" });
+  }
+}
+
+function rename(name) {
+  const wanted = prompt(`What shall ${name} be called?`, name);
+  if (wanted && wanted !== name) {
+    const body = JSON.stringify({ name: wanted });
+    change("Renaming…", `classes/${encodeURIComponent(name)}`, { method: "PATCH", headers: { "Content-Type": "application/json" }, body });
+  }
+}
+
+// Looking ------------------------------------------------------------------------------------------------------------------------
+
+const canvas = document.createElement("canvas");
+
+// The middle square of the camera's picture as the network wants it, and a little more: the device brings it to size.
+function frame() {
+  const video = $("video"), side = Math.min(video.videoWidth, video.videoHeight);
+  canvas.width = canvas.height = 2 * known.image_size;
+  canvas.getContext("2d").drawImage(video, (video.videoWidth - side) / 2, (video.videoHeight - side) / 2, side, side, 0, 0, canvas.width, canvas.height);
+  return new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.92));
+}
+
+function say(answer) {
+  $("answer").textContent = answer ? answer.name : "";
+  const best = answer ? Object.entries(answer.probabilities).sort((a, b) => b[1] - a[1]).slice(0, 5) : [];
+  $("guesses").replaceChildren(...best.map(([name, p]) => {
+    const item = document.createElement("li");
+    item.style.setProperty("--p", p);
+    const what = document.createElement("span"), share = document.createElement("span");
+    what.textContent = name;
+    share.textContent = `${Math.round(100 * p)} %`;
+    item.append(what, share);
+    return item;
+  }));
+}
+
+async function look(picture) {
+  if (!known || known.classes.length === 0) return say(null);
+  try {
+    say(await ask("predict", { method: "POST", body: picture }));
+  } catch (error) {
+    tell(error.message, true);
+    await new Promise((done) => setTimeout(done, 1000));
+  }
+}
+
+async function live() {
+  if (looking) return;
+  looking = true;
+  while (stream) {
+    if (known && $("video").videoWidth && !document.hidden) await look(await frame());
+    await new Promise(requestAnimationFrame);
+  }
+  looking = false;
+}
+
+async function camera() {
+  if (stream) {
+    stream.getTracks().forEach((track) => track.stop());
+    stream = null;
+    $("video").hidden = true;
+    $("camera").textContent = "Start camera";
+    say(null);
+    still();
+    return buttons();
+  }
+  if (!navigator.mediaDevices) return tell("This browser gives no camera here. Choose pictures instead.", true);
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+  } catch (error) {
+    return tell(`No camera: ${error.message}. Choose pictures instead.`, true);
+  }
+  choose([]);
+  $("video").srcObject = stream;
+  $("video").hidden = false;
+  $("empty").hidden = true;
+  $("camera").textContent = "Stop camera";
+  await $("video").play();
+  buttons();
+  live();
+}
+
+function still() {
+  $("still").hidden = chosen.length === 0;
+  $("empty").hidden = chosen.length > 0 || stream !== null;
+  if ($("still").src) URL.revokeObjectURL($("still").src);
+  if (chosen.length) {
+    $("still").src = URL.createObjectURL(chosen[0]);
+    $("still").alt = chosen[0].name;
+  }
+}
+
+function choose(files) {
+  chosen = [...files].filter((file) => file.type.startsWith("image/"));
+  if (chosen.length && stream) camera();
+  still();
+  $("send").textContent = chosen.length ? `Teach ${chosen.length} chosen ${chosen.length === 1 ? "picture" : "pictures"}` : "Teach chosen pictures";
+  buttons();
+  if (chosen.length) look(chosen[0]);
+}
+
+// Teaching -----------------------------------------------------------------------------------------------------------------------
+
+async function teach(pictures) {
+  const name = $("name").value.trim();
+  if (!name) {
+    $("name").focus();
+    return tell("Say first what it is: type its name.", true);
+  }
+  const form = new FormData();
+  form.append("name", name);
+  pictures.forEach((picture, i) => form.append("picture", picture, `${i}.jpg`));
+  const done = await change(`Learning ${pictures.length} pictures of ${name}…`, "lessons", { method: "POST", body: form });
+  if (done) $("burst").textContent = `Learned ${done.pictures} pictures of ${done.name} in ${done.seconds.toFixed(1)} s.`;
+  if (done && chosen.length) look(chosen[0]);
+}
+
+async function hold() {
+  if (held || !stream || $("hold").disabled) return;
+  if (!$("name").value.trim()) {
+    $("name").focus();
+    return tell("Say first what it is: type its name.", true);
+  }
+  const burst = held = [];
+  $("hold").classList.add("held");
+  while (held === burst && burst.length < MOST) {
+    burst.push(await frame());
+    $("burst").textContent = `${burst.length} pictures`;
+    await new Promise((done) => setTimeout(done, BURST_EVERY));
+  }
+  release();
+  await teach(burst);
+}
+
+function release() {
+  held = null;
+  $("hold").classList.remove("held");
+}
+
+$("camera").addEventListener("click", camera);
+$("files").addEventListener("change", () => choose($("files").files));
+$("hold").addEventListener("pointerdown", (event) => { event.preventDefault(); $("hold").focus(); hold(); });
+$("hold").addEventListener("keydown", (event) => { if ((event.key === " " || event.key === "Enter") && !event.repeat) { event.preventDefault(); hold(); } });
+for (const event of ["pointerup", "pointercancel", "keyup", "blur"]) $("hold").addEventListener(event, release);
+addEventListener("pointerup", release);
+$("hold").addEventListener("contextmenu", (event) => event.preventDefault());
+$("lesson").addEventListener("submit", (event) => { event.preventDefault(); if (chosen.length && !$("send").disabled) teach(chosen); });
+$("undo").addEventListener("click", () => change("Undoing…", "undo", { method: "POST" }));
+$("upload").addEventListener("change", async () => {
+  const [file] = $("upload").files;
+  $("upload").value = "";
+  if (file && confirm(`Replace what the device knows by ${file.name}? Undo takes it back.`)) change("Uploading…", "file", { method: "PUT", body: file });
+});
+$("view").addEventListener("dragover", (event) => { event.preventDefault(); $("view").classList.add("over"); });
+$("view").addEventListener("dragleave", () => $("view").classList.remove("over"));
+$("view").addEventListener("drop", (event) => { event.preventDefault(); $("view").classList.remove("over"); choose(event.dataTransfer.files); });
+watch();
