@@ -89,7 +89,7 @@ void HeadTrainer::choose(const Mix& mix, size_t others) {
                                  (mix.live_batch + mix.other_batch) * live_rows * others);
     if (mix.by_heart) {
       const uint64_t rows = uint64_t{live_[active_[i]]} + stored_[active_[i]];
-      prior_[i] += round_shift(prior_correction(active_count_, rows, live_rows + others), 1);
+      prior_[i] += round_shift(prior_correction(active_count_, rows, live_rows + others) * settings_.tail_prior, 8);
     }
   }
   ghosts_ = settings_.class_means && mix.other_batch > 0 ? 0 : settings_.ghosts;

@@ -20,6 +20,7 @@ struct Settings {
   int epochs = 0, min_steps = 0, live_batch = 0, replay_batch = 0, ghosts = 0;
   bool prior = true, class_means = true;
   int tail_epochs = 0, tail_passes = 0, tail_replay_batch = 0;
+  int tail_prior = 0;  // 8 fraction bits
   int tail_noise = 0;  // of 256
   bool tail_mirror = false, tail_distillation = false;
 };

@@ -79,7 +79,7 @@ class ReferenceBranchLearner(ReferenceLearner):
         prior = np.zeros(len(active), np.int64)
         if settings["prior"]:
             prior = prior_logits([live_count[c] for c in active], [stored_count[c] for c in active], live_batch, other_batch)
-            prior += [rs(log_share(len(active), live_count[c] + stored_count[c], n + r), 1) for c in active]
+            prior += [rs(log_share(len(active), live_count[c] + stored_count[c], n + r) * settings["tail_prior"], 8) for c in active]
         ghosts = 0 if settings["class_means"] else settings["ghosts"]
         batches = -(-n // live_batch)
         steps = min(settings["tail_epochs"] * batches, -(-settings["tail_passes"] * r // other_batch))

@@ -404,7 +404,8 @@ def test_settings_that_are_no_settings_are_refused(shelf: Shelf, tmp_path: Path,
 
 def test_a_missing_setting_is_refused(shelf: Shelf, tmp_path: Path) -> None:
     added = {"train_blocks", "forward_bits", "gradient_bits", "weight_bits", "weight_step", "parameter_step", "sign_reset", "tail_epochs",
-             "tail_passes", "tail_replay_batch", "tail_noise", "tail_mirror", "tail_distillation"}  # fmt: skip
+             "tail_passes", "tail_replay_batch", "tail_noise", "tail_mirror", "tail_distillation",
+             "tail_prior"}  # fmt: skip
     without = {k: v for k, v in json.loads(shelf.state_metadata["settings"]).items() if k not in added}
     assert load(shelf.state(settings=json.dumps(without)), tmp_path).settings.train_blocks == 0  # a state of 0.1.0
     for name in added:

@@ -256,7 +256,7 @@ def test_settings_and_model_come_back(model: Model, tmp_path: Path) -> None:
         "live_batch": 4, "replay_batch": 5, "pull": 0.25, "ghosts": 0, "prior_correction": False, "class_means": False,
         "train_blocks": 1, "forward_bits": 9, "gradient_bits": 7, "weight_bits": 16, "weight_step": 3, "parameter_step": 8,
         "sign_reset": True, "tail_epochs": 2, "tail_passes": 6, "tail_replay_batch": 9, "tail_noise": 3, "tail_mirror": False,
-        "tail_distillation": False,
+        "tail_distillation": False, "tail_prior": 0.25,
     }  # fmt: skip
     Learner.new(model, **values).save(tmp_path / "s")
     loaded = Learner.load(tmp_path / "s")
@@ -523,6 +523,8 @@ BAD_SETTINGS = [
     ({"tail_passes": 0}, ValueError, f"tail_passes: {WHOLE} 1 to 10000, got 0"),
     ({"tail_passes": 10_001}, ValueError, f"tail_passes: {WHOLE} 1 to 10000, got 10001"),
     ({"tail_passes": 2.0}, ValueError, f"tail_passes: {WHOLE} 1 to 10000, got 2.0"),
+    ({"tail_prior": 1.1}, ValueError, r"tail_prior: expected 0 to 1, got 1.1"),
+    ({"tail_prior": float("nan")}, ValueError, r"tail_prior: expected 0 to 1, got nan"),
     ({"tail_distillation": 1}, ValueError, "tail_distillation: expected True or False, got 1"),
     ({"prior_correction": 1}, ValueError, "prior_correction: expected True or False, got 1"),
     ({"learning_rte": 0.1}, TypeError, "learning_rte"),

@@ -20,7 +20,7 @@ FAMILIES = ("quicknet", "reactnet", "birealnet")
 TAIL = ("forward_bits", "gradient_bits", "weight_bits", "weight_step", "parameter_step", "sign_reset")
 COMMON: dict[str, Any] = {
     "epochs": 1, "min_steps": 6, "live_batch": 5, "replay_batch": 6, "ghosts": 2, "class_means": True,
-    "tail_epochs": 2, "tail_passes": 3, "tail_replay_batch": 7, "tail_noise": 26, "tail_mirror": True, "tail_distillation": True, "prior_correction": True,
+    "tail_epochs": 2, "tail_passes": 3, "tail_replay_batch": 7, "tail_noise": 26, "tail_mirror": True, "tail_distillation": True, "tail_prior": 0.5, "prior_correction": True,
 }  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def pair(
         model, capacity=11, seed=7, threads=threads, learning_rate=0.02, pull=1.0, train_blocks=train_blocks, **settings, **tail
     )
     reference = ReferenceBranchLearner(
-        network, 11, 7, {"learning_rate": 1311, "pull": 256, "prior": settings["prior_correction"], **settings},
+        network, 11, 7, {"learning_rate": 1311, "pull": 256, "prior": settings["prior_correction"], **settings, "tail_prior": round(256 * settings["tail_prior"])},
         ReferenceTail.of(network, train_blocks, gates, TailSettings(**tail)),
     )  # fmt: skip
     return ours, reference
@@ -91,7 +91,7 @@ def assert_same(ours: Learner, reference: ReferenceBranchLearner, train_blocks: 
     [
         (1, {}),
         (2, {"gradient_bits": 8, "tail_passes": 1}),
-        (2, {"gradient_bits": 8, "tail_distillation": False}),
+        (2, {"gradient_bits": 8, "tail_distillation": False, "tail_prior": 0.75}),
         (2, {"weight_bits": 16, "parameter_step": 9}),
         (2, {"weight_bits": 1, "weight_step": 6, "parameter_step": 6, "gradient_bits": 4}),
         (2, {"forward_bits": 8, "gradient_bits": 2, "weight_step": 3}),

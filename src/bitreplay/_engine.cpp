@@ -166,7 +166,7 @@ NB_MODULE(_engine, m) {
                                          number("min_steps"),      number("live_batch"),  number("replay_batch"),
                                          number("ghosts"),         flag("prior_correction"), flag("class_means"),
                                          number("tail_epochs"),    number("tail_passes"), number("tail_replay_batch"),
-                                         number("tail_noise"),     flag("tail_mirror"), flag("tail_distillation")};
+                                         number("tail_prior"), number("tail_noise"), flag("tail_mirror"), flag("tail_distillation")};
         const bitreplay::TailSettings tail{number("train_blocks"), number("forward_bits"),   number("gradient_bits"), number("weight_bits"),
                                            number("weight_step"),  number("parameter_step"), flag("sign_reset")};
         std::vector<Flat<int8_t>> shadows;  // keep the arrays alive

@@ -39,6 +39,7 @@ _ADDED = {
     "tail_replay_batch",
     "tail_noise",
     "tail_mirror",
+    "tail_prior",
     "tail_distillation",
 }
 
@@ -70,6 +71,8 @@ class Settings:
     sign_reset : an ablation: shadow weights start each step from their signs, as in the papers' public code (7.5).
     tail_epochs : passes over the lesson's images with the tail in training.
     tail_passes : most passes over the stored rows in that time, lest a small memory be learned by heart (7.6).
+    tail_prior : how much of the log of a class's share of distinct rows is taken out of its logit beside that of its share of the minibatches,
+        0 to 1; kept with 8 fraction bits (7.6).
     tail_replay_batch : most replayed rows in a step that trains the tail.
     tail_noise : share of a latent row's bits, in 256ths, that are turned over at random each time the row is trained on.
     tail_mirror : whether rows are mirrored left to right at random as well.
@@ -99,6 +102,7 @@ class Settings:
     sign_reset: bool = False
     tail_epochs: int = 1
     tail_passes: int = 20
+    tail_prior: float = 0.5
     tail_replay_batch: int = 128
     tail_noise: int = 26
     tail_mirror: bool = True
@@ -117,6 +121,8 @@ class Settings:
             raise ValueError(f"learning_rate: expected 2^-16 to 4, got {rate!r:.40}")
         if not isinstance(self.pull, int | float) or isinstance(self.pull, bool) or not 0 <= self.pull <= 2:
             raise ValueError(f"pull: expected 0 to 2, got {self.pull!r}")
+        if not isinstance(self.tail_prior, int | float) or isinstance(self.tail_prior, bool) or not 0 <= self.tail_prior <= 1:
+            raise ValueError(f"tail_prior: expected 0 to 1, got {self.tail_prior!r}")
         if self.weight_bits not in (1, 8, 16) or isinstance(self.weight_bits, bool):
             raise ValueError(f"weight_bits: expected 1, 8 or 16, got {self.weight_bits!r}")
         if self.train_blocks > 0 and self.capacity == 0:
@@ -126,8 +132,12 @@ class Settings:
                 raise ValueError(f"{name}: expected True or False, got {getattr(self, name)!r}")
 
     def for_core(self) -> dict[str, Any]:
-        """Values as the core takes them: the learning rate with 16 fraction bits, the pull with 8."""
-        return asdict(self) | {"learning_rate": round(self.learning_rate * 65536), "pull": round(self.pull * 256)}
+        """Values as the core takes them: the learning rate with 16 fraction bits, the pull and the tail's prior with 8."""
+        return asdict(self) | {
+            "learning_rate": round(self.learning_rate * 65536),
+            "pull": round(self.pull * 256),
+            "tail_prior": round(self.tail_prior * 256),
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the state file."""
