@@ -21,7 +21,8 @@ ONE = "bitreplay, one class a lesson"
 # Of the experiments in README's table: how the label begins, what the row is called.
 TRAINED = {
     "engine (8,8,8), M = ": "the tail trained",
-    "engine (8,8,8), two passes, mirrored, M = ": "the tail trained, two passes, mirrored",
+    "engine (8,8,8), two passes, prior .75, mirrored, M = ": "the tail trained, two passes, prior .75, mirrored",
+    "engine (8,8,8), two passes, mirrored, M = 1500": "the tail trained, two passes, mirrored",
 }
 JOINT_TAIL = "joint, tail and head, in float"
 JOINT = "joint: the same head, all data at once"
