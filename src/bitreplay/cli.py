@@ -173,6 +173,8 @@ def _saving(state: Path) -> Iterator[None]:
         try:
             yield
         except OSError as error:
+            if error.errno is None:
+                raise  # it says all by itself
             kept = "; the state on disk is unchanged" if state.exists() else ""
             raise OSError(f"{state}: cannot be saved: {error.strerror or error}{kept}") from error
 

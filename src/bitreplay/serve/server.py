@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +37,8 @@ def run(path: Path, *, port: int, threads: int | None, ready: Callable[[str], ob
             number = listening.getsockname()[1]
             config = uvicorn.Config(make_app(device), log_level="warning", access_log=False, timeout_keep_alive=5, limit_concurrency=256)
             ready(f"http://localhost:{number}")
-            uvicorn.Server(config).run(sockets=[listening])
+            with contextlib.suppress(KeyboardInterrupt):  # raised again once everything has ended well
+                uvicorn.Server(config).run(sockets=[listening])
     except OSError as error:
         raise OSError(error.errno, error.strerror, f"port {port}") if error.filename is None else error from None
     finally:
