@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from ..layers import FloatBlock, Stem, Transition
-from .family import Family
+from dataclasses import replace
 
-FAMILY = Family(
-    stem=lambda width, strides: Stem(width, (strides[0], strides[1])),
-    stem_convolutions=(2,),
-    transition=Transition,
-    block=FloatBlock,
-    counts_transition=False,
-    relu_before_pool=True,
-    binary=False,
-)
+from ..layers import FloatBlock
+from . import quicknet
+
+FAMILY = replace(quicknet.FAMILY, block=FloatBlock, binary=False)
