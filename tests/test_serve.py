@@ -268,6 +268,33 @@ def test_what_cannot_be_saved_has_not_happened(client: TestClient, path: Path, m
     assert names(client) == ["red", "blue"]
 
 
+def test_a_state_that_was_deleted_meanwhile_is_no_404(client: TestClient, path: Path) -> None:
+    teach(client, "red")
+    content = path.read_bytes()
+    path.unlink()
+    for answer in (teach(client, "blue"), client.delete("/api/v1/classes/red"), client.post("/api/v1/undo")):
+        assert answer.status_code == 507
+    assert names(client) == ["red"]
+    assert client.get("/api/v1/file").content == content  # what it knows can still be fetched
+
+
+def test_running_out_of_memory_while_saving_changes_nothing(client: TestClient, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    teach(client, "red")
+    kept = path.read_bytes()
+
+    def short(self: Learner) -> bytes:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "content", short)
+        with pytest.raises(MemoryError):
+            teach(client, "blue")
+    assert names(client) == ["red"]
+    teach(client, "green")
+    assert names(client) == ["red", "green"]
+    assert kept == previous_of(path).read_bytes()
+
+
 def test_a_damaged_state_is_told(path: Path) -> None:
     with StateFile(path) as file:
         learner, _ = file.load()

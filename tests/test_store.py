@@ -242,6 +242,45 @@ def test_a_damaged_state_goes_back_to_the_one_before_and_says_so(path: Path, dam
         load_sound(path)
 
 
+@pytest.mark.parametrize("content", [b"", b"some text", "cut"])
+def test_what_is_no_sound_state_is_never_kept_and_never_costs_the_sound_one(path: Path, content: bytes | str) -> None:
+    kept = previous_of(path).read_bytes()
+    path.write_bytes(path.read_bytes()[:-1] if content == "cut" else content)  # type: ignore[arg-type]
+    with StateFile(path) as file:  # as `new --force` does: overwritten without being read
+        file.save(Learner.from_content(kept))
+    assert previous_of(path).read_bytes() == kept == path.read_bytes()
+
+
+def test_forgetting_in_a_damaged_state_keeps_the_one_before_until_the_new_one_stands(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = previous_of(path).read_bytes()
+    path.write_bytes(path.read_bytes()[:-1])
+    with StateFile(path) as file:
+        learner, _ = file.load()
+        learner.forget("a")
+
+        def full(*args: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            with pytest.raises(OSError, match="No space left"):
+                file.save(learner, keep=False)
+        assert previous_of(path).read_bytes() == kept
+        file.save(learner, keep=False)
+    assert not previous_of(path).exists()
+    assert Learner.load(path).names == ["b"]
+
+
+def test_undo_of_a_state_that_someone_replaced_is_refused(path: Path) -> None:
+    with StateFile(path) as file:
+        other = Learner.load(path)
+        other.rename("a", "x")
+        other.save(path)
+        with pytest.raises(OSError, match="was changed by someone else"):
+            file.undo()
+    assert Learner.load(path).names == ["x", "b", "c"]
+
+
 def test_a_state_of_another_model_is_no_damage(path: Path) -> None:
     with pytest.raises(FormatError, match="made for model"):
         load_sound(path, model="quicknet-32")

@@ -71,7 +71,7 @@ class StateFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(os.path.realpath(path))
         self.previous = previous_of(self.path)
-        self._keeps = True  # the file at `path` is sound, so a change keeps it
+        self._sound: bool | None = None  # whether the file at `path` is, as far as is known: only a sound one is worth keeping
         self._descriptor = self._acquire()
         self._stamp = _stamp(self._descriptor)
         remove_partials(self.path)
@@ -92,8 +92,17 @@ class StateFile:
     def load(self, *, model: Model | str | Path | None = None, threads: int | None = None) -> tuple[Learner, str | None]:
         """Read it, as `load_sound`."""
         learner, told = load_sound(self.path, model=model, threads=threads)
-        self._keeps = told is None
+        self._sound = told is None
         return learner, told
+
+    def _is_sound(self) -> bool:
+        if self._sound is None:
+            try:
+                Learner.load(self.path)
+                self._sound = True
+            except ValueError:
+                self._sound = False
+        return self._sound
 
     def save(self, learner: Learner, *, keep: bool = True) -> None:
         """Replace the file by what the learner knows.
@@ -101,21 +110,23 @@ class StateFile:
         Parameters
         ----------
         learner : what to write.
-        keep : whether the file as it was becomes STATE.previous; else that is removed first, so that neither holds what is to go.
+        keep : whether the file as it was, if it is sound, becomes STATE.previous; else that is removed first, so that neither holds what is
+            to go (after the change where STATE is damaged: then it is all there is).
 
         Raises
         ------
         OSError : it cannot be written; STATE is as it was, and STATE.previous is sound or gone.
         """
         content = learner.content()
-        if not self._ours():
-            raise OSError(errno.EBUSY, "was changed by someone else meanwhile, without asking for the lock", str(self.path))
+        self._check_ours()
+        sound = self._is_sound()
+        if keep and sound and self.path.read_bytes() == content:
+            return  # nothing has changed: what was kept before stays worth more
+        if not keep and sound:
+            self._forget_previous()
+        self._replace(content, keep=keep and sound)
         if not keep:
             self._forget_previous()
-        elif self._keeps and self.path.read_bytes() == content:
-            return  # nothing has changed: what was kept before stays worth more
-        self._replace(content, keep=keep and self._keeps)
-        self._keeps = True
 
     def undo(self) -> None:
         """Make STATE.previous the state again, byte for byte; it is gone then.
@@ -130,15 +141,16 @@ class StateFile:
             raise FileNotFoundError(
                 f"{self.previous}: no such file, so nothing can be undone; one change is kept, and none after forgetting or undoing"
             )
+        self._check_ours()
         content = self.previous.read_bytes()
-        Learner.load(self.previous)
+        Learner.from_content(content)
         self._replace(content, keep=False)
-        self._keeps = True
         self._forget_previous()
 
-    def _ours(self) -> bool:
+    def _check_ours(self) -> None:
         now = os.fstat(self._descriptor)
-        return os.path.samestat(now, os.stat(self.path)) and (now.st_size, now.st_mtime_ns) == self._stamp
+        if not (os.path.samestat(now, os.stat(self.path)) and _stamp(self._descriptor) == self._stamp):
+            raise OSError(errno.EBUSY, "was changed by someone else meanwhile, without asking for the lock", str(self.path))
 
     def _replace(self, content: bytes, *, keep: bool) -> None:
         taken: list[int] = []
@@ -156,6 +168,7 @@ class StateFile:
         os.close(self._descriptor)
         self._descriptor = taken[0]
         self._stamp = _stamp(self._descriptor)
+        self._sound = True
 
     def _forget_previous(self) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -100,10 +100,10 @@ def _answered(handler: Handler) -> Handler:
             return await handler(request)
         except BusyError as error:
             return _error(409, str(error))
-        except FileNotFoundError as error:
-            return _error(404, str(error))
         except OSError as error:
-            return _error(507, f"cannot be saved, nothing was changed: {error.strerror or error}")
+            if error.errno is None:  # nothing to undo
+                return _error(404, str(error))
+            return _error(507, f"cannot be saved, nothing was changed: {error.strerror}")
         except MultiPartException as error:
             return _error(400, f"form: {error.message}")
         except ValueError as error:

@@ -126,7 +126,7 @@ class Device:
             result = change(self._writer)
             try:
                 self._file.save(self._writer, keep=keep)
-            except OSError:
+            except BaseException:
                 self._writer = self._reader.copy()  # what is not on disk has not happened
                 raise
             self._commit()
