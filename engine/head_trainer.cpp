@@ -71,7 +71,7 @@ int64_t HeadTrainer::bytes(size_t classes, size_t width, size_t max_rows) {
 
 void HeadTrainer::choose(const Mix& mix, size_t others) {
   active_count_ = absent_count_ = 0;
-  const size_t live_rows = lesson_.live_labels.size();
+  const size_t live_rows = std::max<size_t>(lesson_.live_labels.size(), 1);  // without one, b_l is 0: any number will do
   for (size_t c = 0; c < lesson_.classes; ++c) {
     const uint64_t share = mix.stand_ins ? live_[c] == 0 : stored_[c];
     if (live_[c] + share == 0) continue;
@@ -89,7 +89,7 @@ void HeadTrainer::choose(const Mix& mix, size_t others) {
                                  (mix.live_batch + mix.other_batch) * live_rows * others);
     if (mix.by_heart) {
       const uint64_t rows = uint64_t{live_[active_[i]]} + stored_[active_[i]];
-      prior_[i] += round_shift(prior_correction(active_count_, rows, live_rows + others) * settings_.tail_prior, 8);
+      prior_[i] += round_shift(prior_correction(active_count_, rows, lesson_.live_labels.size() + others) * settings_.tail_prior, 8);
     }
   }
   ghosts_ = settings_.class_means && mix.other_batch > 0 ? 0 : settings_.ghosts;

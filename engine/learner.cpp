@@ -131,7 +131,7 @@ void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> la
           [&](size_t done, size_t total) { report(Phase::tail, done, total); });
     }
   }
-  consolidate(view(head_.weight), view(weight), view(past), view(current), static_cast<int>(width));
+  if (live > 0) consolidate(view(head_.weight), view(weight), view(past), view(current), static_cast<int>(width));
   Replay::Plan plan = replay_.plan(labels, classes, seed_, experience_);
 
   flipped_ = tail.differing_weights(tail_);
@@ -142,6 +142,10 @@ void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> la
   tail_weight_.swap(tail_weight);
   replay_.commit(std::move(plan), latents.data());
   ++experience_;
+}
+
+void Learner::rehearse(int threads, const Progress& progress) {
+  if (replay_.size() > 0) learn({}, {}, classes(), threads, progress);
 }
 
 void Learner::features(std::span<const uint8_t> images, std::span<int8_t> features, int threads) const {

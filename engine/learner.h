@@ -50,6 +50,9 @@ class Learner {
   // Throws Cancelled, or std::bad_alloc; then nothing has changed.
   void learn(std::span<const uint8_t> images, std::span<const int32_t> labels, size_t classes, int threads, const Progress& progress);
 
+  // Trains the head, and the tail, on the stored rows alone (docs/method.md, 8.2); as `learn` otherwise.
+  void rehearse(int threads, const Progress& progress);
+
   // features: (rows, feature_count) of images.
   void features(std::span<const uint8_t> images, std::span<int8_t> features, int threads) const;
   // probabilities: (rows, classes()) with 15 fraction bits; best: (rows).

@@ -124,7 +124,8 @@ void train_head(const Lesson& lesson, const Settings& settings, const LessonFeat
   mix.stand_ins = stored == 0;
   mix.other_batch = stored > 0 ? std::min<size_t>(settings.replay_batch, stored)
                                : (others.absent().empty() ? 0 : static_cast<size_t>(settings.replay_batch));
-  mix.steps = std::max<size_t>(settings.epochs * ceil_div(live, mix.live_batch), settings.min_steps);
+  const size_t batches = live > 0 ? ceil_div(live, mix.live_batch) : ceil_div(stored, mix.other_batch);
+  mix.steps = std::max<size_t>(settings.epochs * batches, settings.min_steps);
   mix.stand_ins = mix.stand_ins && !others.absent().empty();
   head.choose(mix, stored > 0 ? stored : others.absent().size());
 

@@ -28,7 +28,7 @@ struct Settings {
 // Told how far training is: done of total steps; throws to give up.
 using StepReport = std::function<void(size_t done, size_t total)>;
 
-// The rows of a lesson, and what is known of their classes.
+// The rows of a lesson, and what is known of their classes.  Without live rows it is a rehearsal of the stored ones (8.2).
 struct Lesson {
   std::span<const int32_t> live_labels;
   std::span<const uint16_t> stored_labels;

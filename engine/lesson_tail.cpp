@@ -42,8 +42,10 @@ void train_tail(const Lesson& lesson, const Settings& settings, const Network& n
   Mix mix;
   mix.live_batch = std::min<size_t>(settings.live_batch, live_rows);
   mix.other_batch = std::min<size_t>(settings.tail_replay_batch, stored_rows);
-  mix.steps = std::min(static_cast<size_t>(settings.tail_epochs) * ceil_div(live_rows, mix.live_batch),
-                       ceil_div(static_cast<size_t>(settings.tail_passes) * stored_rows, mix.other_batch));
+  const auto passes = [&](size_t count) { return ceil_div(count * stored_rows, mix.other_batch); };
+  const auto most = static_cast<size_t>(settings.tail_passes);
+  mix.steps = live_rows == 0 ? passes(ceil_div(most, 4))
+                             : std::min(static_cast<size_t>(settings.tail_epochs) * ceil_div(live_rows, mix.live_batch), passes(most));
   mix.by_heart = true;
   const size_t max_rows = mix.live_batch + mix.other_batch;
   HeadTrainer head(lesson, settings, max_rows);
@@ -60,7 +62,7 @@ void train_tail(const Lesson& lesson, const Settings& settings, const Network& n
 
   head.load(weight);
   std::optional<Distillation> distillation;
-  if (settings.tail_distillation) distillation.emplace(lesson, max_rows).load(head.forward());
+  if (settings.tail_distillation && live_rows > 0) distillation.emplace(lesson, max_rows).load(head.forward());
   Distillation* const heard = distillation && head.absent().size() > 1 ? &*distillation : nullptr;
   for (size_t step = 0; step < mix.steps; ++step) {
     report(step, mix.steps);

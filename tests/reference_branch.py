@@ -81,8 +81,11 @@ class ReferenceBranchLearner(ReferenceLearner):
             prior = prior_logits([live_count[c] for c in active], [stored_count[c] for c in active], live_batch, other_batch)
             prior += [rs(log_share(len(active), live_count[c] + stored_count[c], n + r) * settings["tail_prior"], 8) for c in active]
         ghosts = 0 if settings["class_means"] else settings["ghosts"]
-        batches = -(-n // live_batch)
-        steps = min(settings["tail_epochs"] * batches, -(-settings["tail_passes"] * r // other_batch))
+        batches = -(-n // live_batch) if n else 1
+        passes = settings["tail_passes"] if n else -(-settings["tail_passes"] // 4)
+        steps = -(-passes * r // other_batch)
+        if n:
+            steps = min(steps, settings["tail_epochs"] * batches)
         live_order: list[int] = []
         replay_order: list[int] = []
         permutations = 0
@@ -106,7 +109,7 @@ class ReferenceBranchLearner(ReferenceLearner):
             v = self.branch[active]
             features = self.tail.features_of(varied)
             distilled: Int64 | int = 0
-            if settings["tail_distillation"] and absent:
+            if settings["tail_distillation"] and absent and n:
                 bits = self.network.feature_bits
                 distilled = distillation(logits(features, v, bits), logits(before.features_of(varied), before_v, bits), absent)
             gradients = self.tail.gradients(Minibatch(varied, targets, prior, ghosts, distilled), v, moment)

@@ -70,7 +70,7 @@ def prior_logits(live: Sequence[int], stored: Sequence[int], live_batch: int, re
         b_l and b_r, after they were limited to N and R.
 
     """
-    n, r, t = sum(live), sum(stored), len(live)
+    n, r, t = max(1, sum(live)), sum(stored), len(live)  # without live rows n falls out
     denominator = (live_batch + replay_batch) * n * r
     result = []
     for n_c, m_c in zip(live, stored, strict=True):

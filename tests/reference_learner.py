@@ -95,6 +95,14 @@ class ReferenceLearner:
         )
         self.experience += 1
 
+    def rehearse(self) -> None:
+        """Train on the stored rows alone (method.md, 8.2)."""
+        stored_labels = [int(c) for c in self.labels]
+        known = len(self.past_count)
+        nothing = np.zeros((0, self.network.feature_count), np.int64)
+        self.weight = self._train(nothing, [], stored_labels, [0] * known, [stored_labels.count(c) for c in range(known)]).astype(np.int32)
+        self.experience += 1
+
     def _train(
         self, live_features: Int64, live_labels: list[int], stored_labels: list[int], live_count: list[int], stored_count: list[int]
     ) -> Int64:
@@ -125,7 +133,7 @@ class ReferenceLearner:
             prior = prior_logits([live_count[c] for c in active], [other_count[c] for c in active], live_batch, other_batch)
         ghosts = 0 if settings["class_means"] and other_batch else settings["ghosts"]
         position = {c: i for i, c in enumerate(active)}
-        batches = -(-n // live_batch)
+        batches = -(-n // live_batch) if n else -(-r // other_batch)
         steps = max(settings["epochs"] * batches, settings["min_steps"])
 
         anchor = self.weight[active].astype(np.int64)

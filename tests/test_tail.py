@@ -109,6 +109,9 @@ def test_lessons_equal_the_reference(tmp_path: Path, family: str, train_blocks: 
         assert_same(ours, reference, train_blocks)
     moved = any(not np.array_equal(a, b.shadow) for a, b in zip(before, reference.tail.blocks, strict=True))
     assert moved, "the lesson left the tail as it was: the test shows nothing"
+    ours._core.rehearse(2, None)
+    reference.rehearse()
+    assert_same(ours, reference, train_blocks)
     best, probabilities = ours._core.predict(images, 2)
     expected = reference.predict(images)
     assert np.array_equal(best, expected[0])

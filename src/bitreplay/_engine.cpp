@@ -186,6 +186,13 @@ NB_MODULE(_engine, m) {
              l.learn(view(images), view(labels), classes, threads, call);
            },
            nb::arg("images"), nb::arg("labels"), nb::arg("classes"), nb::arg("threads"), nb::arg("progress").none())
+      .def("rehearse",
+           [](Learner& l, int threads, const nb::object& progress) {
+             const bitreplay::Progress call = make_progress(progress);
+             nb::gil_scoped_release unlock;
+             l.rehearse(threads, call);
+           },
+           nb::arg("threads"), nb::arg("progress").none())
       .def("features",
            [](const Learner& l, const Array<uint8_t, 4>& images, int threads) {
              const auto width = static_cast<size_t>(l.network().feature_count());

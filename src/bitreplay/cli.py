@@ -329,6 +329,30 @@ def rename(
 
 
 @app.command()
+def merge(
+    state: StateArgument,
+    others: Annotated[list[Path], typer.Argument(readable=False, metavar="OTHER...", help="States of other devices with the same model.")],
+    model: ModelOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Take over what other devices were taught; their states stay as they are."""
+    with _changing(state) as file:
+        learner = _load(state, model, threads, file=file)
+        taught = [_load(other, model, threads) for other in others]
+        known = set(learner.names)
+        with progress() as report:
+            equal = learner.merge(*taught, progress=lambda phase, done, total: report(_PHASES.get(phase, phase), done, total))
+        with _saving(state):
+            file.save(learner)
+    opened = [name for name in learner.names if name not in known]
+    say(f"{state}: knows {_count(learner.names)} now{'; new: ' + _listed(opened) if opened else ''}")
+    if not equal:
+        say(
+            "The trained tails differed: that of the state which saw most pictures is kept, the heads were trained again on the merged memory."
+        )
+
+
+@app.command()
 def serve(
     state: StateArgument,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port on this machine; 0 takes a free one.")] = 8008,

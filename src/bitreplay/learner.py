@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from . import _engine
 from .container import replace_file
+from .merge import merged_state
 from .model import Model
 from .settings import MAX_CAPACITY, Settings
 from .state import State, core_of, is_name, pack_state, parse_state, read_state, state_of, without_class
@@ -38,6 +39,16 @@ class Prediction:
 
     names: list[str]
     probabilities: NDArray[np.float32]
+
+
+def _reporter(progress: Callable[[str, int, int], object] | None, cancel: Callable[[], bool] | None) -> Callable[[str, int, int], bool]:
+    # What the core asks between steps: whether to give up.
+    def report(phase: str, done: int, total: int) -> bool:
+        if progress is not None:
+            progress(phase, done, total)
+        return bool(cancel is not None and cancel())
+
+    return report
 
 
 def _default_threads() -> int:
@@ -229,13 +240,8 @@ class Learner:
                 "learner with a larger lesson_images"
             )
 
-        def report(phase: str, done: int, total: int) -> bool:
-            if progress is not None:
-                progress(phase, done, total)
-            return bool(cancel is not None and cancel())
-
         indices = np.array([known[name] for name in names], np.int32)
-        self._core.learn(images, indices, len(known), self._threads, report)
+        self._core.learn(images, indices, len(known), self._threads, _reporter(progress, cancel))
         self._names = list(known)
 
     def forget(self, name: str) -> None:
@@ -268,6 +274,48 @@ class Learner:
             if new != old and new in self._names:
                 raise ValueError(f"new: expected a name that is not taken, got {new!r}; forget that class first")
             self._names = [new if name == old else name for name in self._names]
+
+    def merge(
+        self,
+        *others: Learner,
+        progress: Callable[[str, int, int], object] | None = None,
+        cancel: Callable[[], bool] | None = None,
+    ) -> bool:
+        """Take over what other learners know (docs/method.md 8): all of it, or, when anything fails, nothing.
+
+        Class means add up, heads are averaged by their counts, memories are cut to this learner's capacity by class balance; then head
+        and tail are trained on the stored rows.  Settings stay this learner's.  A name that several know is one class.
+
+        Parameters
+        ----------
+        others : learners on the same model that train the same blocks; they stay as they are.
+        progress, cancel : as in `learn`.
+
+        Returns
+        -------
+        Whether the tails were equal; where not, the tail of the one that saw most pictures was kept, and those of the others are lost.
+
+        Raises
+        ------
+        ValueError : the learners do not fit, or know too many classes together.
+        Cancelled, KeyboardInterrupt : as in `learn`; nothing has changed.
+
+        Notes
+        -----
+        Needs this learner's state twice, and the working memory of a lesson without pictures.
+        """
+        with self._change("merge"):
+            if not others:
+                raise ValueError("others: expected at least one learner, got none")
+            states = [self._state()]
+            for other in others:
+                with other._lock:
+                    states.append(other._state())
+            state, equal = merged_state(states)
+            core = core_of(state)
+            core.rehearse(self._threads, _reporter(progress, cancel))
+            self._core, self._names = core, list(state.names)
+            return equal
 
     def predict(self, images: NDArray[np.uint8], *, mirrored: bool = False) -> Prediction:
         """Name what is on the images; changes nothing.
