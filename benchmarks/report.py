@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,50 @@ def gradient_parts(lines: list[dict[str, Any]]) -> list[str]:
     ]
 
 
+def mean_sd(lines: list[dict[str, Any]], value: Callable[[dict[str, Any]], float]) -> str:
+    values = [100 * value(line) for line in lines]
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
+
+
+def by(lines: list[dict[str, Any]], *keys: str) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for line in lines:
+        if line["split"] == "test":
+            groups[tuple(line[key] for key in keys)].append(line)
+    return groups
+
+
+def merge_parts(lines: list[dict[str, Any]]) -> list[str]:
+    rows = []
+    for (halves, blocks, lessons, equal), found in by(lines, "halves", "train_blocks", "lessons", "equal_tails").items():
+        columns = (lambda r: r["in_turn"], lambda r: r["merged"], lambda r: r["in_turn"] - r["merged"])
+        tail = "head alone" if blocks == 0 else f"{blocks} blocks, {'equal' if equal else 'different'} tails"
+        rows.append((halves, tail, str(lessons), *(mean_sd(found, column) for column in columns), str(len(found))))
+    return [
+        "\n## Two devices merged\n\n"
+        "One device was taught one half of CIFAR-10, another the other half; then the one took over the other's state. Beside it one device that was taught both halves in turn. "
+        "Halves are five classes each, or half of the pictures of every class; 1,500 rows each; test pictures; paired by seed.\n\n"
+        "    python benchmarks/merge.py CIFAR10_FOLDER\n    python benchmarks/merge.py CIFAR10_FOLDER --train-blocks 2 --lessons 2\n",
+        table(("halves", "trained", "lessons a half", "both in turn, %", "merged, %", "lost, points", "seeds"), rows),
+    ]
+
+
+def reject_parts(lines: list[dict[str, Any]]) -> list[str]:
+    rows = []
+    for (blocks, classes, share), found in by(lines, "train_blocks", "classes", "reject").items():
+        columns = (lambda r: r["false_reject"], lambda r: r["false_accept"], lambda r: r["false_accept_digits"])
+        trained = "head alone" if blocks == 0 else f"{blocks} blocks"
+        rows.append((trained, str(classes), f"{100 * share:.0f}", *(mean_sd(found, column) for column in columns), str(len(found))))
+    return [
+        '\n## "I don\'t know"\n\n'
+        "`predict(reject=…)`: the threshold is set so that this share of the remembered rows is called unknown. CIFAR-10's test pictures: K random classes are known, each taught in a lesson of its own; "
+        "*false reject*: pictures of these that are called unknown; *false accept*: pictures of the other classes that are not, and handwritten digits (scikit-learn's) that are not. "
+        "Off by default: it holds what it promises of known things, but the classes of CIFAR-10 that nobody taught look known to this small network more often than not.\n\n"
+        "    python benchmarks/reject.py CIFAR10_FOLDER\n    python benchmarks/reject.py CIFAR10_FOLDER --train-blocks 2\n",
+        table(("trained", "known classes", "asked for, %", "false reject, %", "false accept, %", "of digits, %", "seeds"), rows),
+    ]
+
+
 def main() -> None:
     lines = read("accuracy.jsonl")
     runs = grouped(lines, "test")
@@ -130,6 +175,7 @@ def main() -> None:
     for name in sorted(RESULTS.glob("*.md")):  # prose beside the figures of one run, written by hand; figures come from the files
         parts.append(name.read_text())
     parts.append("\nWhat training the tail adds, in which widths, and beside which methods: [papers.md](papers.md).\n")
+    parts += merge_parts(read("merge.jsonl")) + reject_parts(read("reject.jsonl"))
     gradients = read("gradients.jsonl")
     parts += gradient_parts(gradients) if gradients else []
     backbone = read("backbone.jsonl")

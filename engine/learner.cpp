@@ -1,46 +1,13 @@
 #include "learner.h"
 
 #include <algorithm>
-#include <thread>
 #include <utility>
-#include <vector>
 
 #include "fixed_point.h"
-#include "head_kernels.h"
 #include "random.h"
+#include "rows.h"
 
 namespace bitreplay {
-namespace {
-
-constexpr size_t kRowsPerRound = 32;  // a thread's share between two calls of the progress function
-
-size_t workers_for(size_t rows, int threads) { return std::max<size_t>(1, std::min<size_t>(static_cast<size_t>(threads), rows)); }
-
-
-// Runs job(row, scratch) for every row, in rounds; before each round `report(done)` may give up by throwing.
-// A row's result depends on the row alone, so neither threads nor rounds can be seen in it.
-template <class Job, class Report>
-void for_rows(const Network& network, size_t rows, int threads, const Job& job, const Report& report) {
-  const size_t workers = workers_for(rows, threads);
-  std::vector<Scratch> scratch;
-  scratch.reserve(workers);
-  for (size_t i = 0; i < workers; ++i) scratch.push_back(network.make_scratch());
-  for (size_t begin = 0; begin < rows;) {
-    report(begin);
-    const size_t end = std::min(rows, begin + workers * kRowsPerRound);
-    const auto share = [&](size_t worker) {
-      for (size_t row = begin + worker; row < end; row += workers) job(row, worker, scratch[worker]);
-    };
-    std::vector<std::jthread> pool;
-    for (size_t i = 1; i < workers; ++i) pool.emplace_back(share, i);
-    share(0);
-    pool.clear();
-    begin = end;
-  }
-  report(rows);
-}
-
-}  // namespace
 
 Learner::Learner(std::shared_ptr<const Network> network, size_t capacity, uint64_t seed, const Settings& settings,
                  const TailSettings& tail, std::span<const TailSource> tail_sources)
@@ -146,86 +113,6 @@ void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> la
 
 void Learner::rehearse(int threads, const Progress& progress) {
   if (replay_.size() > 0) learn({}, {}, classes(), threads, progress);
-}
-
-void Learner::features(std::span<const uint8_t> images, std::span<int8_t> features, int threads) const {
-  see(images, false, features, {}, threads);
-}
-
-namespace {
-
-void mirror(const uint8_t* image, size_t side, uint8_t* out) {
-  for (size_t y = 0; y < side; ++y) {
-    for (size_t x = 0; x < side; ++x) std::copy_n(image + 3 * (y * side + x), 3, out + 3 * (y * side + side - 1 - x));
-  }
-}
-
-}  // namespace
-
-void Learner::see(std::span<const uint8_t> images, bool mirrored, std::span<int8_t> features, std::span<int8_t> trained,
-                  int threads) const {
-  const size_t width = static_cast<size_t>(network_->feature_count());
-  const size_t bytes = network_->image_bytes();
-  const size_t rows = images.size() / bytes;
-  Buffer<uint64_t> latents(rows * network_->latent_words());
-  Buffer<uint8_t> turned(mirrored ? workers_for(rows, threads) * bytes : 0);
-  for_rows(
-      *network_, rows, threads,
-      [&](size_t row, size_t worker, Scratch& scratch) {
-        uint64_t* latent = latents.data() + row * network_->latent_words();
-        const uint8_t* image = images.data() + row * bytes;
-        if (mirrored) {
-          mirror(image, static_cast<size_t>(network_->image_size()), turned.data() + worker * bytes);
-          image = turned.data() + worker * bytes;
-        }
-        network_->latent(image, latent, scratch);
-        network_->features(latent, features.data() + row * width, scratch);
-        if (!trained.empty()) tail_.features(*network_, latent, trained.data() + row * width, scratch);
-      },
-      [](size_t) {});
-}
-
-int64_t Learner::predict_bytes(size_t rows, bool mirrored, int threads) const {
-  const size_t width = static_cast<size_t>(network_->feature_count());
-  const size_t branches = tail_weight_.empty() ? 1 : 2, views = mirrored ? 2 : 1;
-  const size_t each = static_cast<size_t>(network_->scratch_bytes()) + (mirrored ? network_->image_bytes() : 0);
-  const size_t seeing = rows * network_->latent_words() * sizeof(uint64_t) + workers_for(rows, threads) * each;
-  const size_t scoring = classes() * (branches * width * sizeof(int16_t) + (branches * views > 1 ? 3 : 2) * sizeof(int64_t));
-  return static_cast<int64_t>(views * branches * rows * width + std::max(seeing, scoring));
-}
-
-void Learner::predict(std::span<const uint8_t> images, bool mirrored, std::span<int32_t> probabilities, std::span<int32_t> best,
-                      int threads) const {
-  const size_t width = static_cast<size_t>(network_->feature_count());
-  const bool has_branch = !tail_weight_.empty();
-  const size_t views = mirrored ? 2 : 1;
-  const size_t size = best.size() * width;
-  Buffer<int8_t> rows(views * size), trained(has_branch ? views * size : 0);
-  const auto view_of = [&](Buffer<int8_t>& features, size_t view) {
-    return features.empty() ? std::span<int8_t>() : std::span(features.data() + view * size, size);
-  };
-  for (size_t view = 0; view < views; ++view) see(images, view == 1, view_of(rows, view), view_of(trained, view), threads);
-  const int shift = int{has_branch} + int{mirrored};  // log2 of the logits that are averaged
-  Buffer<int16_t> forward(head_.weight.size()), tail_forward(tail_weight_.size());
-  Buffer<int64_t> scores(classes()), more(shift > 0 ? classes() : 0);
-  const Buffer<int64_t> prior(classes(), 0);
-  std::transform(head_.weight.begin(), head_.weight.end(), forward.begin(), forward_weight);
-  std::transform(tail_weight_.begin(), tail_weight_.end(), tail_forward.begin(), forward_weight);
-  const HeadBatch one{1, static_cast<int>(width), static_cast<int>(classes())};
-  const auto add = [&](const Buffer<int8_t>& features, size_t row, const Buffer<int16_t>& weight) {
-    head_logits(one, features.data() + row * width, weight.data(), network_->feature_bits(), more.data());
-    for (size_t c = 0; c < scores.size(); ++c) scores[c] += more[c];
-  };
-  for (size_t row = 0; row < best.size(); ++row) {
-    head_logits(one, rows.data() + row * width, forward.data(), network_->feature_bits(), scores.data());
-    if (has_branch) add(trained, row, tail_forward);
-    if (mirrored) add(rows, best.size() + row, forward);
-    if (mirrored && has_branch) add(trained, best.size() + row, tail_forward);
-    for (int64_t& score : scores) score = round_shift(score, shift);
-    best[row] = static_cast<int32_t>(std::max_element(scores.begin(), scores.end()) - scores.begin());
-    head_softmax(one, scores.data(), prior.data(), 0);
-    for (size_t c = 0; c < scores.size(); ++c) probabilities[row * scores.size() + c] = static_cast<int32_t>(scores[c]);
-  }
 }
 
 void Learner::restore(std::span<const int32_t> weight, std::span<const uint32_t> past_count, std::span<const int64_t> sums,

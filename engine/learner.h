@@ -27,6 +27,16 @@ struct Cancelled : std::exception {
   const char* what() const noexcept override { return "the lesson was given up; nothing has changed"; }
 };
 
+// Classes of constant logit 0 that stand for all that is not known, where certainty is asked for (docs/method.md, 4.5).
+inline constexpr int kUnknownGhosts = 64;
+
+// What is said of each row.
+struct Answers {
+  std::span<int32_t> best;           // the class
+  std::span<int32_t> certainty;      // that it is a known class at all, 15 fraction bits: how sure the frozen branch is
+  std::span<int32_t> probabilities;  // (rows, classes) with 15 fraction bits, or empty
+};
+
 class Learner {
  public:
   // tail_sources: shadow weights of the blocks to train (tail.h).  Throws std::invalid_argument.
@@ -55,10 +65,10 @@ class Learner {
 
   // features: (rows, feature_count) of images.
   void features(std::span<const uint8_t> images, std::span<int8_t> features, int threads) const;
-  // probabilities: (rows, classes()) with 15 fraction bits; best: (rows).
   // mirrored: from each image and its mirror image.
-  void predict(std::span<const uint8_t> images, bool mirrored, std::span<int32_t> probabilities, std::span<int32_t> best,
-               int threads) const;
+  void predict(std::span<const uint8_t> images, bool mirrored, const Answers& answers, int threads) const;
+  // The same of the rows in the replay memory, in slot order.
+  void recall(const Answers& answers, int threads) const;
   // What that allocates at its highest.
   int64_t predict_bytes(size_t rows, bool mirrored, int threads) const;
 
@@ -79,6 +89,9 @@ class Learner {
  private:
   // features of the frozen network, and, unless empty, those of the trained branch; of the mirrored images where `mirrored`.
   void see(std::span<const uint8_t> images, bool mirrored, std::span<int8_t> features, std::span<int8_t> trained, int threads) const;
+
+  // From features, one view behind the other, to answers; trained: those of the trained branch, or empty.
+  void judge(std::span<const int8_t> rows, std::span<const int8_t> trained, bool mirrored, const Answers& answers) const;
 
   std::shared_ptr<const Network> network_;
   Settings settings_;

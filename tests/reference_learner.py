@@ -12,6 +12,7 @@ from reference_head import consolidate, learning_rate, logits, prior_logits, sof
 from reference_network import ReferenceNetwork
 from reference_replay import update_memory
 
+UNKNOWN_GHOSTS = 64
 PURPOSE_LIVE, PURPOSE_REPLAY, PURPOSE_DEVIATION, PURPOSE_ABSENT = 1, 2, 5, 6
 
 
@@ -184,6 +185,10 @@ class ReferenceLearner:
         said = [logit for view in views for logit in self._logits(self.network.latents(view))]
         logit = rs(np.sum(said, axis=0), len(said).bit_length() - 1)
         return logit.argmax(axis=1), softmax(logit, 0)
+
+    def certainty(self, images: NDArray[np.uint8]) -> Int64:
+        """That an image shows something known (N,), 15 fraction bits (method.md, 4.5)."""
+        return softmax(ReferenceLearner._logits(self, self.network.latents(images))[0], UNKNOWN_GHOSTS).max(axis=1)
 
     def _logits(self, latents: Uint64) -> list[Int64]:
         """Of each branch (N, K); there are 2^n of them."""

@@ -558,3 +558,37 @@ def test_two_commands_at_once(taught: Path, tmp_path: Path) -> None:
         for words in (("learn", taught, tmp_path / "lesson"), ("forget", taught, "red"), ("rename", taught, "red", "x"), ("undo", taught)):
             assert "another process is changing it" in assert_refused(taught, *words)
         run("predict", taught, tmp_path / "lesson")
+
+
+def test_merge_takes_over_what_another_device_was_taught(taught: Path, tmp_path: Path) -> None:
+    run("new", tmp_path / "one.state", "--capacity", 20)
+    run("new", tmp_path / "two.state", "--capacity", 20)
+    run("learn", tmp_path / "one.state", write_lesson(tmp_path / "dark", ["blue"], first_seed=50))
+    run("learn", tmp_path / "two.state", write_lesson(tmp_path / "light", ["green", "red"], first_seed=50))
+    others = (tmp_path / "two.state").read_bytes()
+    out, _ = run("merge", tmp_path / "one.state", tmp_path / "two.state")
+    assert "knows 3 classes now; new: green, red" in out
+    assert (tmp_path / "two.state").read_bytes() == others
+    result = json.loads(run("predict", tmp_path / "one.state", tmp_path / "lesson", "--json")[0])
+    assert result["accuracy"] >= 0.9
+    run("undo", tmp_path / "one.state")
+    assert Learner.load(tmp_path / "one.state").names == ["blue"]
+    assert "no such file" in assert_refused(taught, "merge", taught, tmp_path / "none.state")
+    (tmp_path / "bad.state").write_bytes(b"x" * 99)
+    assert "bad.state" in assert_refused(taught, "merge", taught, tmp_path / "bad.state")
+
+
+def test_what_is_unknown_is_called_so_when_asked(state: Path, tmp_path: Path) -> None:
+    run("learn", state, write_lesson(tmp_path / "lesson", ["blue", "green"]))
+    test = write_lesson(tmp_path / "test", ["blue", "red"], first_seed=70)
+    out, _ = run("predict", state, test, "--reject", "0.1")
+    assert "pictures of known classes called unknown: " in out
+    assert out.splitlines()[-1].endswith(f" of {PICTURES}")
+    result = json.loads(run("predict", state, test, "--reject", "0.1", "--json")[0])
+    assert result["false_rejects"]["of"] == result["false_accepts"]["of"] == PICTURES
+    unknown = [image["unknown"] for image in result["images"] if image["class"] == "red"]
+    assert result["false_accepts"]["count"] == PICTURES - sum(unknown)
+    assert sum(unknown) > PICTURES // 2
+    assert "unknown; of what it knows most like" in run("predict", state, *sorted((test / "red").iterdir()), "--reject", "0.1")[0]
+    for bad in ("0", "1", "-1", "nan"):
+        assert "expected a share between 0 and 1" in assert_refused(state, "predict", state, test, "--reject", bad)

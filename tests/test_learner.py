@@ -585,3 +585,48 @@ def test_the_shipped_backbone_fits_in_45_mb() -> None:
     name, size, unit = run(code).split()
     assert (name, unit) == ("VmRSS:", "kB")
     assert int(size) <= 45_000
+
+
+# -- what is not known --------------------------------------------------------------------------------------------------------
+
+
+def test_the_share_of_remembered_rows_that_is_called_unknown_is_what_was_asked_for(taught: Learner) -> None:
+    _, certainty = taught._core.recall(1)
+    images = pictures(8, 60)
+    sure = taught._core.predict(images, 1)[2]
+    assert not taught.predict(images).unknown.any()
+    for share in (0.01, 0.3, 0.5, 0.99):
+        least = np.sort(certainty)[int(share * 8)]
+        assert (certainty < least).mean() <= share
+        assert np.array_equal(taught.predict(images, reject=share).unknown, sure < least)
+        assert np.array_equal(taught.predict(images, reject=share).probabilities, taught.predict(images).probabilities)
+    for bad in (0, 1, -0.1, float("nan"), "x"):
+        with pytest.raises(ValueError, match="reject: expected a share between 0 and 1"):
+            taught.predict(images, reject=bad)
+
+
+def test_one_class_can_be_unsure_too_and_without_rows_there_is_no_threshold(model: Model) -> None:
+    learner = Learner.new(model, capacity=8, threads=1, **QUICK)
+    learner.learn(pictures(1, 8), ["a"] * 8)
+    assert len(set(learner._core.predict(pictures(8, 30), 1)[2].tolist())) > 1
+    bare = Learner.new(model, capacity=0, threads=1, **QUICK)
+    bare.learn(pictures(1, 8), ["a"] * 8)
+    with pytest.raises(ValueError, match="reject: expected a learner that remembers rows"):
+        bare.predict(pictures(8, 3), reject=0.1)
+    assert bare.recall() == {"a": None}
+
+
+def test_recall_says_how_many_remembered_rows_are_named_rightly_after_every_change(taught: Learner) -> None:
+    best, _ = taught._core.recall(2)
+    labels = taught._core.labels()
+    assert taught.recall() == {name: float((best[labels == i] == i).mean()) for i, name in enumerate(taught.names)}
+    latents = taught._core.rows()
+    features = taught.model.network.features_of_latents(latents).astype(np.int64)
+    logits = features @ (taught._core.weight().astype(np.int64) >> 16).T
+    assert np.array_equal(best, logits.argmax(axis=1))
+    taught.learn(pictures(3, 9), ["c"] * 9)
+    assert set(taught.recall()) == {"a", "b", "c"}
+    taught.rename("c", "d")
+    assert set(taught.recall()) == {"a", "b", "d"}
+    taught.forget("a")
+    assert set(taught.recall()) == {"b", "d"}

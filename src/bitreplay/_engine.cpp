@@ -205,13 +205,22 @@ NB_MODULE(_engine, m) {
       .def("predict",
            [](const Learner& l, const Array<uint8_t, 4>& images, int threads, bool mirrored) {
              const size_t rows = images.shape(0);
-             Result<int32_t> probabilities({rows, l.classes()}), best({rows});
+             Result<int32_t> probabilities({rows, l.classes()}), best({rows}), certainty({rows});
              nb::gil_scoped_release unlock;
-             l.predict(view(images), mirrored, {probabilities.data, rows * l.classes()}, {best.data, rows}, threads);
+             l.predict(view(images), mirrored, {{best.data, rows}, {certainty.data, rows}, {probabilities.data, rows * l.classes()}}, threads);
              nb::gil_scoped_acquire lock;
-             return nb::make_tuple(best.array, probabilities.array);
+             return nb::make_tuple(best.array, probabilities.array, certainty.array);
            },
            nb::arg("images"), nb::arg("threads"), nb::arg("mirrored") = false)
+      .def("recall",
+           [](const Learner& l, int threads) {
+             const size_t rows = l.replay().size();
+             Result<int32_t> best({rows}), certainty({rows});
+             nb::gil_scoped_release unlock;
+             l.recall({{best.data, rows}, {certainty.data, rows}, {}}, threads);
+             nb::gil_scoped_acquire lock;
+             return nb::make_tuple(best.array, certainty.array);
+           })
       .def("predict_bytes", &Learner::predict_bytes)
       .def("restore",
            [](Learner& l, const Flat<int32_t>& weight, const Flat<uint32_t>& past_count, const Flat<int64_t>& sums,

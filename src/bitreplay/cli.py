@@ -391,6 +391,14 @@ def predict(
             "--mirrored", help="Look at each picture's mirror image too: twice the time, better where things may face either way."
         ),
     ] = False,
+    reject: Annotated[
+        float | None,
+        typer.Option(
+            "--reject",
+            metavar="SHARE",
+            help='Say "unknown" where it is unsure; this share of pictures of known things may be called so, 0.1 for instance. Default: never.',
+        ),
+    ] = None,
     as_json: JsonOption = False,
     model: ModelOption = None,
     threads: ThreadsOption = None,
@@ -407,11 +415,13 @@ def predict(
             pictures += _class_pictures(source) or [(path, None) for path in _flat_pictures(source)]
     names: list[str] = []
     probabilities: list[float] = []
+    rejected: list[bool] = []
     with progress() as report:
         for start in range(0, len(pictures), PREDICT_BATCH):
             batch = np.stack([_read(path, learner.image_size) for path, _ in pictures[start : start + PREDICT_BATCH]])
-            prediction = learner.predict(batch, mirrored=mirrored)
+            prediction = learner.predict(batch, mirrored=mirrored, reject=reject)
             names += prediction.names
+            rejected += prediction.unknown.tolist()
             columns = [learner.names.index(name) for name in prediction.names]
             probabilities += prediction.probabilities[np.arange(len(columns)), columns].tolist()
             report("pictures", len(names), len(pictures))
@@ -419,22 +429,35 @@ def predict(
     result: dict[str, Any] = {"state": str(state)}
     result["images"] = [
         {"file": str(path), **({} if label is None else {"class": label}), "name": name, "probability": probability}
-        for (path, label), name, probability in zip(pictures, names, probabilities, strict=True)
+        | ({} if reject is None else {"unknown": unknown})
+        for (path, label), name, probability, unknown in zip(pictures, names, probabilities, rejected, strict=True)
     ]
     labelled = [(label, name) for (_, label), name in zip(pictures, names, strict=True) if label is not None]
     if labelled:
         result.update(_score(labelled, list(learner.names)))
+        if reject is not None:
+            taught = [row["unknown"] for row in result["images"] if row.get("class") in learner.names]
+            others = [not row["unknown"] for row in result["images"] if "class" in row and row["class"] not in learner.names]
+            result["false_rejects"] = {"count": sum(taught), "of": len(taught)}
+            result["false_accepts"] = {"count": sum(others), "of": len(others)}
     if as_json:
         print_json(result)
         return
     for row in result["images"]:
         if "class" not in row:
-            say(f"{row['file']}: {row['name']} ({percent(row['probability'])})")
+            guess = f"{row['name']} ({percent(row['probability'])})"
+            say(f"{row['file']}: {f'unknown; of what it knows most like {guess}' if row.get('unknown') else guess}")
     if labelled:
         say(f"accuracy {percent(result['accuracy'])} ({result['right']} of {result['total']} pictures)")
         _print_confusion(result["confusion"])
         if result["unknown"]:
             say(f"not known to the state, counted as errors: {_listed(result['unknown'])}")
+        for kind, what in (
+            ("false_rejects", "pictures of known classes called unknown"),
+            ("false_accepts", "pictures of others not called so"),
+        ):
+            if result.get(kind, {}).get("of"):
+                say(f"{what}: {result[kind]['count']} of {result[kind]['of']}")
 
 
 def _score(labelled: list[tuple[str, str]], known: list[str]) -> dict[str, Any]:

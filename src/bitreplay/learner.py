@@ -35,10 +35,12 @@ class Prediction:
     ----------
     names : most probable class of each image, list of N str.
     probabilities : float32 (N, K), columns in the order of ``learner.names``; multiples of 2^-15 that sum to nearly 1.
+    unknown : bool (N,), where the image probably shows nothing that is known; all False unless ``reject`` was given.
     """
 
     names: list[str]
     probabilities: NDArray[np.float32]
+    unknown: NDArray[np.bool_]
 
 
 def _reporter(progress: Callable[[str, int, int], object] | None, cancel: Callable[[], bool] | None) -> Callable[[str, int, int], bool]:
@@ -71,6 +73,7 @@ class Learner:
         self._names: list[str] = []
         self._lock = threading.RLock()  # a lesson's; who asks from another thread waits for its end
         self._learning = False
+        self._said: tuple[NDArray[np.int32], NDArray[np.int32]] | None = None  # of `_recalled`
         sources = [tuple(source) for source in model.tail_sources(settings.train_blocks)]
         self._core = _engine.Learner(model.network, settings.capacity, settings.seed, settings.for_core(), sources)
 
@@ -317,7 +320,7 @@ class Learner:
             self._core, self._names = core, list(state.names)
             return equal
 
-    def predict(self, images: NDArray[np.uint8], *, mirrored: bool = False) -> Prediction:
+    def predict(self, images: NDArray[np.uint8], *, mirrored: bool = False, reject: float | None = None) -> Prediction:
         """Name what is on the images; changes nothing.
 
         Parameters
@@ -325,21 +328,52 @@ class Learner:
         images : uint8 (N, S, S, 3), RGB, 0..255, S = ``image_size``, N >= 1.
         mirrored : whether each image is looked at mirrored left to right as well, and the logits averaged (docs/method.md 4.1): twice the
             time, and more accurate for things that may face either way.  Less accurate for text and digits.
+        reject : which share of pictures of known things may be called unknown, 0 < reject < 1, so that others are (docs/method.md 4.5).  The
+            threshold is that share of the remembered rows; what it lets through is in docs/accuracy.md.  None: nothing is called unknown.
 
         Raises
         ------
-        ValueError : the input does not fit, or nothing has been learned yet.
+        ValueError : the input does not fit, or nothing has been learned yet, or `reject` is given and no row is remembered.
         """
         images = self._check_images(images)
+        if reject is not None and not (isinstance(reject, int | float) and 0 < reject < 1):
+            raise ValueError(f"reject: expected a share between 0 and 1, or None, got {reject!r}")
         if not self._names:
             raise ValueError("predict: expected a learner that knows a class, got one that knows none; call learn first")
-        best, probabilities = [], []
+        best, probabilities, certainty = [], [], []
         with self._lock:
+            least = 0 if reject is None else self._least_certainty(reject)
             for start in range(0, len(images), _PREDICT_ROWS):
-                classes, p = self._core.predict(images[start : start + _PREDICT_ROWS], self._threads, mirrored)
+                classes, p, sure = self._core.predict(images[start : start + _PREDICT_ROWS], self._threads, mirrored)
                 best.append(classes)
                 probabilities.append(p.astype(np.float32) / 2**15)
-            return Prediction([self._names[i] for i in np.concatenate(best)], np.concatenate(probabilities))
+                certainty.append(sure)
+            names = [self._names[i] for i in np.concatenate(best)]
+            return Prediction(names, np.concatenate(probabilities), np.concatenate(certainty) < least)
+
+    def recall(self) -> dict[str, float | None]:
+        """Share of each class's remembered rows that the learner names rightly, by name; None for a class without rows.
+
+        Rows that a lesson was trained on: an upper bound of what it knows of new pictures.  Looks at every row, once after each change.
+        """
+        with self._lock:
+            best, _ = self._recalled()
+            labels = self._core.labels()
+            right = np.bincount(labels[best == labels], minlength=len(self._names))
+            rows = np.bincount(labels, minlength=len(self._names))
+            return {name: float(r / n) if n else None for name, r, n in zip(self._names, right, rows, strict=True)}
+
+    def _recalled(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        # Class and certainty of every remembered row, kept until the next change.
+        if self._said is None or self._learning:
+            self._said = self._core.recall(self._threads)
+        return self._said
+
+    def _least_certainty(self, reject: float) -> int:
+        _, certainty = self._recalled()
+        if not len(certainty):
+            raise ValueError("reject: expected a learner that remembers rows, got one without; make it with a capacity above 0")
+        return int(np.sort(certainty)[int(reject * len(certainty))])
 
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.int8]:
         """What the head sees, int8 (N, D_f) in -127..127; real value times 2^feature_bits (docs/method.md 3.6)."""
@@ -430,6 +464,7 @@ class Learner:
                 yield
             finally:
                 self._learning = False
+                self._said = None
         finally:
             if free:
                 self._lock.release()
@@ -438,7 +473,7 @@ class Learner:
         return state_of(self._model, self._settings, self._names, self._core)
 
     def _take(self, state: State) -> None:
-        self._core, self._names = core_of(state), list(state.names)
+        self._core, self._names, self._said = core_of(state), list(state.names), None
 
     def _lesson_bytes(self, capacity: int, classes: int) -> int:
         images = self._settings.lesson_images or 1024
