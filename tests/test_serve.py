@@ -25,7 +25,7 @@ from starlette.testclient import TestClient
 
 from bitreplay import Learner, Model
 from bitreplay.model import write_model
-from bitreplay.serve import app as app_module
+from bitreplay.serve import guard
 from bitreplay.serve.app import make_app
 from bitreplay.serve.device import Device
 from bitreplay.store import StateFile, previous_of
@@ -184,7 +184,7 @@ def test_what_is_too_large_is_refused(client: TestClient, device: Device, monkey
         answer = client.post("/api/v1/predict", content=bomb.getvalue())
         assert answer.status_code == 400
         assert f"expected at most 25000000 pixels, {got}" in answer.json()["error"]
-    monkeypatch.setattr(app_module, "MAX_PICTURE", 1000)
+    monkeypatch.setattr(guard, "MAX_PICTURE", 1000)
     assert client.post("/api/v1/predict", content=picture("red")).status_code == 413
     assert names(client) == ["red"]
 

@@ -11,6 +11,7 @@ Commands of training and experiments are `cli_training`'s and need the extra ``t
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import shlex
 import signal
@@ -356,18 +357,48 @@ def merge(
 def serve(
     state: StateArgument,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port on this machine; 0 takes a free one.")] = 8008,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            "--host",
+            metavar="ADDRESS",
+            help="Answer other machines too, on this address of this machine (0.0.0.0: all), with TLS and a token. Default: this machine alone.",
+        ),
+    ] = None,
+    camera: Annotated[
+        str | None,
+        typer.Option("--camera", metavar="NUMBER|STREAM", help="This device's own camera, 0 for the first, or the address of a stream."),
+    ] = None,
     threads: ThreadsOption = None,
 ) -> None:
-    """Teach and ask it on a page in the browser, on this machine; a state that is not there is made."""
+    """Teach and ask it on a page in the browser; a state that is not there is made."""
     from .serve.server import run
 
+    if host is not None:
+        _check_address(host)
     if not os.path.lexists(state):
         _check_may_write(state)
         with _saving(state):
             Learner.new(threads=threads).save(state)
         note(f"{state}: is new")
     _check_may_write(state)
-    run(state, port=port, threads=threads, ready=lambda address: say(f"{state}: teach it at {address} ; Ctrl-C ends it"), told=note)
+    run(
+        state,
+        host=host,
+        port=port,
+        threads=threads,
+        camera=camera,
+        ready=lambda address: say(f"{state}: teach it at {address} ; Ctrl-C ends it"),
+        told=note,
+    )
+
+
+def _check_address(host: str) -> None:
+    try:
+        if host != "localhost":
+            ipaddress.ip_address(host)
+    except ValueError:
+        raise typer.BadParameter(f"--host: expected an address of this machine, such as 0.0.0.0 or 192.0.2.7, got {host!r}") from None
 
 
 def _count(names: list[str]) -> str:

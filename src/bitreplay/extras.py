@@ -4,7 +4,8 @@ from __future__ import annotations
 
 EXTRAS = {
     **dict.fromkeys(("typer", "rich", "PIL", "sklearn", "matplotlib"), "demo"),
-    **dict.fromkeys(("starlette", "uvicorn", "multipart", "python_multipart", "anyio"), "serve"),
+    **dict.fromkeys(("starlette", "uvicorn", "multipart", "python_multipart", "anyio", "cryptography"), "serve"),
+    "cv2": "camera",
     **dict.fromkeys(("torch", "lightning_fabric", "pyarrow", "dask", "distributed"), "train"),
 }
 

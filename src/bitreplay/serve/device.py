@@ -48,7 +48,7 @@ class Device:
             self._file.close()
             raise
         self._threads = threads
-        self._reader = self._writer.copy()
+        self._publish()
         self._change = threading.Lock()
         self._progress: dict[str, Any] | None = None
         self._revision = 0
@@ -63,21 +63,24 @@ class Device:
         """Side of the square input in pixels."""
         return self._reader.image_size
 
-    def predict(self, images: NDArray[np.uint8]) -> tuple[list[str], Prediction]:
+    def predict(self, images: NDArray[np.uint8], *, reject: float | None = None) -> tuple[list[str], Prediction]:
         """Known names and the prediction, of one and the same state."""
         reader = self._reader
-        return reader.names, reader.predict(images)
+        return reader.names, reader.predict(images, reject=reject)
 
     def status(self) -> dict[str, Any]:
         """What `Learner.info` says of the last committed state, and what is going on."""
-        info = self._reader.info()
+        reader = self._reader
+        info, recall = reader.info(), reader.recall()
+        for entry in info["classes"]:
+            entry["recall"] = recall[entry["name"]]
         return {
             "revision": self._revision,
             "busy": self._progress,
             "can_undo": self._file.previous.exists(),
             "note": self.told,
-            "image_size": self._reader.image_size,
-            "trains_tail": self._reader.settings.train_blocks > 0,
+            "image_size": reader.image_size,
+            "trains_tail": reader.settings.train_blocks > 0,
             **info,
         }
 
@@ -89,11 +92,8 @@ class Device:
         """Learn one lesson; returns the seconds it took.  BusyError while another change is made."""
 
         def lesson(learner: Learner) -> float:
-            def report(phase: str, done: int, total: int) -> None:
-                self._progress = {"what": "learning", "phase": phase, "done": done, "total": total}
-
             began = time.perf_counter()
-            learner.learn(images, labels, progress=report)
+            learner.learn(images, labels, progress=self._report("learning"))
             return time.perf_counter() - began
 
         return self._changed("learning", lesson)
@@ -132,8 +132,27 @@ class Device:
             self._commit()
             return result
 
+    def merge(self, content: bytes) -> bool:
+        """Take over what another device was taught, given its state file; returns whether the tails were equal.
+
+        FormatError where it is none, ValueError where it does not fit.
+        """
+        other = Learner.from_content(content, threads=self._threads)
+        return self._changed("merging", lambda learner: learner.merge(other, progress=self._report("merging")))
+
+    def _report(self, what: str) -> Callable[[str, int, int], None]:
+        def report(phase: str, done: int, total: int) -> None:
+            self._progress = {"what": what, "phase": phase, "done": done, "total": total}
+
+        return report
+
+    def _publish(self) -> None:
+        reader = self._writer.copy()
+        reader.recall()  # looks at every remembered row, and keeps what it saw, before anybody asks
+        self._reader = reader
+
     def _commit(self) -> None:
-        self._reader = self._writer.copy()
+        self._publish()
         self._revision += 1
         self.told = None
 

@@ -6,25 +6,45 @@ const api = "api/v1/";
 const BURST_EVERY = 120;  // ms between two pictures of a burst
 const MOST = 200;         // pictures of a burst
 let known = null;         // the last state
-let stream = null;        // of the camera
+let stream = null;        // of the browser's camera
+let eye = false;          // whether the device's camera is looked through
 let chosen = [];          // pictures that were chosen, as files
 let looking = false, held = null, sending = false;
+let token = takeToken();  // asked for off localhost
 
 function tell(text, bad = false) {
   if ($("status").textContent !== text) $("status").textContent = text;
   $("status").classList.toggle("bad", bad);
 }
 
-async function ask(path, options = {}) {
+// From the address that serve printed; then it is taken out of the address, so that it is not in bookmarks or pictures of the screen.
+function takeToken() {
+  const given = location.hash.slice(1);
+  if (given) {
+    sessionStorage.setItem("token", given);
+    history.replaceState(null, "", location.pathname);
+  }
+  return sessionStorage.getItem("token");
+}
+
+async function fetched(path, options = {}) {
+  const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
   let answer;
   try {
-    answer = await fetch(api + path, options);
+    answer = await fetch(api + path, { ...options, headers });
   } catch {
     throw new Error("The device does not answer. Is bitreplay serve still running?");
   }
-  const value = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(value.error || `The device answered ${answer.status}.`);
-  return value;
+  $("enter").hidden = answer.status !== 401;
+  if (!answer.ok) {
+    const value = await answer.json().catch(() => ({}));
+    throw new Error(value.error || `The device answered ${answer.status}.`);
+  }
+  return answer;
+}
+
+async function ask(path, options) {
+  return (await fetched(path, options)).json();
 }
 
 // What is known ------------------------------------------------------------------------------------------------------------------
@@ -58,6 +78,7 @@ function show(state) {
   } else if (!sending) {
     tell(state.note || (state.classes.length ? `Knows ${state.classes.length} ${state.classes.length === 1 ? "thing" : "things"}.` : "Ready. It knows nothing yet."));
   }
+  $("eye").hidden = !state.camera;
   buttons();
   if (!changed) return;
   $("nothing").hidden = state.classes.length > 0;
@@ -71,7 +92,8 @@ function show(state) {
     change.append(
       button("Rename", `Rename ${entry.name}`, () => rename(entry.name)),
       button("Forget", `Forget ${entry.name}`, () => forget(entry.name)));
-    row.append(head, cell(number(entry.samples), "number"), cell(number(entry.replay_rows), "number"), change);
+    row.append(head, cell(number(entry.samples), "number"), cell(number(entry.replay_rows), "number"),
+      cell(entry.recall === null ? "" : `${Math.round(100 * entry.recall)} %`, "number"), change);
     return row;
   }));
   $("known").replaceChildren(...state.classes.map((entry) => Object.assign(document.createElement("option"), { value: entry.name })));
@@ -87,7 +109,7 @@ function show(state) {
 
 function buttons() {
   const free = known !== null && known.busy === null && !sending;
-  $("hold").disabled = !(stream && (free || held));
+  $("hold").disabled = !((stream || eye) && (free || held));
   $("send").disabled = !(chosen.length && free);
   $("undo").disabled = !(free && known.can_undo);
 }
@@ -142,7 +164,14 @@ function rename(name) {
 const canvas = document.createElement("canvas");
 
 // The middle square of the camera's picture as the network wants it, and a little more: the device brings it to size.
-function frame() {
+async function frame() {
+  if (eye) {
+    const picture = await (await fetched("camera")).blob();
+    const before = $("frame").src;
+    $("frame").src = URL.createObjectURL(picture);
+    if (before) URL.revokeObjectURL(before);
+    return picture;
+  }
   const video = $("video"), side = Math.min(video.videoWidth, video.videoHeight);
   canvas.width = canvas.height = 2 * known.image_size;
   canvas.getContext("2d").drawImage(video, (video.videoWidth - side) / 2, (video.videoHeight - side) / 2, side, side, 0, 0, canvas.width, canvas.height);
@@ -150,7 +179,7 @@ function frame() {
 }
 
 function say(answer) {
-  $("answer").textContent = answer ? answer.name : "";
+  $("answer").textContent = !answer ? "" : answer.unknown ? "unknown" : answer.name;
   const best = answer ? Object.entries(answer.probabilities).sort((a, b) => b[1] - a[1]).slice(0, 5) : [];
   $("guesses").replaceChildren(...best.map(([name, p]) => {
     const item = document.createElement("li");
@@ -166,33 +195,62 @@ function say(answer) {
 async function look(picture) {
   if (!known || known.classes.length === 0) return say(null);
   try {
-    say(await ask("predict", { method: "POST", body: picture }));
+    say(await ask($("unsure").checked ? "predict?reject=0.1" : "predict", { method: "POST", body: picture }));
   } catch (error) {
-    tell(error.message, true);
-    await new Promise((done) => setTimeout(done, 1000));
+    await trouble(error);
   }
+}
+
+async function trouble(error) {
+  tell(error.message, true);
+  await new Promise((done) => setTimeout(done, 1000));
 }
 
 async function live() {
   if (looking) return;
   looking = true;
-  while (stream) {
-    if (known && $("video").videoWidth && !document.hidden) await look(await frame());
+  while (stream || eye) {
+    if (known && (eye || $("video").videoWidth) && !document.hidden) {
+      try {
+        await look(await frame());
+      } catch (error) {
+        await trouble(error);
+      }
+    }
     await new Promise(requestAnimationFrame);
   }
   looking = false;
 }
 
+function dark() {
+  if (stream) stream.getTracks().forEach((track) => track.stop());
+  stream = null;
+  eye = false;
+  $("video").hidden = $("frame").hidden = true;
+  $("camera").textContent = "Start camera";
+  $("eye").textContent = "Start the device's camera";
+  say(null);
+  still();
+  buttons();
+}
+
+function device() {
+  const start = !eye;
+  dark();
+  if (!start) return;
+  choose([]);
+  eye = true;
+  $("frame").hidden = false;
+  $("empty").hidden = true;
+  $("eye").textContent = "Stop the device's camera";
+  buttons();
+  live();
+}
+
 async function camera() {
-  if (stream) {
-    stream.getTracks().forEach((track) => track.stop());
-    stream = null;
-    $("video").hidden = true;
-    $("camera").textContent = "Start camera";
-    say(null);
-    still();
-    return buttons();
-  }
+  const stop = stream !== null;
+  dark();
+  if (stop) return;
   if (!navigator.mediaDevices) return tell("This browser gives no camera here. Choose pictures instead.", true);
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
@@ -211,7 +269,7 @@ async function camera() {
 
 function still() {
   $("still").hidden = chosen.length === 0;
-  $("empty").hidden = chosen.length > 0 || stream !== null;
+  $("empty").hidden = chosen.length > 0 || stream !== null || eye;
   if ($("still").src) URL.revokeObjectURL($("still").src);
   if (chosen.length) {
     $("still").src = URL.createObjectURL(chosen[0]);
@@ -221,7 +279,7 @@ function still() {
 
 function choose(files) {
   chosen = [...files].filter((file) => file.type.startsWith("image/"));
-  if (chosen.length && stream) camera();
+  if (chosen.length && (stream || eye)) dark();
   still();
   $("send").textContent = chosen.length ? `Teach ${chosen.length} chosen ${chosen.length === 1 ? "picture" : "pictures"}` : "Teach chosen pictures";
   buttons();
@@ -245,7 +303,7 @@ async function teach(pictures) {
 }
 
 async function hold() {
-  if (held || !stream || $("hold").disabled) return;
+  if (held || !(stream || eye) || $("hold").disabled) return;
   if (!$("name").value.trim()) {
     $("name").focus();
     return tell("Say first what it is: type its name.", true);
@@ -253,7 +311,12 @@ async function hold() {
   const burst = held = [];
   $("hold").classList.add("held");
   while (held === burst && burst.length < MOST) {
-    burst.push(await frame());
+    try {
+      burst.push(await frame());
+    } catch (error) {
+      release();
+      return tell(error.message, true);
+    }
     $("burst").textContent = `${burst.length} pictures`;
     await new Promise((done) => setTimeout(done, BURST_EVERY));
   }
@@ -266,7 +329,32 @@ function release() {
   $("hold").classList.remove("held");
 }
 
+async function download() {
+  try {
+    const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(await (await fetched("file")).blob()), download: "bitreplay.state" });
+    link.click();
+    URL.revokeObjectURL(link.href);
+  } catch (error) {
+    tell(error.message, true);
+  }
+}
+
+function send(input, question, text, path, method) {
+  const [file] = $(input).files;
+  $(input).value = "";
+  if (file && confirm(question(file.name))) change(text, path, { method, body: file });
+}
+
 $("camera").addEventListener("click", camera);
+$("eye").addEventListener("click", device);
+$("unsure").addEventListener("change", () => { if (chosen.length) look(chosen[0]); });
+$("key").addEventListener("submit", (event) => {
+  event.preventDefault();
+  token = $("token").value.trim();
+  sessionStorage.setItem("token", token);
+  refresh();
+});
+$("download").addEventListener("click", download);
 $("files").addEventListener("change", () => choose($("files").files));
 $("hold").addEventListener("pointerdown", (event) => { event.preventDefault(); $("hold").focus(); hold(); });
 $("hold").addEventListener("keydown", (event) => { if ((event.key === " " || event.key === "Enter") && !event.repeat) { event.preventDefault(); hold(); } });
@@ -275,11 +363,8 @@ addEventListener("pointerup", release);
 $("hold").addEventListener("contextmenu", (event) => event.preventDefault());
 $("lesson").addEventListener("submit", (event) => { event.preventDefault(); if (chosen.length && !$("send").disabled) teach(chosen); });
 $("undo").addEventListener("click", () => change("Undoing…", "undo", { method: "POST" }));
-$("upload").addEventListener("change", async () => {
-  const [file] = $("upload").files;
-  $("upload").value = "";
-  if (file && confirm(`Replace what the device knows by ${file.name}? Undo takes it back.`)) change("Uploading…", "file", { method: "PUT", body: file });
-});
+$("upload").addEventListener("change", () => send("upload", (name) => `Replace what the device knows by ${name}? Undo takes it back.`, "Uploading…", "file", "PUT"));
+$("merge").addEventListener("change", () => send("merge", (name) => `Learn what ${name} knows? Undo takes it back.`, "Merging…", "merge", "POST"));
 $("view").addEventListener("dragover", (event) => { event.preventDefault(); $("view").classList.add("over"); });
 $("view").addEventListener("dragleave", () => $("view").classList.remove("over"));
 $("view").addEventListener("drop", (event) => { event.preventDefault(); $("view").classList.remove("over"); choose(event.dataTransfer.files); });

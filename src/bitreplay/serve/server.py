@@ -1,45 +1,167 @@
-"""Runs the application on this machine's own address until Ctrl-C."""
+"""Runs the application until Ctrl-C: on this machine's own address, or, where the user says which, on another, with TLS and a token."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import ipaddress
+import os
+import secrets
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .app import make_app
 from .device import Device
+from .guard import names_of_this_machine
+
+TOKEN = "BITREPLAY_TOKEN"
+_SHORTEST_TOKEN = 16
+_HEAD_SECONDS = 10.0  # that a client may take for the head of a request
 
 
-def run(path: Path, *, port: int, threads: int | None, ready: Callable[[str], object], told: Callable[[str], object]) -> None:
+class Impatient(H11Protocol):
+    """HTTP/1.1 that hangs up on a client who does not get to the end of a request's head."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait."""
+        super().connection_made(transport)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        self._wait_no_more()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Wait on, unless a request is being answered."""
+        super().data_received(data)
+        if self._is_idle():
+            self._wait()
+        else:
+            self._wait_no_more()
+
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _wait(self) -> None:
+        if self._timer is None:
+            self._timer = self.loop.call_later(_HEAD_SECONDS, self._hang_up)
+
+    def _wait_no_more(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _hang_up(self) -> None:
+        self._timer = None
+        if self._is_idle():
+            self.transport.abort()
+
+
+def make_server(app: ASGIApp, **more: Any) -> uvicorn.Server:
+    """What runs an application; `more` as uvicorn takes it."""
+    return uvicorn.Server(
+        uvicorn.Config(app, http=Impatient, log_level="error", access_log=False, timeout_keep_alive=5, limit_concurrency=512, **more)
+    )
+
+
+def is_local(host: str) -> bool:
+    """Whether an address is reached from this machine alone."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _own_address() -> str:
+    # That by which this machine is known in its network, as far as it can be told without asking anybody.
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing
+            address: str = probe.getsockname()[0]
+            return address
+        except OSError:
+            return "127.0.0.1"
+
+
+def _token() -> str:
+    token = os.environ.get(TOKEN)
+    if token is None:
+        return secrets.token_urlsafe(16)
+    if len(token) < _SHORTEST_TOKEN or not token.isascii() or not token.replace("-", "").replace("_", "").isalnum():
+        raise ValueError(f"{TOKEN}: expected at least {_SHORTEST_TOKEN} letters, digits, - or _, got {len(token)} characters")
+    return token
+
+
+def _url(scheme: str, host: str, port: int) -> str:
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def run(
+    path: Path,
+    *,
+    host: str | None = None,
+    port: int,
+    threads: int | None,
+    camera: str | None = None,
+    ready: Callable[[str], object],
+    told: Callable[[str], object],
+) -> None:
     """Serve the page of a state.
 
     Parameters
     ----------
     path : the state file, which is this process's until it ends.
-    port : of 127.0.0.1; 0 takes a free one.
+    host : address to listen on; None or one of this machine's own for the page without TLS and token.
+    port : 0 takes a free one.
     threads : for the network.
-    ready : called with the address when it answers.
-    told : called with what the user should know of the state.
+    camera : of this device, as `camera.Camera` takes it.
+    ready : called with the address when it answers; off localhost the token is in it.
+    told : called with what the user should know of the state, and of the certificate.
 
     Raises
     ------
-    OSError : the port is taken, or another process is changing the state.
+    OSError : the port is taken, the address is not this machine's, another process is changing the state, or the camera cannot be opened.
     FormatError : the state is not sound.
+    ValueError : the token of the environment is too short.
     """
-    device = Device(path, threads)
-    if device.told is not None:
-        told(device.told)
-    try:
-        with socket.create_server(("127.0.0.1", port)) as listening:
-            number = listening.getsockname()[1]
-            config = uvicorn.Config(make_app(device), log_level="warning", access_log=False, timeout_keep_alive=5, limit_concurrency=256)
-            ready(f"http://localhost:{number}")
-            with contextlib.suppress(KeyboardInterrupt):  # raised again once everything has ended well
-                uvicorn.Server(config).run(sockets=[listening])
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, f"port {port}") if error.filename is None else error from None
-    finally:
-        device.close()
+    certified: dict[str, Any] = {}
+    host = "127.0.0.1" if host in (None, "localhost") else host
+    token = None
+    if not is_local(host):
+        from .tls import certificate, home
+
+        token = _token()
+        shown = _own_address() if ipaddress.ip_address(host).is_unspecified else host
+        names = {"localhost", "127.0.0.1", shown, *names_of_this_machine()}
+        certified["ssl_certfile"], fingerprint = certificate(home(), names)
+        told(f"the browser warns, since this device made its certificate itself; the certificate's SHA-256 fingerprint is {fingerprint}")
+    with contextlib.ExitStack() as ends:
+        device = Device(path, threads)
+        ends.callback(device.close)
+        if device.told is not None:
+            told(device.told)
+        eye = None
+        if camera is not None:
+            from .camera import Camera
+
+            eye = Camera(camera)
+            ends.callback(eye.close)
+        try:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            listening = ends.enter_context(socket.create_server((host, port), family=family))
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, f"{host} port {port}") from None
+        number = listening.getsockname()[1]
+        server = make_server(make_app(device, token=token, camera=eye), **certified)
+        ready(_url("http", "localhost", number) if token is None else f"{_url('https', shown, number)}/#{token}")
+        with contextlib.suppress(KeyboardInterrupt):  # raised again once everything has ended well
+            server.run(sockets=[listening])
