@@ -165,3 +165,69 @@ def test_it_says_when_the_device_is_gone(tmp_path: Path, browser: Any) -> None:
         child.wait(20)
     playwright.expect(page.locator("#status")).to_contain_text("does not answer", timeout=5000)
     shot(page, "5-gone")
+
+
+def test_from_another_machine_with_token_and_the_devices_camera(tmp_path: Path, browser: Any) -> None:
+    expect = playwright.expect
+    cv2 = pytest.importorskip("cv2", reason="the device's camera needs OpenCV (extra camera)")
+    shown = pictures()
+    film = tmp_path / "film.avi"
+    writer = cv2.VideoWriter(str(film), cv2.VideoWriter.fourcc(*"MJPG"), 10, (160, 160))
+    for content in shown["ship"][:8]:
+        writer.write(np.asarray(Image.open(io.BytesIO(content)))[:, :, ::-1].copy())
+    writer.release()
+    command = [sys.executable, "-m", "bitreplay", "serve", str(tmp_path / "x.state"), "--port", "0", "--host", "0.0.0.0", "--camera", film]
+    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "home")}
+    with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True, env=environment) as child:
+        assert child.stdout is not None
+        found = re.search(r"(https://\S+)/#(\S+)", child.stdout.readline())
+        assert found
+        context = browser.new_context(viewport={"width": 1100, "height": 900}, ignore_https_errors=True, accept_downloads=True)
+        page = context.new_page()
+        page.goto(f"{found[1]}/#{found[2]}")
+        expect(page.locator("#status")).to_have_text("Ready. It knows nothing yet.")
+        assert "#" not in page.url
+        expect(page.locator("#enter")).to_be_hidden()
+        page.click("#eye")
+        page.fill("#name", "ship")
+        page.locator("#hold").focus()
+        page.keyboard.down("Space")
+        expect(page.locator("#burst")).to_contain_text(re.compile("^([6-9]|1[0-9]) pictures"), timeout=20_000)
+        page.keyboard.up("Space")
+        expect(page.locator("#burst")).to_contain_text("pictures of ship", timeout=60_000)
+        choose(page, shown["truck"][:12])
+        page.fill("#name", "truck")
+        page.click("#send")
+        expect(page.locator("#burst")).to_contain_text("Learned 12 pictures of truck", timeout=60_000)
+        page.click("#eye")
+        expect(page.locator("#answer")).to_have_text("ship", timeout=20_000)
+        shot(page, "6-device-camera")
+        page.click("#eye")
+        page.check("#unsure")
+        with page.expect_download() as download:
+            page.click("#download")
+        kept = tmp_path / "kept.state"
+        download.value.save_as(kept)
+        assert kept.read_bytes() == (tmp_path / "x.state").read_bytes()
+        page.on("dialog", lambda dialog: dialog.accept())
+        page.get_by_role("button", name="Forget truck").click()
+        expect(page.locator("#classes tbody tr")).to_have_count(1)
+        page.set_input_files("#merge", kept)
+        expect(page.locator("#classes tbody tr")).to_have_count(2, timeout=20_000)
+        page.reload()
+        expect(page.locator("#classes tbody tr")).to_have_count(2)
+
+        stranger = browser.new_context(ignore_https_errors=True).new_page()
+        stranger.goto(found[1])
+        expect(stranger.locator("#enter")).to_be_visible()
+        expect(stranger.locator("#status")).to_contain_text("asks for its token")
+        expect(stranger.locator("#look")).to_be_hidden()
+        shot(stranger, "7-token")
+        stranger.fill("#token", "not the token of it")
+        stranger.keyboard.press("Enter")
+        expect(stranger.locator("#status")).to_contain_text("not the token that the device printed")
+        stranger.fill("#token", found[2])
+        stranger.keyboard.press("Enter")
+        expect(stranger.locator("#classes tbody tr")).to_have_count(2)
+        expect(stranger.locator("#enter")).to_be_hidden()
+        child.terminate()

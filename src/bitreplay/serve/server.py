@@ -160,6 +160,8 @@ def run(
             listening = ends.enter_context(socket.create_server((host, port), family=family))
         except OSError as error:
             raise OSError(error.errno, error.strerror, f"{host} port {port}") from None
+        # An answer's body shall not wait until its head was acknowledged, 40 ms; asyncio asks for that only where it made the socket itself.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         number = listening.getsockname()[1]
         server = make_server(make_app(device, token=token, camera=eye), **certified)
         ready(_url("http", "localhost", number) if token is None else f"{_url('https', shown, number)}/#{token}")
