@@ -278,6 +278,18 @@ def test_loading_reserves_the_replay_memory_once(taught: Taught) -> None:
     assert _engine.memory()[1] - before < 1.5 * loaded.info()["bytes"]["replay_rows"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
+def test_a_declared_replay_memory_is_not_touched_before_it_is_used(taught: Taught) -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    content = taught.changed(capacity=2**22)
+    before = resident()
+    loaded = Learner.from_content(content, threads=1)
+    assert loaded.info()["bytes"]["replay_rows"] >= 2**22 * 8
+    assert resident() - before < 1 << 22
+
+
 # -- models -------------------------------------------------------------------------------------------------------------------
 
 BAD_VALUES: list[tuple[str, str, list[Any]]] = [
