@@ -36,7 +36,10 @@ std::pair<uint64_t, uint64_t> water_level(std::span<const uint64_t> seen, uint64
 }  // namespace
 
 Replay::Replay(size_t capacity, size_t row_words)
-    : capacity_(capacity), row_words_(row_words), rows_(capacity * row_words), labels_(capacity) {}
+    : capacity_(capacity), row_words_(row_words) {
+  rows_.reserve(capacity * row_words);
+  labels_.reserve(capacity);
+}
 
 int64_t Replay::planning_bytes(size_t capacity, size_t live, size_t classes) {
   const size_t slots = capacity;
@@ -86,7 +89,7 @@ Replay::Plan Replay::plan(std::span<const int32_t> labels, size_t classes, uint6
       // The list has room for the survivors only: they are drawn in `writes`, which is not used yet.
       Buffer<Write>& ranks = plan.writes;
       ranks.clear();
-      for (uint32_t slot = 0; slot < size_; ++slot) {
+      for (uint32_t slot = 0; slot < labels_.size(); ++slot) {
         if (labels_[slot] == c) ranks.push_back({slot, 0, 0, false});
       }
       for (; size > target[c]; --size) {
@@ -96,7 +99,7 @@ Replay::Plan Replay::plan(std::span<const int32_t> labels, size_t classes, uint6
       ranks.clear();
     } else {
       uint64_t i = 0;
-      for (uint32_t slot = 0; slot < size_; ++slot) {
+      for (uint32_t slot = 0; slot < labels_.size(); ++slot) {
         if (labels_[slot] == c) list[i++] = {slot, false};
       }
     }
@@ -129,28 +132,34 @@ Replay::Plan Replay::plan(std::span<const int32_t> labels, size_t classes, uint6
     plan.size += target[c];
   }
   // Close the holes: the highest occupied slot moves into the lowest free one.
-  for (size_t high = size_; high-- > plan.size;) {
+  for (size_t high = labels_.size(); high-- > plan.size;) {
     if (!occupied[high]) continue;
     plan.writes.push_back({next_free(), static_cast<uint32_t>(high), labels_[high], true});
   }
   return plan;
 }
 
+void Replay::resize(size_t size) noexcept {
+  rows_.resize(size * row_words_);
+  labels_.resize(size);
+}
+
 void Replay::commit(Plan&& plan, const uint64_t* live) noexcept {
+  if (plan.size > labels_.size()) resize(plan.size);  // every write goes below plan.size; moved rows may come from above it
   for (const Write& write : plan.writes) {
     const uint64_t* source = write.moved ? row(write.from) : live + size_t{write.from} * row_words_;
     std::copy_n(source, row_words_, rows_.data() + size_t{write.to} * row_words_);
     labels_[write.to] = write.label;
   }
-  size_ = plan.size;
+  resize(plan.size);
   seen_.swap(plan.seen);
 }
 
 void Replay::restore(std::span<const uint64_t> rows, std::span<const uint16_t> labels, std::span<const uint64_t> seen) {
   seen_.assign(seen.begin(), seen.end());
+  resize(labels.size());
   std::copy(rows.begin(), rows.end(), rows_.begin());
   std::copy(labels.begin(), labels.end(), labels_.begin());
-  size_ = labels.size();
 }
 
 }  // namespace bitreplay

@@ -27,14 +27,14 @@ class Replay {
     int64_t bytes() const { return bytes_of(writes) + bytes_of(seen); }
   };
 
-  // Reserves everything at once.
+  // Reserves everything at once; a row's memory is touched when the row is first stored.
   Replay(size_t capacity, size_t row_words);
 
   size_t capacity() const { return capacity_; }
-  size_t size() const { return size_; }
+  size_t size() const { return labels_.size(); }
   size_t row_words() const { return row_words_; }
   const uint64_t* row(size_t slot) const { return rows_.data() + slot * row_words_; }
-  std::span<const uint16_t> labels() const { return {labels_.data(), size_}; }
+  std::span<const uint16_t> labels() const { return {labels_.data(), labels_.size()}; }
   std::span<const uint64_t> seen() const { return {seen_.data(), seen_.size()}; }
   int64_t bytes() const { return bytes_of(rows_) + bytes_of(labels_) + bytes_of(seen_); }
 
@@ -51,7 +51,9 @@ class Replay {
   void restore(std::span<const uint64_t> rows, std::span<const uint16_t> labels, std::span<const uint64_t> seen);
 
  private:
-  size_t capacity_, row_words_, size_ = 0;
+  void resize(size_t size) noexcept;  // up to the capacity, which is reserved
+
+  size_t capacity_, row_words_;
   Buffer<uint64_t> rows_;
   Buffer<uint16_t> labels_;
   Buffer<uint64_t> seen_;

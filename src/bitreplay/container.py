@@ -1,6 +1,7 @@
 """Files with a digest: safetensors whose metadata hold a SHA-256 over the whole file (docs/formats.md).
 
-Owns reading, verifying and atomically replacing; knows nothing of networks or learners.
+Owns reading, verifying and atomically replacing; knows nothing of networks or learners.  Nothing is copied to be verified: the arrays of a
+file are views of its content, and of its header no more is parsed than MAX_HEADER bytes.
 """
 
 from __future__ import annotations
@@ -9,27 +10,33 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 
 from .errors import DamagedError, FormatError
 
 VERSION = "1"
+MAX_HEADER = 1 << 21  # bytes: parsed JSON may take 30 times as much memory as its text
 _NO_DIGEST = "0" * 64
+_DTYPES = {
+    "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8", "I64": "<i8",
+    "F16": "<f2", "F32": "<f4", "F64": "<f8", "BOOL": "?",
+}  # fmt: skip
 
 Tensors = dict[str, NDArray[np.generic]]
 
 
 def pack(kind: str, metadata: dict[str, str], tensors: Tensors) -> bytes:
-    """Serialise tensors and metadata of a "model" or "state"; the same content gives the same bytes."""
+    """Serialise tensors and metadata of a "model" or "state"; the same content gives the same bytes.  ValueError where names or texts are too long."""
     metadata = {"bitreplay": kind, "version": VERSION, "digest": _NO_DIGEST, **metadata}
     # safetensors writes the metadata of a Rust hash map, whose order changes from call to call: the header is written again, sorted.
     raw = save({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)})
@@ -38,6 +45,8 @@ def pack(kind: str, metadata: dict[str, str], tensors: Tensors) -> bytes:
     header["__metadata__"] = metadata
     text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
     text += b" " * (-len(text) % 8)
+    if len(text) > MAX_HEADER:
+        raise ValueError(f"names: expected a header of at most {MAX_HEADER} bytes, got {len(text)}; give shorter names")
     body = len(text).to_bytes(8, "little") + text + raw[8 + length :]
     return body.replace(_NO_DIGEST.encode(), hashlib.sha256(body).hexdigest().encode(), 1)
 
@@ -47,7 +56,7 @@ def unpack(content: bytes, kind: str, where: str) -> tuple[dict[str, str], Tenso
 
     Parameters
     ----------
-    content : the whole file.
+    content : the whole file; the arrays are views of it.
     kind : "model" or "state".
     where : name for messages, usually the path.
 
@@ -58,27 +67,64 @@ def unpack(content: bytes, kind: str, where: str) -> tuple[dict[str, str], Tenso
     length = int.from_bytes(content[:8], "little")
     if len(content) < 8 or length > len(content) - 8:
         raise DamagedError(f"{where}: expected a bitreplay {kind}, got {len(content)} bytes that are none; it may be cut short")
+    if length > MAX_HEADER:
+        raise DamagedError(f"{where}: expected a bitreplay {kind}, got a header of {length} bytes, more than {MAX_HEADER}")
     try:
-        header = json.loads(content[8 : 8 + length])
-        metadata = header["__metadata__"]
-        words = {str(key): str(value) for key, value in metadata.items()}
+        header = json.loads(content[8 : 8 + length].decode())
+        words: dict[str, str] = header.pop("__metadata__")
+        "".join(words.values()).encode()  # texts, without halves of characters
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(f"{where}: expected a bitreplay {kind}, got a file without its header") from error
     if words.get("bitreplay") != kind:
-        raise FormatError(f"{where}: expected a bitreplay {kind}, got {words.get('bitreplay', 'another file')!r}; name the right file")
+        raise FormatError(f"{where}: expected a bitreplay {kind}, got {words.get('bitreplay', 'another file')!r:.40}; name the right file")
     if words.get("version") != VERSION:
-        raise FormatError(f"{where}: expected version {VERSION}, got {words.get('version')!r}; install the bitreplay that wrote it")
+        raise FormatError(f"{where}: expected version {VERSION}, got {words.get('version')!r:.40}; install the bitreplay that wrote it")
     digest = words.get("digest", "")
-    if len(digest) != 64 or not digest.isascii():
+    at = content.find(digest.encode(), 8)
+    if len(digest) != 64 or at < 0:
         raise FormatError(f"{where}: expected a digest of 64 hexadecimal digits; the file is damaged, use a copy")
-    zeroed = content.replace(digest.encode(), _NO_DIGEST.encode(), 1)
-    if hashlib.sha256(zeroed).hexdigest() != digest:
+    actual = hashlib.sha256(memoryview(content)[:at])
+    actual.update(_NO_DIGEST.encode())
+    actual.update(memoryview(content)[at + 64 :])
+    if actual.hexdigest() != digest:
         raise DamagedError(f"{where}: its content does not match its digest; it is damaged or cut short, use a copy")
-    try:
-        tensors: Tensors = load(content)
-    except (SafetensorError, ValueError, KeyError, OverflowError) as error:
-        raise FormatError(f"{where}: its tensors cannot be read: {error}") from error
-    return words, tensors
+    return words, _views(header, content, 8 + length, where)
+
+
+def _views(header: dict[str, Any], content: bytes, start: int, where: str) -> Tensors:
+    # The arrays that a header describes; every byte behind it belongs to just one of them.
+    def fail(name: str, expected: str) -> FormatError:
+        return FormatError(f"{where}: its tensors cannot be read: {name!r:.80}: expected {expected}")
+
+    def count(value: object) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= len(content)
+
+    for name, entry in header.items():
+        if not name.isprintable() or len(name) > 80:
+            raise fail(name, "a name of at most 80 characters that can be printed")
+        if not isinstance(entry, dict) or sorted(entry) != ["data_offsets", "dtype", "shape"]:
+            raise fail(name, "dtype, shape and data_offsets")
+        shape, offsets = entry["shape"], entry["data_offsets"]
+        if not isinstance(entry["dtype"], str) or entry["dtype"] not in _DTYPES:
+            raise fail(name, "a known dtype")
+        if not isinstance(shape, list) or len(shape) > 8 or not all(map(count, shape)):
+            raise fail(name, "a shape of at most 8 sizes that the file can hold")
+        if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(count, offsets)):
+            raise fail(name, "two data_offsets inside the file")
+    tensors: Tensors = {}
+    end = 0
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        dtype, shape, (begin, after) = np.dtype(_DTYPES[entry["dtype"]]), entry["shape"], entry["data_offsets"]
+        if begin != end or after - begin != math.prod(shape) * dtype.itemsize or start + after > len(content):
+            raise fail(name, "data that begin where those before end, of the size of its shape")
+        if (start + begin) % dtype.itemsize:
+            raise fail(name, "data at a multiple of the size of a value")
+        flat: NDArray[np.generic] = np.frombuffer(content, dtype, math.prod(shape), start + begin) if after > begin else np.zeros(0, dtype)
+        tensors[name] = flat.reshape(shape)
+        end = after
+    if start + end != len(content):
+        raise FormatError(f"{where}: its tensors cannot be read: expected {start + end} bytes, got {len(content)}")
+    return tensors
 
 
 def take(tensors: Tensors, name: str, dtype: str, shape: tuple[int, ...], where: str) -> NDArray[np.generic]:

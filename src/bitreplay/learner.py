@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from . import _engine
 from .container import replace_file
+from .errors import FormatError
 from .merge import merged_state
 from .model import Model
 from .settings import MAX_CAPACITY, Settings
@@ -57,6 +58,11 @@ def _default_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _check_threads(threads: int | None) -> None:
+    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= 4096):
+        raise ValueError(f"threads: expected at least 1 and at most 4096, got {threads!r}")
+
+
 class Learner:
     """A binary network that learns new classes in integers, in a memory whose size is known beforehand.
 
@@ -64,9 +70,8 @@ class Learner:
     byte, on every instruction set and with any number of threads.
     """
 
-    def __init__(self, model: Model, settings: Settings, threads: int | None) -> None:
-        if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= 4096):
-            raise ValueError(f"threads: expected at least 1 and at most 4096, got {threads!r}")
+    def __init__(self, model: Model, settings: Settings, threads: int | None, *, state: State | None = None) -> None:
+        _check_threads(threads)
         self._model = model
         self._settings = settings
         self._threads = threads or _default_threads()
@@ -74,6 +79,9 @@ class Learner:
         self._lock = threading.RLock()  # a lesson's; who asks from another thread waits for its end
         self._learning = False
         self._said: tuple[NDArray[np.int32], NDArray[np.int32]] | None = None  # of `_recalled`
+        if state is not None:
+            self._take(state)
+            return
         sources = [tuple(source) for source in model.tail_sources(settings.train_blocks)]
         self._core = _engine.Learner(model.network, settings.capacity, settings.seed, settings.for_core(), sources)
 
@@ -154,25 +162,17 @@ class Learner:
         FormatError : the file is damaged, of another version, or made for another model.
         OSError : it cannot be read.
         """
-        state = read_state(Path(path), None if model is None else Model.open(model))
-        learner = cls(state.model, state.settings, threads)
-        learner._take(state)
-        return learner
+        return cls._from_state(read_state(Path(path), None if model is None else Model.open(model)), threads, str(path))
 
     @classmethod
     def from_content(cls, content: bytes, *, model: Model | str | Path | None = None, threads: int | None = None) -> Learner:
         """Read what `content` gave; errors as `load`'s."""
-        state = parse_state(content, None if model is None else Model.open(model), "state")
-        learner = cls(state.model, state.settings, threads)
-        learner._take(state)
-        return learner
+        return cls._from_state(parse_state(content, None if model is None else Model.open(model), "state"), threads, "state")
 
     def copy(self) -> Learner:
         """Another learner that knows the same; what one learns, the other does not."""
         with self._lock:
-            other = Learner(self._model, self._settings, self._threads)
-            other._take(self._state())
-            return other
+            return Learner(self._model, self._settings, self._threads, state=self._state())
 
     def save(self, path: str | Path) -> None:
         """Write the state to `path`: beside it first, synced, then renamed over it.
@@ -244,6 +244,8 @@ class Learner:
             )
 
         indices = np.array([known[name] for name in names], np.int32)
+        if len(self._names) and int(self._core.seen().max()) + len(images) >= 2**32:
+            raise ValueError(f"images: expected at most {2**32 - 1} of a class in all; make a new learner")
         self._core.learn(images, indices, len(known), self._threads, _reporter(progress, cancel))
         self._names = list(known)
 
@@ -468,6 +470,20 @@ class Learner:
         finally:
             if free:
                 self._lock.release()
+
+    @classmethod
+    def _from_state(cls, state: State, threads: int | None, where: str) -> Learner:
+        _check_threads(threads)
+        try:
+            return cls(state.model, state.settings, threads, state=state)
+        except ValueError as error:
+            raise FormatError(f"{where}: settings: {error}") from error
+        except MemoryError as error:
+            capacity = state.settings.capacity
+            size = capacity * (state.model.network.latent_words * 8 + 2)
+            raise FormatError(
+                f"{where}: settings: capacity: {capacity} rows take {size} bytes, more than there are; use a larger machine"
+            ) from error
 
     def _state(self) -> State:
         return state_of(self._model, self._settings, self._names, self._core)

@@ -58,6 +58,8 @@ def merged_state(states: Sequence[State]) -> tuple[State, bool]:
     most = 2**32 - 1
     if np.any(seen > most):
         raise ValueError(f"states: expected at most {most} rows of a class in all, got {int(seen.max())}")
+    if (lessons := sum(state.experience for state in states)) >= 10**9:
+        raise ValueError(f"states: expected fewer than {10**9} lessons in all, got {lessons}")
     rows, labels = _memory(states, where, seen, first.settings.capacity)
     weight = _averaged([s.weight for s in states], [s.past_count for s in states], where, len(names))
     equal = all(_same_tail(first, state) for state in states[1:])
@@ -72,7 +74,7 @@ def merged_state(states: Sequence[State]) -> tuple[State, bool]:
     joined = replace(
         first,
         names=names,
-        experience=sum(state.experience for state in states),
+        experience=lessons,
         weight=weight,
         past_count=np.minimum(past, most).astype(np.uint32),
         feature_sums=_added([s.feature_sums for s in states], where, len(names)),

@@ -38,13 +38,13 @@ class _Fields:
     def integer(self, name: str, low: int, high: int) -> int:
         value = self.values.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise FormatError(f"{self.where}: network: {self.what}.{name}: expected {low} to {high}, got {value!r}")
+            raise FormatError(f"{self.where}: network: {self.what}.{name}: expected {low} to {high}, got {value!r:.40}")
         return value
 
     def flag(self, name: str, default: bool | None = None) -> bool:
         value = self.values.get(name, default)
         if not isinstance(value, bool):
-            raise FormatError(f"{self.where}: network: {self.what}.{name}: expected true or false, got {value!r}")
+            raise FormatError(f"{self.where}: network: {self.what}.{name}: expected true or false, got {value!r:.40}")
         return value
 
     def same(self, name: str, expected: int) -> None:
@@ -59,6 +59,11 @@ class _Fields:
 
 def _flat(tensor: NDArray[np.generic]) -> NDArray[Any]:
     return tensor.reshape(-1)
+
+
+def _same_signs(shadow: NDArray[Any], bits: NDArray[Any]) -> bool:
+    # Whether shadow weights (3, 3, C) are negative exactly where the bits of a channel are 1.
+    return np.array_equal(shadow < 0, np.unpackbits(bits.view(np.uint8), axis=-1, bitorder="little")[..., : shadow.shape[-1]])
 
 
 def _add_conv(network: Network, f: _Fields, tensors: Tensors, prefix: str) -> None:
@@ -153,7 +158,7 @@ def _build(network_json: str, tensors: Tensors, where: str) -> Network:
                 _add_down(network, f, tensors, f"prefix.{i}")
                 size = f.values["out"]
             else:
-                raise FormatError(f"{where}: network: prefix[{i}].op: expected conv, block, pool or down, got {operation!r}")
+                raise FormatError(f"{where}: network: prefix[{i}].op: expected conv, block, pool or down, got {operation!r:.40}")
         channels = _Fields(top.values.get("cut"), "cut", where).integer("channels", 1, 1024)
         network.set_cut(
             _flat(take(tensors, "cut.threshold", "int32", (channels,), where)),
@@ -163,14 +168,13 @@ def _build(network_json: str, tensors: Tensors, where: str) -> Network:
         for i, item in enumerate(top.items("tail")):
             f = _Fields(item, f"tail[{i}]", where)
             if f.values.get("op") != "block":
-                raise FormatError(f"{where}: network: tail[{i}].op: expected block, got {f.values.get('op')!r}")
+                raise FormatError(f"{where}: network: tail[{i}].op: expected block, got {f.values.get('op')!r:.40}")
             shape = (f.integer("channels", 1, 1024), 3, 3, f.integer("channels", 1, 1024))
             bits: Any = tensors.get(f"tail.{i}.weight")
             _add_block(network, f, tensors, f"tail.{i}")
             _traits(f)
             shadow: Any = take(tensors, f"tail.{i}.shadow", "int8", shape, where)
-            signs = np.unpackbits(bits.view(np.uint8), axis=-1, bitorder="little")[..., : shape[0]]
-            if not np.array_equal(shadow < 0, signs):
+            if not all(map(_same_signs, shadow, bits)):  # channel by channel: a copy of a whole tail is large
                 raise FormatError(f"{where}: tensor tail.{i}.shadow: expected negative values exactly where the bit of the weight is 1")
         f = _Fields(top.values.get("features"), "features", where)
         f.same("channels", channels)
@@ -186,7 +190,7 @@ def _build(network_json: str, tensors: Tensors, where: str) -> Network:
         )
     except FormatError:
         raise
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"{where}: {error}") from error
     if tensors:
         raise FormatError(f"{where}: expected no tensor {sorted(tensors)[0]}; the file does not fit its description")
@@ -298,8 +302,9 @@ class Model:
 
     @property
     def name(self) -> str:
-        """Name on the card, or the beginning of the digest."""
-        return str(self.card.get("name") or self.digest[:12])
+        """Name on the card, where it is one that can be printed, or the beginning of the digest."""
+        name = self.card.get("name")
+        return name if isinstance(name, str) and name != "" and len(name) <= 80 and name.isprintable() else self.digest[:12]
 
     def info(self) -> dict[str, Any]:
         """Sizes and card of the model; bytes as the core holds them."""

@@ -112,24 +112,24 @@ class Settings:
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-                raise ValueError(f"{name}: expected a whole number from {low} to {high}, got {value!r}")
+                raise ValueError(f"{name}: expected a whole number from {low} to {high}, got {value!r:.40}")
         images = self.lesson_images
         if images is not None and (not isinstance(images, int) or isinstance(images, bool) or not 1 <= images <= 2**24):
-            raise ValueError(f"lesson_images: expected a whole number from 1 to {2**24}, or None, got {images!r}")
+            raise ValueError(f"lesson_images: expected a whole number from 1 to {2**24}, or None, got {images!r:.40}")
         rate = self.learning_rate
         if not isinstance(rate, int | float) or isinstance(rate, bool) or not 2**-16 <= rate <= 4:  # refuses nan too
             raise ValueError(f"learning_rate: expected 2^-16 to 4, got {rate!r:.40}")
         if not isinstance(self.pull, int | float) or isinstance(self.pull, bool) or not 0 <= self.pull <= 2:
-            raise ValueError(f"pull: expected 0 to 2, got {self.pull!r}")
+            raise ValueError(f"pull: expected 0 to 2, got {self.pull!r:.40}")
         if not isinstance(self.tail_prior, int | float) or isinstance(self.tail_prior, bool) or not 0 <= self.tail_prior <= 1:
-            raise ValueError(f"tail_prior: expected 0 to 1, got {self.tail_prior!r}")
+            raise ValueError(f"tail_prior: expected 0 to 1, got {self.tail_prior!r:.40}")
         if self.weight_bits not in (1, 8, 16) or isinstance(self.weight_bits, bool):
-            raise ValueError(f"weight_bits: expected 1, 8 or 16, got {self.weight_bits!r}")
+            raise ValueError(f"weight_bits: expected 1, 8 or 16, got {self.weight_bits!r:.40}")
         if self.train_blocks > 0 and self.capacity == 0:
             raise ValueError("train_blocks: expected 0 with capacity 0, since a tail is trained on replayed rows; give it a replay memory")
         for name in ("prior_correction", "class_means", "sign_reset", "tail_mirror", "tail_distillation"):
             if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name}: expected True or False, got {getattr(self, name)!r}")
+                raise ValueError(f"{name}: expected True or False, got {getattr(self, name)!r:.40}")
 
     def for_core(self) -> dict[str, Any]:
         """Values as the core takes them: the learning rate with 16 fraction bits, the pull and the tail's prior with 8."""
@@ -148,5 +148,5 @@ class Settings:
         """Read what `to_dict` wrote; ValueError for a missing, unknown or impossible field."""
         known = {field.name for field in fields(cls)}
         if not known - _ADDED <= set(values) <= known:
-            raise ValueError(f"settings: expected {', '.join(sorted(known))}, got {', '.join(sorted(map(str, values)))}")
+            raise ValueError(f"settings: expected {', '.join(sorted(known))}, got {sorted(values)!r:.400}")
         return cls(**{"tail_distillation": False, **values})

@@ -60,7 +60,7 @@ def state_of(model: Model, settings: Settings, names: list[str], core: CoreLearn
 
 
 def core_of(state: State) -> CoreLearner:
-    """A core that has learned just this."""
+    """A core that has learned just this; ValueError where the settings do not suit the model, MemoryError."""
     settings = state.settings
     sources = [tuple(source) for source in state.model.tail_sources(settings.train_blocks)]
     core = CoreLearner(state.model.network, settings.capacity, settings.seed, settings.for_core(), sources)
@@ -178,6 +178,8 @@ def parse_state(content: bytes, model: Model | None, where: str) -> State:
     inside = tensors.pop("model", None)
     if inside is not None and (inside.dtype != np.uint8 or inside.ndim != 1):
         raise FormatError(f"{where}: tensor model: expected uint8 (bytes,), got {inside.dtype} {inside.shape}")
+    if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+        raise FormatError(f"{where}: model: expected a digest of 64 hexadecimal digits, got {digest!r:.80}")
     if model is None:
         model = Model(inside.tobytes(), f"{where}: model") if inside is not None else Model.with_digest(digest)
     if model is None:
@@ -188,14 +190,14 @@ def parse_state(content: bytes, model: Model | None, where: str) -> State:
         )
     try:
         settings = Settings.from_dict(_parse(metadata.get("settings", ""), dict, "settings", where))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise error if isinstance(error, FormatError) else FormatError(f"{where}: {error}") from error
     names = _parse(metadata.get("names", ""), list, "names", where)
     if not all(is_name(n) for n in names) or len(set(names)) != len(names) or len(names) > settings.max_classes:
         raise FormatError(f"{where}: names: expected at most {settings.max_classes} different names")
     experience = metadata.get("experience", "")
     if not (experience.isascii() and experience.isdigit() and len(experience) < 10):
-        raise FormatError(f"{where}: experience: expected a count, got {experience!r}")
+        raise FormatError(f"{where}: experience: expected a count, got {experience!r:.40}")
     classes, network = len(names), model.network
     labels: Any = tensors.get("replay.labels")
     stored = len(labels) if labels is not None and labels.ndim == 1 else 0
@@ -225,6 +227,7 @@ def parse_state(content: bytes, model: Model | None, where: str) -> State:
     counts = np.bincount(arrays["labels"], minlength=classes)
     if len(counts) > classes or np.any(counts > arrays["seen"]) or np.any(arrays["seen"] >= 2**32):
         raise FormatError(f"{where}: replay.labels: expected classes that were taught, with no more rows than were offered")
-    if np.any(arrays["seen"] == 0) or np.any(np.abs(arrays["feature_sums"]) > 127 * arrays["seen"].astype(np.int64)[:, None]):
+    sums, most = arrays["feature_sums"], 127 * arrays["seen"].astype(np.int64)[:, None]
+    if np.any(most == 0) or np.any(sums > most) or np.any(sums < -most):  # no abs: that of -2^63 is negative
         raise FormatError(f"{where}: head.feature_sum: expected sums of features in -127..127 of at least one row a class")
     return State(model, settings, names, int(experience), tail=tail, **arrays)
