@@ -1,4 +1,4 @@
-"""Writes docs/accuracy.md and README's table from the runs in benchmarks/results.
+"""Writes docs/accuracy.md and the tables of README and docs/serve.md from the runs in benchmarks/results.
 
 python benchmarks/report.py
 """
@@ -153,6 +153,17 @@ def reject_parts(lines: list[dict[str, Any]]) -> list[str]:
     ]
 
 
+def page_table(lines: list[dict[str, Any]]) -> str:
+    last = {line["train_blocks"]: line for line in lines}
+    rows = []
+    for blocks, line in sorted(last.items()):
+        for when in ("idle", "learning"):
+            found = line[when]
+            figures = [f"{found[key]:.1f}" for key in ("a_second", "median_ms", "p95_ms", "largest_ms")]
+            rows.append(("head alone" if blocks == 0 else f"{blocks} blocks", when, *figures, str(found["predictions"]), str(line["cores"])))
+    return table(("trained", "", "a second", "median, ms", "95 %, ms", "largest, ms", "predictions", "cores"), rows)
+
+
 def main() -> None:
     lines = read("accuracy.jsonl")
     runs = grouped(lines, "test")
@@ -162,6 +173,8 @@ def main() -> None:
             readme.read_text(), "<!-- table: accuracy -->", "<!-- end -->", short_table(runs, read("experiments/results.jsonl"))
         )
     )
+    serve = ROOT / "docs" / "serve.md"
+    serve.write_text(replace_between(serve.read_text(), "<!-- table: page -->", "<!-- end -->", page_table(read("page.jsonl"))))
     commits = sorted({line["commit"] for line in lines if line["split"] == "test"})
     models = sorted({line["model"] for line in lines if line["split"] == "test"})
     parts = [

@@ -20,6 +20,7 @@ from .errors import FormatError
 from .learner import Learner, Prediction
 from .model import Model
 from .settings import Settings
+from .store import StateFile
 
 __version__ = "0.1.0"
-__all__ = ["Cancelled", "FormatError", "Learner", "Model", "Prediction", "Settings", "__version__"]
+__all__ = ["Cancelled", "FormatError", "Learner", "Model", "Prediction", "Settings", "StateFile", "__version__"]

@@ -56,7 +56,7 @@ def load_sound(path: Path, *, model: Model | str | Path | None = None, threads: 
 
 
 class StateFile:
-    """A state file that this process alone may change, until `close`; a context manager.
+    """A state file that this process alone may change, until `close`; a context manager.  Keeps the state before the last change for `undo`.
 
     Parameters
     ----------
