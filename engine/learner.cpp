@@ -107,7 +107,7 @@ void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> la
   sums_.swap(sums);
   std::swap(tail_, tail);
   tail_weight_.swap(tail_weight);
-  replay_.commit(std::move(plan), latents.data());
+  if (live > 0) replay_.commit(std::move(plan), latents.data());
   ++experience_;
 }
 

@@ -323,7 +323,7 @@ def test_new_names_open_classes_in_the_order_in_which_they_appear(taught: Learne
 
 
 def test_names_that_look_odd_are_names(model: Model, tmp_path: Path) -> None:
-    names = [" ", "0", "a/b", '"', "\\", "日本語", "👩‍🚀", "x" * 1000, "null", "e\u0301", "é"]
+    names = ["a b", "0", "a/b", '"', "\\", "日本語", "👩‍🚀", "x" * 200, "null", "e\u0301", "é"]
     learner = Learner.new(model, capacity=5, **QUICK)
     learner.learn(pictures(1, len(names)), names)
     learner.save(tmp_path / "s")
@@ -438,11 +438,11 @@ BAD_LABELS = [
     ([b"a", b"b", b"c"], TypeError, r"labels: expected names \(str\), got bytes b'a'"),
     (np.array([0, 1, 2]), TypeError, r"labels: expected names \(str\), got int"),
     (["a", "", "b"], ValueError, "labels: expected names .*, got ''"),
-    (["a", "two\nlines", "b"], ValueError, r"labels: expected names without control characters, got 'two\\nlines'"),
-    (["a", "\x00", "b"], ValueError, r"labels: expected names without control characters, got '\\x00'"),
-    (["a", "\x1b[31mred", "b"], ValueError, r"labels: expected names without control characters, got '\\x1b\[31mred'"),
-    (["a", "\x85", "b"], ValueError, "labels: expected names without control characters"),
-    (["a", "\ud800", "b"], ValueError, r"labels: expected names without control characters, got '\\ud800'"),
+    (["a", "two\nlines", "b"], ValueError, r"labels: expected names of up to 200 characters .*, got 'two\\nlines'"),
+    (["a", "\x00", "b"], ValueError, r"labels: expected names of up to 200 characters .*, got '\\x00'"),
+    (["a", "\x1b[31mred", "b"], ValueError, r"labels: expected names of up to 200 characters .*, got '\\x1b\[31mred'"),
+    (["a", "\x85", "b"], ValueError, "labels: expected names of up to 200 characters .*"),
+    (["a", "\ud800", "b"], ValueError, r"labels: expected names of up to 200 characters .*, got '\\ud800'"),
     (None, TypeError, "labels: expected a sequence of names, got NoneType"),
     (5, TypeError, "labels: expected a sequence of names, got int"),
 ]
@@ -599,6 +599,9 @@ def test_the_share_of_remembered_rows_that_is_called_unknown_is_what_was_asked_f
         least = np.sort(certainty)[int(share * 8)]
         assert (certainty < least).mean() <= share
         assert np.array_equal(taught.predict(images, reject=share).unknown, sure < least)
+        assert np.array_equal(
+            taught.predict(images, reject=np.float32(share)).unknown, sure < np.sort(certainty)[int(np.float32(share) * 8)]
+        )
         assert np.array_equal(taught.predict(images, reject=share).probabilities, taught.predict(images).probabilities)
     for bad in (0, 1, -0.1, float("nan"), "x"):
         with pytest.raises(ValueError, match="reject: expected a share between 0 and 1"):
@@ -626,6 +629,7 @@ def test_recall_says_how_many_remembered_rows_are_named_rightly_after_every_chan
     assert np.array_equal(best, logits.argmax(axis=1))
     taught.learn(pictures(3, 9), ["c"] * 9)
     assert set(taught.recall()) == {"a", "b", "c"}
+    assert np.array_equal(taught._recalled()[1], taught._core.recall(1)[1])  # not what was kept from before the lesson
     taught.rename("c", "d")
     assert set(taught.recall()) == {"a", "b", "d"}
     taught.forget("a")

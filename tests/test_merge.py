@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
+from dataclasses import replace
 from math import isqrt
 from pathlib import Path
 from typing import Any
@@ -9,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_model
+from reference_merge import joined
 
-from bitreplay import Cancelled, Learner
+from bitreplay import Cancelled, FormatError, Learner
 from bitreplay.merge import merged_state
 from bitreplay.model import Model, write_model
+from bitreplay.state import MAX_LESSONS, pack_state
 
 SIZE = 16
 QUICK: dict[str, Any] = {"min_steps": 20, "epochs": 1, "capacity": 9, "threads": 1}
@@ -50,6 +55,31 @@ def test_classes_counts_and_means_add_up_and_the_memory_is_balanced(model: Model
     assert Learner.load(path).content() == a.content()
     a.learn(tiny_model.random_images(99, 4, SIZE), list("uuxx"))  # learning goes on
     assert a.names[-1] == "u"
+
+
+@pytest.mark.parametrize("train_blocks", [0, 1])
+@pytest.mark.parametrize("capacity", [3, 9, 40])
+@pytest.mark.parametrize("seed", range(4))
+def test_joining_equals_the_reference(model: Model, seed: int, capacity: int, train_blocks: int) -> None:
+    rng = np.random.default_rng(seed)
+    learners = []
+    for number in range(3):
+        lessons = ["".join(rng.choice(list("xyz"), rng.integers(1, 14))) for _ in range(1 if seed == 3 else rng.integers(1, 4))]
+        learners.append(
+            taught(model, 10 * seed + number, *lessons, capacity=int(rng.integers(capacity, 2 * capacity)), train_blocks=train_blocks)
+        )
+    learners.append(learners[0].copy())  # rows that two devices share
+    states = [learner._state() for learner in learners]
+    ours, equal = merged_state(states)
+    theirs = joined(states)
+    found = {
+        "names": ours.names, "seen": ours.seen.tolist(), "past": ours.past_count.tolist(), "sums": ours.feature_sums.tolist(),
+        "experience": ours.experience, "head": ours.weight.tolist(), "tail": ours.tail_weight.tolist(), "equal": equal,
+        "rows": [row.tobytes() for row in ours.rows], "labels": ours.labels.tolist(),
+    }  # fmt: skip
+    assert equal == (seed == 3 or not train_blocks or all(s.experience == 1 for s in states))
+    for key, value in theirs.items():
+        assert found[key] == value, key
 
 
 def test_heads_are_averaged_by_the_roots_of_their_counts(model: Model) -> None:
@@ -104,6 +134,55 @@ def test_any_thread_count_gives_the_same_bytes(model: Model) -> None:
     assert len(found) == 1
 
 
+def test_merging_twice_keeps_no_row_twice_and_two_may_merge_each_other(model: Model) -> None:
+    a, b = taught(model, 1, "xxxxxx"), taught(model, 2, "xxxxyy")
+    a.merge(b)
+    a.merge(b)
+    rows = [row.tobytes() for row in a._state().rows]
+    assert len(set(rows)) == len(rows) == 9
+
+    def merge(one: Learner, other: Learner) -> None:
+        with suppress(RuntimeError):  # one change at a time
+            one.merge(other)
+
+    threads = [threading.Thread(target=merge, args=pair) for pair in ((a, b), (b, a)) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_lessons_are_counted_to_the_end_and_no_further(model: Model) -> None:
+    def after(lessons: int) -> Learner:
+        state = taught(model, 1, "xxyy")._state()
+        learner = Learner(state.model, state.settings, 1, state=replace(state, experience=lessons))
+        return Learner.from_content(learner.content())
+
+    last = after(MAX_LESSONS - 1)
+    last.learn(tiny_model.random_images(5, 2, SIZE), list("xy"))
+    assert Learner.from_content(last.content()).info()["lessons"] == MAX_LESSONS
+    with pytest.raises(ValueError, match="at most 4294967295 lessons"):
+        last.learn(tiny_model.random_images(5, 2, SIZE), list("xy"))
+    for lessons in (MAX_LESSONS, MAX_LESSONS - 1):
+        with pytest.raises(ValueError, match="expected fewer than 4294967295 lessons"):
+            taught(model, 2, "zz").merge(after(lessons))
+    other = taught(model, 2, "zz")
+    other.merge(after(MAX_LESSONS - 2))
+    assert Learner.from_content(other.content()).info()["lessons"] == MAX_LESSONS
+    with pytest.raises(FormatError, match="expected a count"):
+        Learner.from_content(pack_state(replace(last._state(), experience=MAX_LESSONS + 1)))
+
+
+def test_rows_seen_are_counted_to_the_end_and_no_further(model: Model) -> None:
+    state = taught(model, 1, "xxyy")._state()
+    many = Learner(state.model, state.settings, 1, state=replace(state, seen=np.array([2**32 - 2, 2], np.uint64)))
+    with pytest.raises(ValueError, match="at most 4294967295 rows of a class"):
+        taught(model, 2, "xx").merge(many)
+    with pytest.raises(ValueError, match="at most 4294967295 of a class"):
+        many.learn(tiny_model.random_images(5, 2, SIZE), list("xx"))
+
+
 def test_what_cannot_be_merged_is_refused_and_nothing_changes(model: Model, tmp_path: Path) -> None:
     network, tensors = tiny_model.make_model(5, image_size=SIZE, widths=(8, 64), blocks=(1, 1), tail_blocks=1)
     stranger = write_model(tmp_path / "other.model", network, tensors, {"name": "other"})
@@ -111,6 +190,7 @@ def test_what_cannot_be_merged_is_refused_and_nothing_changes(model: Model, tmp_
     before = learner.content()
     for others, message in (
         ([], "expected at least one learner"),
+        ([learner], "expected other learners"),
         ([taught(stranger, 2, "a")], "only devices with the same model can be merged"),
         ([taught(model, 2, "ab", "ab", train_blocks=1)], "only devices that train the same blocks"),
         ([taught(model, 2, "abx")], "at most 3 classes in all, got 4"),

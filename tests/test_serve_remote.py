@@ -54,7 +54,7 @@ def test_without_the_token_nothing_is_told_and_nothing_changes(remote: TestClien
     kept = path.read_bytes()
     headers = {} if given is None else {"authorization": given.encode("latin-1")}
     routes = [(method, url) for url, methods in document()["paths"].items() for method in methods]
-    assert len(routes) == 11
+    assert len(routes) == 12
     for method, url in routes:
         answer = remote.request(method.upper(), url.replace("{name}", "red"), headers=headers)
         assert answer.status_code == 401
@@ -67,7 +67,7 @@ def test_without_the_token_nothing_is_told_and_nothing_changes(remote: TestClien
 @pytest.mark.parametrize(
     ("host", "status"),
     [("192.0.2.7:8008", 200), ("192.0.2.7", 200), ("localhost:8008", 200), (f"{socket.gethostname()}:8008", 200),
-     ("192.0.2.8:8008", 403), ("rebound.example:8008", 403), ("", 403)],
+     ("localhost:evil", 403), ("localhost:80@evil.example", 403), ("192.0.2.8:8008", 403), ("rebound.example:8008", 403), ("", 403)],
 )  # fmt: skip
 def test_with_the_token_this_machines_names_are_answered(remote: TestClient, host: str, status: int) -> None:
     headers = {"authorization": f"Bearer {TOKEN}", "host": host}
@@ -173,12 +173,49 @@ def test_what_cannot_be_served_is_said(tmp_path: Path, words: list[str], token: 
     test_serve.StateFile(state).close()  # and the state is free again
 
 
+@pytest.mark.parametrize(("host", "shown"), [("127.0.0.2", r"http://127\.0\.0\.2:\d+"), ("::1", r"http://\[::1\]:\d+")])
+def test_the_address_that_is_printed_answers(tmp_path: Path, host: str, shown: str) -> None:
+    command = [sys.executable, "-m", "bitreplay", "serve", str(tmp_path / "x.state"), "--port", "0", "--host", host]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        said = child.stdout.readline()
+        if not said and host == "::1":
+            pytest.skip("no IPv6 here")
+        found = re.search(shown, said)
+        assert found, said
+        for _ in range(200):
+            try:
+                with urllib.request.urlopen(f"{found[0]}/api/v1/state", timeout=20) as answer:
+                    assert answer.status == 200
+                break
+            except urllib.error.URLError:
+                time.sleep(0.05)
+        else:
+            raise AssertionError("it does not answer")
+        child.terminate()
+
+
+def test_silent_connections_are_hung_up_on_before_the_handshake(tmp_path: Path) -> None:
+    pytest.importorskip("cryptography", reason="TLS needs cryptography (extra serve)")
+    command = [sys.executable, "-m", "bitreplay", "serve", str(tmp_path / "x.state"), "--port", "0", "--host", "0.0.0.0"]
+    environment = os.environ | {"XDG_STATE_HOME": str(tmp_path / "home")}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment) as child:
+        assert child.stdout is not None
+        found = re.search(r":(\d+)/#", child.stdout.readline())
+        assert found
+        silent = [socket.create_connection(("127.0.0.1", int(found[1])), timeout=20) for _ in range(200)]
+        began = time.monotonic()
+        assert not any(ended(connection) for connection in silent)
+        assert time.monotonic() - began < 15  # not asyncio's minute
+        child.terminate()
+
+
 # Slow clients
 
 
 @contextmanager
 def served(device: Device) -> Iterator[int]:
-    running = server.make_server(make_app(device))
+    running = server.make_server(make_app(device), device)
     listening = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
     thread.start()
@@ -194,11 +231,12 @@ def served(device: Device) -> Iterator[int]:
 def ended(connection: socket.socket) -> bytes:
     """What came until the server hung up."""
     found = b""
-    try:
-        while part := connection.recv(65536):
-            found += part
-    except ConnectionResetError:
-        pass
+    with connection:
+        try:
+            while part := connection.recv(65536):
+                found += part
+        except ConnectionResetError:
+            pass
     return found
 
 
@@ -225,14 +263,12 @@ def test_200_slow_clients_keep_nobody_waiting_and_are_hung_up_on(device: Device,
         form += b'--y\r\nContent-Disposition: form-data; name="picture"; filename="0.png"\r\n\r\n' + picture("red") + b"\r\n--y--\r\n"
         assert b'"pictures":1' in post("lessons", form, "multipart/form-data; boundary=y")
         assert b'"red"' in post("predict", picture("red"), "image/png")
-        for connection in slow[:20]:
-            connection.sendall(b"n" if connection in slow[1::2] else b"-")  # they go on, slowly
+        for number, connection in enumerate(slow[:20]):
+            connection.sendall(b"n" if number % 2 else b"1\r\n\r\r\n" if number % 4 else b"\r")  # they go on, slowly
         answers = [ended(connection) for connection in slow]
         assert all(not answer for answer in answers[1::2])
-        assert all(answer.startswith(b"HTTP/1.1 408") for answer in answers[::2])
+        assert {answer[:12] for answer in answers[::2]} == {b"HTTP/1.1 408"}
         assert b'"red"' in post("predict", picture("red"), "image/png")
-        for connection in slow:
-            connection.close()
 
 
 # What the API is
@@ -296,3 +332,90 @@ def test_a_camera_that_is_gone_is_told(device: Device) -> None:
         assert (answer.status_code, "plugged in" in answer.json()["error"]) == (503, True)
     with TestClient(make_app(device), base_url="http://localhost") as client:
         assert client.get("/api/v1/camera").status_code == 404
+
+
+# One truth
+
+
+def test_status_never_pairs_one_state_with_the_revision_of_another(device: Device) -> None:
+    device.teach(np.zeros((4, SIZE, SIZE, 3), np.uint8), ["name-0"] * 4)
+    first, done = device.status()["revision"], threading.Event()
+    wrong: list[Any] = []
+
+    def ask() -> None:
+        while not done.is_set():
+            status = device.status()
+            if status["classes"][0]["name"] != f"name-{status['revision'] - first}":
+                wrong.append(status)
+
+    askers = [threading.Thread(target=ask) for _ in range(3)]
+    for asker in askers:
+        asker.start()
+    for number in range(100):
+        device.rename(f"name-{number}", f"name-{number + 1}")
+    done.set()
+    for asker in askers:
+        asker.join()
+    assert not wrong
+
+
+def test_a_lesson_can_be_given_up(client: TestClient, device: Device, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    teach(client, "red")
+    kept = path.read_bytes()
+    assert client.post("/api/v1/stop").status_code == 200  # nothing is being learned: nothing happens
+    inside = threading.Event()
+    learn = Learner.learn
+
+    def slow(self: Learner, images: Any, labels: Any, *, progress: Any, cancel: Any) -> None:
+        def told(phase: str, done: int, total: int) -> None:
+            inside.set()
+            time.sleep(0.02)
+
+        learn(self, images, labels, progress=told, cancel=cancel)
+
+    monkeypatch.setattr(Learner, "learn", slow)
+    answers: list[Any] = []
+    lesson = threading.Thread(target=lambda: answers.append(teach(client, "green")))
+    lesson.start()
+    assert inside.wait(20)
+    assert client.post("/api/v1/stop").status_code == 200
+    lesson.join(20)
+    assert (answers[0].status_code, "given up" in answers[0].json()["error"]) == (409, True)
+    assert path.read_bytes() == kept
+    device.give_up()
+    assert teach(client, "green").status_code == 409  # the server ends
+    assert names(client) == ["red"]
+
+
+def test_what_came_to_disk_is_shown_even_if_something_failed_behind_it(
+    client: TestClient, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teach(client, "red")
+    teach(client, "green")
+
+    def broken(self: Any) -> None:
+        raise OSError(5, "Input/output error", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(test_serve.StateFile, "_forget_previous", broken)
+        answer = client.post("/api/v1/undo")
+    assert answer.status_code == 507
+    assert names(client) == ["red"] == Learner.load(path).names
+    teach(client, "blue")
+    assert names(client) == ["red", "blue"] == Learner.load(path).names
+
+
+def test_names_that_an_address_or_a_reader_would_lose_are_refused(client: TestClient) -> None:
+    teach(client, "red")
+    for name in (".", "..", "   ", "\u200b", "a\u202eb", "x" * 201):
+        answer = client.patch("/api/v1/classes/red", json={"name": name})
+        assert (answer.status_code, "that can be seen" in answer.json()["error"]) == (400, True), name
+    assert client.patch("/api/v1/classes/red", json={"name": "x" * 200}).status_code == 200
+    assert client.patch(f"/api/v1/classes/{'x' * 200}", content=b"[" * 60_000).status_code == 400
+
+
+def test_pictures_one_after_the_other_and_of_known_kinds_only(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    teach(client, "red")
+    assert client.post("/api/v1/predict", content=b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n").status_code == 400
+    monkeypatch.setattr("bitreplay.serve.app.MAX_PICTURE", 100)
+    assert "picture 1: expected at most 100 bytes" in teach(client, "green").json()["error"]

@@ -167,7 +167,7 @@ def test_renaming_changes_the_name_alone(path: Path) -> None:
     assert after.names == ["bee" if name == "b" else name for name in before.names]
     learner.rename("bee", "bee")
     for old, new, message in (("b", "x", "old: expected one of a, bee, c, got 'b'"), ("a", "c", "new: expected a name that is not taken"),
-                              ("a", "", "new: expected a name"), ("a", "x\n", "new: expected a name"), ("a", 3, "new: expected a name")):  # fmt: skip
+                              ("a", "", "new: expected names of up to 200"), ("a", "x\n", "new: expected names of up to 200"), ("a", 3, "new: expected names of up to 200")):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             learner.rename(old, new)  # type: ignore[arg-type]
     assert learner.names == ["a", "bee", "c"]

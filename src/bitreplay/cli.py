@@ -337,6 +337,10 @@ def merge(
     threads: ThreadsOption = None,
 ) -> None:
     """Take over what other devices were taught; their states stay as they are."""
+    for other in others:
+        _expect(other)
+        if other.samefile(state):
+            raise ValueError(f"{other}: is the state itself; name another device's")
     with _changing(state) as file:
         learner = _load(state, model, threads, file=file)
         taught = [_load(other, model, threads) for other in others]

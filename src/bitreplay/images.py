@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from PIL import Image
 
+_BAND = 128  # rows
 IMAGE_SUFFIXES = frozenset(".avif .bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split())
 
 
@@ -25,10 +26,21 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
         values = np.asarray(picture.convert("I"), np.int64)
         return Image.fromarray(np.clip(values >> 8, 0, 255).astype(np.uint8)).convert("RGB")
     if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
-        layer = picture.convert("RGBA")
-        ground = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(ground, layer).convert("RGB")
+        return _on_white(picture)
     return picture.convert("RGB")
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    # In bands: whole layers of a large picture would take its memory four times.
+    from PIL import Image
+
+    width, height = picture.size
+    result = Image.new("RGB", picture.size)
+    for top in range(0, height, _BAND):
+        layer = picture.crop((0, top, width, min(height, top + _BAND))).convert("RGBA")
+        ground = Image.new("RGBA", layer.size, "white")
+        result.paste(Image.alpha_composite(ground, layer).convert("RGB"), (0, top))
+    return result
 
 
 def fit_image(picture: Image.Image, image_size: int) -> NDArray[np.uint8]:
@@ -46,7 +58,7 @@ def fit_image(picture: Image.Image, image_size: int) -> NDArray[np.uint8]:
     return np.asarray(picture, dtype=np.uint8)
 
 
-def decode_image(source: Path | IO[bytes], image_size: int) -> NDArray[np.uint8]:
+def decode_image(source: Path | IO[bytes], image_size: int, formats: tuple[str, ...] | None = None) -> NDArray[np.uint8]:
     """Decode one picture to the square input of a network.
 
     EXIF orientation is applied, transparency is laid on white, grey (16 bits too) becomes RGB, the largest centred square is cut
@@ -56,6 +68,7 @@ def decode_image(source: Path | IO[bytes], image_size: int) -> NDArray[np.uint8]
     ----------
     source : path or open binary file of any format that Pillow reads.
     image_size : side of the result in pixels.
+    formats : those that are tried, by Pillow's names; None for all.
 
     Returns
     -------
@@ -68,9 +81,10 @@ def decode_image(source: Path | IO[bytes], image_size: int) -> NDArray[np.uint8]
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(source) as opened:
+        with Image.open(source, formats=formats) as opened:
             opened.draft("RGB", (2 * image_size, 2 * image_size))  # a large JPEG is decoded at a fraction of its size
-            picture = _to_rgb(ImageOps.exif_transpose(opened))
+            ImageOps.exif_transpose(opened, in_place=True)
+            picture = _to_rgb(opened)
     except (OSError, MemoryError):
         raise
     except Exception as error:  # Pillow's readers raise what they like on a damaged file

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ from .errors import FormatError
 from .merge import merged_state
 from .model import Model
 from .settings import MAX_CAPACITY, Settings
-from .state import State, core_of, is_name, pack_state, parse_state, read_state, state_of, without_class
+from .state import MAX_LESSONS, MAX_NAME, State, core_of, is_name, pack_state, parse_state, read_state, state_of, without_class
 
 MAX_CLASSES = 65_535
 _PREDICT_ROWS = 256
+_A_NAME = f"names of up to {MAX_NAME} characters that can be seen, without control characters, not . or .."
 
 
 @dataclass(frozen=True)
@@ -246,6 +248,8 @@ class Learner:
         indices = np.array([known[name] for name in names], np.int32)
         if len(self._names) and int(self._core.seen().max()) + len(images) >= 2**32:
             raise ValueError(f"images: expected at most {2**32 - 1} of a class in all; make a new learner")
+        if self._core.experience >= MAX_LESSONS:
+            raise ValueError(f"learn: expected at most {MAX_LESSONS} lessons in all; make a new learner")
         self._core.learn(images, indices, len(known), self._threads, _reporter(progress, cancel))
         self._names = list(known)
 
@@ -275,7 +279,7 @@ class Learner:
             if old not in self._names:
                 raise ValueError(f"old: expected one of {', '.join(self._names) or 'no class, since none is known'}, got {old!r}")
             if not is_name(new):
-                raise ValueError(f"new: expected a name, text without control characters, got {new!r}")
+                raise ValueError(f"new: expected {_A_NAME}, got {new!r:.80}")
             if new != old and new in self._names:
                 raise ValueError(f"new: expected a name that is not taken, got {new!r}; forget that class first")
             self._names = [new if name == old else name for name in self._names]
@@ -307,19 +311,26 @@ class Learner:
 
         Notes
         -----
-        Needs this learner's state twice, and the working memory of a lesson without pictures.
+        Meant for a machine with room: beside all learners it takes copies of their states and of the merged one, while it joins them, and
+        then the merged one with the working memory of a lesson without pictures.  What two learners have from an earlier merge counts twice
+        in counts and means (rows that are equal are kept once): merge each taught thing once.
         """
+        if not others:
+            raise ValueError("others: expected at least one learner, got none")
+        if self in others:
+            raise ValueError("others: expected other learners, got this one; what it was taught would count twice")
+        states = []
+        for other in others:  # before this one's lock is taken: two may be merging each other
+            with other._lock:
+                states.append(other._state())
         with self._change("merge"):
-            if not others:
-                raise ValueError("others: expected at least one learner, got none")
-            states = [self._state()]
-            for other in others:
-                with other._lock:
-                    states.append(other._state())
+            states.insert(0, self._state())
             state, equal = merged_state(states)
-            core = core_of(state)
+            core, names = core_of(state), list(state.names)
+            states.clear()
+            del state
             core.rehearse(self._threads, _reporter(progress, cancel))
-            self._core, self._names = core, list(state.names)
+            self._core, self._names = core, names
             return equal
 
     def predict(self, images: NDArray[np.uint8], *, mirrored: bool = False, reject: float | None = None) -> Prediction:
@@ -338,7 +349,7 @@ class Learner:
         ValueError : the input does not fit, or nothing has been learned yet, or `reject` is given and no row is remembered.
         """
         images = self._check_images(images)
-        if reject is not None and not (isinstance(reject, int | float) and 0 < reject < 1):
+        if reject is not None and not (isinstance(reject, Real) and 0 < reject < 1):
             raise ValueError(f"reject: expected a share between 0 and 1, or None, got {reject!r}")
         if not self._names:
             raise ValueError("predict: expected a learner that knows a class, got one that knows none; call learn first")
@@ -528,5 +539,5 @@ class Learner:
             if not isinstance(name, str):
                 raise TypeError(f'labels: expected names (str), got {type(name).__name__} {name!r}; name the classes, e.g. "mug"')
             if not is_name(name):
-                raise ValueError(f"labels: expected names without control characters, got {name!r}")
+                raise ValueError(f"labels: expected {_A_NAME}, got {name!r:.80}")
         return [str(name) for name in names]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .state import State
+from .state import MAX_LESSONS, State
 
 
 def merged_state(states: Sequence[State]) -> tuple[State, bool]:
@@ -58,8 +58,8 @@ def merged_state(states: Sequence[State]) -> tuple[State, bool]:
     most = 2**32 - 1
     if np.any(seen > most):
         raise ValueError(f"states: expected at most {most} rows of a class in all, got {int(seen.max())}")
-    if (lessons := sum(state.experience for state in states)) >= 10**9:
-        raise ValueError(f"states: expected fewer than {10**9} lessons in all, got {lessons}")
+    if (lessons := sum(state.experience for state in states)) >= MAX_LESSONS:  # the rehearsal is one more
+        raise ValueError(f"states: expected fewer than {MAX_LESSONS} lessons in all, got {lessons}")
     rows, labels = _memory(states, where, seen, first.settings.capacity)
     weight = _averaged([s.weight for s in states], [s.past_count for s in states], where, len(names))
     equal = all(_same_tail(first, state) for state in states[1:])
@@ -111,16 +111,15 @@ def _averaged(
         share = np.array([max(1, isqrt(int(c) << 8)) for c in count], np.int64).reshape(-1, 1)
         total[index] += share * part
         shares[index] += share
-    half = shares // 2
-    rounded: NDArray[np.int64] = np.where(total >= 0, total + half, half - total) // np.maximum(shares, 1)
-    return np.where(total >= 0, rounded, -rounded).astype(np.int32)
+    mean: NDArray[np.int64] = (2 * total + shares) // (2 * shares)
+    return mean.astype(np.int32)
 
 
 def _memory(
     states: Sequence[State], where: Sequence[NDArray[np.int64]], seen: NDArray[np.int64], capacity: int
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint16]]:
-    # Of each class as many rows as the balance allows (docs/method.md, 5), of each device in proportion to the rows of the class that it saw.
-    here = [[np.flatnonzero(state.labels == local) for local in range(len(state.names))] for state in states]
+    # Of each class as many rows as the balance allows (docs/method.md, 8.1), of each device in proportion to the rows of the class that it saw.
+    here = _new_rows(states, where)
     stored = _added([np.array([len(slots) for slots in slots_of]) for slots_of in here], where, len(seen))
     rows, labels = [], []
     for c, room in enumerate(_balanced(stored, capacity)):
@@ -138,6 +137,18 @@ def _memory(
             left, weight_left = left - take, weight_left - saw
     width = states[0].rows.shape[1]
     return np.concatenate([*rows, np.zeros((0, width), np.uint64)]), np.array(labels, np.uint16)
+
+
+def _new_rows(states: Sequence[State], where: Sequence[NDArray[np.int64]]) -> list[list[NDArray[np.int64]]]:
+    # Slots of each state's classes, without rows that an earlier state has of the class: devices that were merged before share some.
+    known: set[tuple[int, bytes]] = set()
+    found = []
+    for state, index in zip(states, where, strict=True):
+        mine = [(int(index[label]), row.tobytes()) for label, row in zip(state.labels, state.rows, strict=True)]
+        fresh = np.array([row not in known for row in mine], bool)
+        found.append([np.flatnonzero((state.labels == local) & fresh) for local in range(len(state.names))])
+        known |= set(mine)
+    return found
 
 
 def _balanced(stored: NDArray[np.int64], capacity: int) -> NDArray[np.int64]:

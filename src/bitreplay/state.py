@@ -17,10 +17,20 @@ from .errors import FormatError
 from .model import Model
 from .settings import Settings
 
+MAX_NAME = 200
+MAX_LESSONS = 2**32 - 1
+_TURNS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # change the direction of what follows
+
 
 def is_name(text: object) -> bool:
-    """Whether a text can name a class: not empty, no control characters, no halves of characters."""
-    return isinstance(text, str) and text != "" and all(unicodedata.category(c) not in ("Cc", "Cs") for c in text)
+    """Whether a text can name a class: up to MAX_NAME characters, one of them visible, none of them a control or half a character.
+
+    Neither "." nor "..", which an address would lose.
+    """
+    if not isinstance(text, str) or not 0 < len(text) <= MAX_NAME or text in (".", ".."):
+        return False
+    kinds = [unicodedata.category(c) for c in text]
+    return not {"Cc", "Cs", "Zl", "Zp"} & set(kinds) and not _TURNS & set(text) and any(kind[0] not in "ZC" for kind in kinds)
 
 
 @dataclass(frozen=True)
@@ -196,7 +206,7 @@ def parse_state(content: bytes, model: Model | None, where: str) -> State:
     if not all(is_name(n) for n in names) or len(set(names)) != len(names) or len(names) > settings.max_classes:
         raise FormatError(f"{where}: names: expected at most {settings.max_classes} different names")
     experience = metadata.get("experience", "")
-    if not (experience.isascii() and experience.isdigit() and len(experience) < 10):
+    if not (experience.isascii() and experience.isdigit() and len(experience) <= 10 and int(experience) <= MAX_LESSONS):
         raise FormatError(f"{where}: experience: expected a count, got {experience!r:.40}")
     classes, network = len(names), model.network
     labels: Any = tensors.get("replay.labels")

@@ -6,8 +6,10 @@ Owns requests and status codes; what is done is `device`'s, who may ask is `guar
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import cache
 from importlib import resources
 from typing import Any, Protocol
 
@@ -23,12 +25,15 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from .._engine import Cancelled
 from ..images import decode_image
 from .device import BusyError, Device
 from .guard import API, HEADERS, MAX_PICTURE, Guard, refusal
 from .openapi import document
 
-MAX_PIXELS = 25_000_000
+MAX_PIXELS = 25_000_000  # some 300 MB while it is decoded
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
+_DECODING = threading.Lock()  # one picture at a time: each may take what MAX_PIXELS allows
 MAX_PICTURES = 512
 _PAGE = {"": ("page.html", "text/html"), "page.js": ("page.js", "text/javascript"), "page.css": ("page.css", "text/css")}
 
@@ -41,12 +46,12 @@ def _answered(handler: Handler) -> Handler:
     async def answered(request: Request) -> Response:
         try:
             return await handler(request)
-        except BusyError as error:
+        except (BusyError, Cancelled) as error:
             return refusal(409, str(error))
         except OSError as error:
             if error.errno is None:  # nothing to undo
                 return refusal(404, str(error))
-            return refusal(507, f"cannot be saved, nothing was changed: {error.strerror}")
+            return refusal(507, f"cannot be saved: {error.strerror}; what the page shows is what is on disk")
         except MultiPartException as error:
             return refusal(400, f"form: {error.message}")
         except ValueError as error:
@@ -57,11 +62,22 @@ def _answered(handler: Handler) -> Handler:
     return answered
 
 
+@cache
+def _formats() -> tuple[str, ...]:
+    # Of FORMATS those that this Pillow reads.
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
 def _picture(content: bytes, name: str, size: int) -> NDArray[np.uint8]:
     from PIL import Image
 
+    if len(content) > MAX_PICTURE:
+        raise ValueError(f"{name}: expected at most {MAX_PICTURE} bytes, got {len(content)}; send a smaller one")
     try:
-        with Image.open(io.BytesIO(content)) as opened:
+        with Image.open(io.BytesIO(content), formats=_formats()) as opened:
             width, height = opened.size
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"{name}: expected at most {MAX_PIXELS} pixels, got far more; send a smaller one") from error
@@ -70,7 +86,8 @@ def _picture(content: bytes, name: str, size: int) -> NDArray[np.uint8]:
     if width * height > MAX_PIXELS:
         raise ValueError(f"{name}: expected at most {MAX_PIXELS} pixels, got {width} x {height}; send a smaller one")
     try:
-        return decode_image(io.BytesIO(content), size)
+        with _DECODING:
+            return decode_image(io.BytesIO(content), size, _formats())
     except (OSError, MemoryError) as error:
         raise ValueError(f"{name}: cannot be read as a picture: {error}") from error
 
@@ -146,14 +163,21 @@ def make_app(device: Device, *, token: str | None = None, camera: FrameSource | 
         return JSONResponse({}, headers=HEADERS)
 
     async def rename(request: Request) -> Response:
-        values = await request.json()
+        try:
+            values = await request.json()
+        except (ValueError, RecursionError):
+            values = None
         if not isinstance(values, dict) or not isinstance(values.get("name"), str):
-            raise ValueError('body: expected {"name": NEW}')
+            raise ValueError('body: expected JSON, {"name": NEW}, got something else')
         await run_in_threadpool(device.rename, request.path_params["name"], values["name"])
         return JSONResponse({}, headers=HEADERS)
 
     async def undo(_: Request) -> Response:
         await run_in_threadpool(device.undo)
+        return JSONResponse({}, headers=HEADERS)
+
+    async def stop(_: Request) -> Response:
+        device.cancel()
         return JSONResponse({}, headers=HEADERS)
 
     async def download(_: Request) -> Response:
@@ -198,6 +222,7 @@ def make_app(device: Device, *, token: str | None = None, camera: FrameSource | 
         Route(f"{api}/lessons", _answered(teach), methods=["POST"]),
         Route(f"{api}/classes/{{name:path}}", _answered(forget), methods=["DELETE"]),
         Route(f"{api}/classes/{{name:path}}", _answered(rename), methods=["PATCH"]),
+        Route(f"{api}/stop", _answered(stop), methods=["POST"]),
         Route(f"{api}/undo", _answered(undo), methods=["POST"]),
         Route(f"{api}/file", _answered(download)),
         Route(f"{api}/file", _answered(upload), methods=["PUT"]),

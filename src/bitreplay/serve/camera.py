@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 
 import cv2
 import numpy as np
@@ -10,6 +12,8 @@ from numpy.typing import NDArray
 
 _SIDE = 320  # of a frame as the page shows it, pixels
 _FIRST = 10.0  # seconds that a camera may take to give a frame
+_OLDEST = 2.0  # seconds after which a frame says nothing any more
+_AGAIN = 0.5  # seconds between two tries to open it again
 
 
 class Camera:
@@ -29,7 +33,7 @@ class Camera:
         self._capture = cv2.VideoCapture(self._source)
         if not self._capture.isOpened():
             raise OSError(f"camera {source}: cannot be opened; number 0 is the first camera of a machine")
-        self._frame: NDArray[np.uint8] | None = None
+        self._newest: tuple[float, NDArray[np.uint8]] | None = None  # when it came, and the frame
         self._there = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._read, name="camera", daemon=True)
@@ -39,23 +43,21 @@ class Camera:
             raise OSError(f"camera {source}: gives no picture")
 
     def _read(self) -> None:
-        pause = 1 / min(60.0, self._capture.get(cv2.CAP_PROP_FPS) or 30.0) if isinstance(self._source, str) else 0.0
+        is_film = isinstance(self._source, str) and os.path.isfile(self._source)
+        pause = 1 / min(60.0, self._capture.get(cv2.CAP_PROP_FPS) or 30.0) if is_film else 0.0
         while not self._stop.wait(pause):
             good, frame = self._capture.read()
             if good:
-                self._frame = np.asarray(frame, np.uint8)
+                self._newest = time.monotonic(), np.asarray(frame, np.uint8)
                 self._there.set()
-            elif isinstance(self._source, str):
-                self._capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
-                pause = max(pause, 0.05)
-            else:
-                self._frame = None
-                self._stop.wait(0.5)
+            elif not (is_film and self._capture.set(cv2.CAP_PROP_POS_FRAMES, 0)):
+                self._stop.wait(_AGAIN)  # unplugged, or the stream has ended: it may come back
+                self._capture.open(self._source)
 
     def jpeg(self) -> bytes:
         """The newest frame, its middle square, as a JPEG file; OSError where the camera gives none any more."""
-        frame = self._frame
-        if frame is None:
+        came, frame = self._newest or (0.0, None)
+        if frame is None or time.monotonic() - came > _OLDEST:
             raise OSError("camera: gives no picture any more; is it still plugged in?")
         height, width = frame.shape[:2]
         side = min(height, width)

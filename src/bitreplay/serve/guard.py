@@ -7,6 +7,7 @@ rebinding) they name another host.  Off localhost every request of the API needs
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import socket
 from typing import Any
@@ -44,8 +45,9 @@ def names_of_this_machine() -> set[str]:
 
 
 def _host(value: str) -> str:
-    # The name in a Host header, without its port.
-    return value.rsplit(":", 1)[0] if not value.endswith("]") and ":" in value else value
+    # The name in a Host header, without its port; "" where it is none.
+    found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?", value)
+    return found[1].lower() if found else ""
 
 
 class Guard:
@@ -73,7 +75,7 @@ class Guard:
             await refused(scope, receive, send)
             return
         clock = asyncio.get_running_loop().time
-        deadline = clock() + _GRACE + int(request.headers.get("content-length", limit)) / _SLOWEST
+        began = clock()
         read, more = 0, True
 
         async def counted() -> Any:
@@ -81,7 +83,7 @@ class Guard:
             if not more:
                 return await receive()  # the next is that the client has gone
             try:
-                async with asyncio.timeout(deadline - clock()):
+                async with asyncio.timeout(began + _GRACE + read / _SLOWEST - clock()):
                     message = await receive()
             except TimeoutError:
                 raise HTTPException(408, f"body: expected at least {_SLOWEST} bytes a second, got fewer") from None
@@ -95,8 +97,8 @@ class Guard:
 
     def _refused(self, request: Request) -> JSONResponse | None:
         host, origin, scheme = request.headers.get("host", ""), request.headers.get("origin"), request.scope["scheme"]
-        name = _host(host).lower()
-        if name not in self._names and not (self._token is not None and name == _address(request.scope)):
+        name = _host(host)
+        if name not in self._names and not (name and name == _address(request.scope)):
             return refusal(403, f"host: expected one of this machine's own names, {', '.join(sorted(self._names))}, got {host!r}")
         if origin is not None and origin.lower() != f"{scheme}://{host}".lower():
             return refusal(403, f"origin: expected {scheme}://{host}, got {origin!r}")

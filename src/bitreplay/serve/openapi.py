@@ -76,6 +76,7 @@ def document() -> dict[str, Any]:
             "patch": _operation("Rename", nothing, *change, body=_json(name=text), parameters=[name]),
             "delete": _operation("Forget, here and in what undo would go back to", nothing, *change, parameters=[name]),
         },
+        "stop": {"post": _operation("Give the lesson or merge up that is being made, if there is one; nothing of it stays", nothing)},
         "undo": {"post": _operation("Go back to before the last change", nothing, *change, "404")},
         "file": {
             "get": _operation("The state file", state_file),

@@ -9,14 +9,24 @@ let known = null;         // the last state
 let stream = null;        // of the browser's camera
 let eye = false;          // whether the device's camera is looked through
 let chosen = [];          // pictures that were chosen, as files
+let lost = false;         // whether the device did not answer, or not this page
 let asked = 0, said = 0;  // pictures looked at, and the last one whose answer is shown
 let looking = false, held = null, sending = false;
 let token = takeToken();  // asked for off localhost
 
-function tell(text, bad = false) {
-  if ($("status").textContent !== text) $("status").textContent = text;
-  $("status").classList.toggle("bad", bad);
+// Read aloud when they change: so they are written only when they change.
+function write(id, text) {
+  if ($(id).textContent !== text) $(id).textContent = text;
 }
+
+// What goes wrong stays until the user does something else.
+function tell(text, bad = false) {
+  write(bad ? "trouble" : "status", text);
+}
+
+// Buttons stay where the keyboard is, and do nothing while they are off.
+function enable(id, on) { $(id).setAttribute("aria-disabled", String(!on)); }
+function isOff(id) { return $(id).getAttribute("aria-disabled") === "true"; }
 
 // From the address that serve printed; then it is taken out of the address, so that it is not in bookmarks or pictures of the screen.
 function takeToken() {
@@ -34,10 +44,13 @@ async function fetched(path, options = {}) {
   try {
     answer = await fetch(api + path, { ...options, headers });
   } catch {
+    lost = true;
     throw new Error("The device does not answer. Is bitreplay serve still running?");
   }
   $("enter").hidden = answer.status !== 401;
-  if (answer.status === 401) throw new Error(token ? "That is not the token that the device printed." : "The device asks for its token.");
+  if (answer.status !== 401 && lost) tell("", true);  // it is back
+  lost = answer.status === 401;
+  if (lost) throw new Error(token ? "That is not the token that the device printed." : "The device asks for its token.");
   if (!answer.ok) {
     const value = await answer.json().catch(() => ({}));
     throw new Error(value.error || `The device answered ${answer.status}.`);
@@ -73,7 +86,8 @@ function show(state) {
   const changed = known === null || known.revision !== state.revision;
   known = state;
   const busy = state.busy;
-  $("progress").hidden = !busy;
+  $("going").hidden = !busy;
+  $("stop").hidden = !(busy && ["learning", "merging"].includes(busy.what));
   if (busy) {
     if (busy.total) $("progress").value = busy.done / busy.total; else $("progress").removeAttribute("value");
     tell(`Busy: ${busy.what}${busy.phase ? `, ${busy.phase}` : ""}.`);
@@ -85,6 +99,7 @@ function show(state) {
   if (!changed) return;
   $("nothing").hidden = state.classes.length > 0;
   $("classes").hidden = state.classes.length === 0;
+  const at = document.activeElement.closest("tbody") ? document.activeElement.getAttribute("aria-label") : null;
   $("classes").tBodies[0].replaceChildren(...state.classes.map((entry) => {
     const row = document.createElement("tr");
     const head = document.createElement("th");
@@ -94,10 +109,13 @@ function show(state) {
     change.append(
       button("Rename", `Rename ${entry.name}`, () => rename(entry.name)),
       button("Forget", `Forget ${entry.name}`, () => forget(entry.name)));
+    head.dir = "auto";
     row.append(head, cell(number(entry.samples), "number"), cell(number(entry.replay_rows), "number"),
       cell(entry.recall === null ? "" : `${Math.round(100 * entry.recall)} %`, "number"), change);
     return row;
   }));
+  if (at) [...$("classes").querySelectorAll("button")].find((one) => one.getAttribute("aria-label") === at)?.focus();
+  if (at && document.activeElement === document.body) $("knows-title").focus();  // its row has gone
   $("known").replaceChildren(...state.classes.map((entry) => Object.assign(document.createElement("option"), { value: entry.name })));
   $("rows").textContent = `${number(state.replay_rows)} of ${number(state.capacity)} remembered pictures, ${number(state.bytes.replay_row)} bytes each.`;
   $("meter").max = Math.max(1, state.capacity);
@@ -111,9 +129,9 @@ function show(state) {
 
 function buttons() {
   const free = known !== null && known.busy === null && !sending;
-  $("hold").disabled = !((stream || eye) && (free || held));
-  $("send").disabled = !(chosen.length && free);
-  $("undo").disabled = !(free && known.can_undo);
+  enable("hold", (stream || eye) && (free || held));
+  enable("send", chosen.length && free);
+  enable("undo", free && known.can_undo);
 }
 
 async function refresh() {
@@ -131,6 +149,7 @@ async function watch() {
 
 async function change(text, path, options) {
   sending = true;
+  tell("", true);
   tell(text);
   buttons();
   try {
@@ -183,13 +202,14 @@ async function frame() {
 }
 
 function say(answer) {
-  $("answer").textContent = !answer ? "" : answer.unknown ? "unknown" : answer.name;
+  write("answer", !answer ? "" : answer.unknown ? "unknown" : answer.name);
   const best = answer ? Object.entries(answer.probabilities).sort((a, b) => b[1] - a[1]).slice(0, 5) : [];
   $("guesses").replaceChildren(...best.map(([name, p]) => {
     const item = document.createElement("li");
     item.style.setProperty("--p", p);
     const what = document.createElement("span"), share = document.createElement("span");
     what.textContent = name;
+    what.dir = "auto";
     share.textContent = `${Math.round(100 * p)} %`;
     item.append(what, share);
     return item;
@@ -235,6 +255,7 @@ async function lookOn() {
 }
 
 function dark() {
+  tell("", true);
   if (stream) stream.getTracks().forEach((track) => track.stop());
   stream = null;
   eye = false;
@@ -291,6 +312,7 @@ function still() {
 }
 
 function choose(files) {
+  tell("", true);
   chosen = [...files].filter((file) => file.type.startsWith("image/"));
   if (chosen.length && (stream || eye)) dark();
   still();
@@ -312,11 +334,12 @@ async function teach(pictures) {
   pictures.forEach((picture, i) => form.append("picture", picture, `${i}.jpg`));
   const done = await change(`Learning ${pictures.length} pictures of ${name}…`, "lessons", { method: "POST", body: form });
   if (done) $("burst").textContent = `Learned ${done.pictures} pictures of ${done.name} in ${done.seconds.toFixed(1)} s.`;
+  if (done) tell($("burst").textContent);
   if (done && chosen.length) look(chosen[0]);
 }
 
 async function hold() {
-  if (held || !(stream || eye) || $("hold").disabled) return;
+  if (held || !(stream || eye) || isOff("hold")) return;
   if (!$("name").value.trim()) {
     $("name").focus();
     return tell("Say first what it is: type its name.", true);
@@ -374,8 +397,9 @@ $("hold").addEventListener("keydown", (event) => { if ((event.key === " " || eve
 for (const event of ["pointerup", "pointercancel", "keyup", "blur"]) $("hold").addEventListener(event, release);
 addEventListener("pointerup", release);
 $("hold").addEventListener("contextmenu", (event) => event.preventDefault());
-$("lesson").addEventListener("submit", (event) => { event.preventDefault(); if (chosen.length && !$("send").disabled) teach(chosen); });
-$("undo").addEventListener("click", () => change("Undoing…", "undo", { method: "POST" }));
+$("lesson").addEventListener("submit", (event) => { event.preventDefault(); if (chosen.length && !isOff("send")) teach(chosen); });
+$("stop").addEventListener("click", () => ask("stop", { method: "POST" }).catch(trouble));
+$("undo").addEventListener("click", () => isOff("undo") || change("Undoing…", "undo", { method: "POST" }));
 $("upload").addEventListener("change", () => send("upload", (name) => `Replace what the device knows by ${name}? Undo takes it back.`, "Uploading…", "file", "PUT"));
 $("merge").addEventListener("change", () => send("merge", (name) => `Learn what ${name} knows? Undo takes it back.`, "Merging…", "merge", "POST"));
 $("view").addEventListener("dragover", (event) => { event.preventDefault(); $("view").classList.add("over"); });

@@ -10,6 +10,7 @@ import secrets
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -23,6 +24,8 @@ from .guard import names_of_this_machine
 TOKEN = "BITREPLAY_TOKEN"
 _SHORTEST_TOKEN = 16
 _HEAD_SECONDS = 10.0  # that a client may take for the head of a request
+_HANDSHAKE_SECONDS = 5.0
+_MOST_FILES = 4096  # open at once; of connections, uvicorn answers 512
 
 
 class Impatient(H11Protocol):
@@ -66,11 +69,33 @@ class Impatient(H11Protocol):
             self.transport.abort()
 
 
-def make_server(app: ASGIApp, **more: Any) -> uvicorn.Server:
-    """What runs an application; `more` as uvicorn takes it."""
-    return uvicorn.Server(
-        uvicorn.Config(app, http=Impatient, log_level="error", access_log=False, timeout_keep_alive=5, limit_concurrency=512, **more)
-    )
+class Loop(asyncio.SelectorEventLoop):
+    """Waits for the handshake of TLS as briefly as for the head of a request: until then nobody counts a connection."""
+
+    async def create_server(self, *args: Any, ssl: Any = None, **more: Any) -> Any:
+        """As asyncio's."""
+        if ssl:
+            more["ssl_handshake_timeout"] = _HANDSHAKE_SECONDS
+        return await super().create_server(*args, ssl=ssl, **more)
+
+
+class Server(uvicorn.Server):
+    """Gives the lesson at hand up when it is told to end."""
+
+    def __init__(self, config: uvicorn.Config, device: Device) -> None:
+        super().__init__(config)
+        self._device = device
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Ctrl-C, or the end of a service."""
+        self._device.give_up()
+        super().handle_exit(sig, frame)
+
+
+def make_server(app: ASGIApp, device: Device, **more: Any) -> uvicorn.Server:
+    """What runs the application of a device; `more` as uvicorn takes it."""
+    config: dict[str, Any] = {"log_level": "error", "access_log": False, "timeout_keep_alive": 5, "limit_concurrency": 512}
+    return Server(uvicorn.Config(app, http=Impatient, loop=f"{__name__}:Loop", **config, **more), device)
 
 
 def is_local(host: str) -> bool:
@@ -90,6 +115,24 @@ def _own_address() -> str:
             return address
         except OSError:
             return "127.0.0.1"
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    if ":" not in host:
+        return socket.create_server((host, port))
+    both = host == "::" and socket.has_dualstack_ipv6()
+    return socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=both)
+
+
+def _allow_files() -> None:
+    # As many open files as the system lets this process have, lest a crowd of silent connections keep a state from being saved.
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _token() -> str:
@@ -135,12 +178,13 @@ def run(
     """
     certified: dict[str, Any] = {}
     host = "127.0.0.1" if host in (None, "localhost") else host
-    token = None
+    token, shown = None, host
     if not is_local(host):
         from .tls import certificate, home
 
         token = _token()
         shown = _own_address() if ipaddress.ip_address(host).is_unspecified else host
+        _allow_files()
         names = {"localhost", "127.0.0.1", shown, *names_of_this_machine()}
         certified["ssl_certfile"], fingerprint = certificate(home(), names)
         told(f"the browser warns, since this device made its certificate itself; the certificate's SHA-256 fingerprint is {fingerprint}")
@@ -156,14 +200,14 @@ def run(
             eye = Camera(camera)
             ends.callback(eye.close)
         try:
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            listening = ends.enter_context(socket.create_server((host, port), family=family))
+            listening = ends.enter_context(_listening(host, port))
         except OSError as error:
             raise OSError(error.errno, error.strerror, f"{host} port {port}") from None
         # An answer's body shall not wait until its head was acknowledged, 40 ms; asyncio asks for that only where it made the socket itself.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         number = listening.getsockname()[1]
-        server = make_server(make_app(device, token=token, camera=eye), **certified)
-        ready(_url("http", "localhost", number) if token is None else f"{_url('https', shown, number)}/#{token}")
+        server = make_server(make_app(device, token=token, camera=eye), device, **certified)
+        shown = "localhost" if host == "127.0.0.1" else shown
+        ready(_url("http", shown, number) if token is None else f"{_url('https', shown, number)}/#{token}")
         with contextlib.suppress(KeyboardInterrupt):  # raised again once everything has ended well
             server.run(sockets=[listening])
