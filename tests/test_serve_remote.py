@@ -249,9 +249,9 @@ def test_200_slow_clients_keep_nobody_waiting_and_are_hung_up_on(device: Device,
             if number % 2:
                 connection.sendall(b"POST /api/v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Le")
             else:
-                connection.sendall(
-                    b"POST /api/v1/lessons HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000\r\nContent-Type: multipart/form-data; boundary=x\r\n\r\n--x"
-                )
+                length = b"Transfer-Encoding: chunked" if number % 4 else b"Content-Length: 60000000"  # what is promised buys no patience
+                head = b"POST /api/v1/lessons HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+                connection.sendall(head + length + b"\r\n\r\n" + (b"8\r\n--x\r\nCon\r\n" if number % 4 else b"--x\r\nCon"))
 
         def post(what: str, content: bytes, kind: str) -> bytes:
             request = urllib.request.Request(f"http://localhost:{port}/api/v1/{what}", content, {"Content-Type": kind})
@@ -264,7 +264,7 @@ def test_200_slow_clients_keep_nobody_waiting_and_are_hung_up_on(device: Device,
         assert b'"pictures":1' in post("lessons", form, "multipart/form-data; boundary=y")
         assert b'"red"' in post("predict", picture("red"), "image/png")
         for number, connection in enumerate(slow[:20]):
-            connection.sendall(b"n" if number % 2 else b"1\r\n\r\r\n" if number % 4 else b"\r")  # they go on, slowly
+            connection.sendall(b"n" if number % 2 else b"1\r\nt\r\n" if number % 4 else b"t")  # they go on, slowly
         answers = [ended(connection) for connection in slow]
         assert all(not answer for answer in answers[1::2])
         assert {answer[:12] for answer in answers[::2]} == {b"HTTP/1.1 408"}
