@@ -16,6 +16,7 @@ enum class Error {
   memory,       // std::bad_alloc; in the device build: what the caller gave is too small
   // Of the device build alone:
   format,       // a file is not sound
+  classes,      // more classes or names than there is room for
   unsupported,  // a sound file that asks for what the device build has not
 };
 
