@@ -36,7 +36,8 @@ int64_t Learner::lesson_bytes(size_t capacity, size_t replay_rows, size_t live, 
                       + (trains_tail ? classes * features * sizeof(int32_t) : 0);    // the trained branch's head
   const auto forward = static_cast<int64_t>(workers) * network.scratch_bytes();
   const int64_t head = train_head_bytes(live, replay_rows, classes, features, settings_);
-  const int64_t tail = trains_tail && replay_rows > 0 ? train_tail_bytes(network, tail_, live, replay_rows, classes, settings_, threads) : 0;
+  const bool trains = kTrainsTail && trains_tail && replay_rows > 0;
+  const int64_t tail = trains ? train_tail_bytes(network, tail_, live, replay_rows, classes, settings_, threads) : 0;
   const int64_t highest = std::max({forward, head, tail, Replay::planning_bytes(capacity, live, classes)});
   return static_cast<int64_t>(kept) + tail_.bytes() + highest;
 }
@@ -89,7 +90,7 @@ void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> la
   if (!tail_weight.empty()) {
     std::copy(weight.begin(), weight.end(), tail_weight.begin());  // new classes start as the head learned them
     std::copy(tail_weight_.begin(), tail_weight_.end(), tail_weight.begin());
-    if (stored > 0) {
+    if (kTrainsTail && stored > 0) {
       Workers team(threads);
       train_tail(
           lesson, settings_, network, tail_, tail, [&](size_t row) { return latents.data() + row * words; },

@@ -13,6 +13,13 @@
 
 namespace bitreplay {
 
+// Whether training is built in; a device may do without, and learn with the head alone.
+#ifdef BITREPLAY_NO_TAIL
+inline constexpr bool kTrainsTail = false;
+#else
+inline constexpr bool kTrainsTail = true;
+#endif
+
 struct TailSettings {
   int blocks = 0;  // trained ones, counted from the end; 0: the tail stays as it is
   int forward_bits = 16, gradient_bits = 16;  // 2..16

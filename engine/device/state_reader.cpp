@@ -85,6 +85,7 @@ StateHead::StateHead(const File& file) : settings(file.json("settings")), names(
     check(entries.value.is_string() && classes < settings.max_classes, "names: expected at most max_classes texts");
     name_bytes += entries.value.copy(nullptr, 0);
   }
+  if (!kTrainsTail && settings.tail.blocks > 0) fail(Error::unsupported, "state: settings: train_blocks: this build trains the head alone");
   if (settings.tail.blocks > static_cast<int>(kMaxTrainedBlocks)) {
     fail(Error::unsupported, "state: settings: train_blocks: at most {} are trained on a device", {kMaxTrainedBlocks});
   }
