@@ -73,8 +73,8 @@ Bytes read(const char* path) {
 // A region of just that size, at a multiple of 8, so that the sanitizers see every byte outside of it.
 class Region {
  public:
-  explicit Region(size_t size) : memory_(static_cast<uint8_t*>(std::aligned_alloc(8, std::max<size_t>(size, 1)))) { std::memset(memory_, 0xa5, size); }
-  explicit Region(const Bytes& bytes) : Region(bytes.size()) { std::memcpy(data(), bytes.data(), bytes.size()); }
+  explicit Region(size_t size) : memory_(static_cast<uint8_t*>(std::malloc(std::max<size_t>(size, 1)))) { std::memset(memory_, 0xa5, size); }
+  explicit Region(const Bytes& bytes) : Region(bytes.size()) { std::copy(bytes.begin(), bytes.end(), memory_); }
   Region(Region&& other) noexcept : memory_(std::exchange(other.memory_, nullptr)) {}
   Region& operator=(Region&& other) noexcept { return std::swap(memory_, other.memory_), *this; }
   ~Region() { std::free(memory_); }

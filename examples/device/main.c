@@ -1,7 +1,7 @@
-/* Learns and predicts on the core alone.  Model and state are files, or, with -DBITREPLAY_COMPILED_IN, what `bitreplay export-c` made of
- * a model and of a state.
+/* Learns and predicts on the core alone.  Model and state are files, or, with -DCOMPILED_IN, what `bitreplay export-c` made of a model and
+ * of a state; then MODEL and STATE are left out.
  *
- *     device MODEL STATE command...
+ *     bitreplay_device_example MODEL STATE command...
  *         sizes IMAGES            bytes that a learner keeps, and that lessons of so many pictures need
  *         learn PIXELS NAMES      one lesson: raw RGB pictures one behind the other, and a file with a name a line
  *         predict PIXELS          a line for each picture: number, certainty, probabilities
@@ -15,9 +15,9 @@
 
 #include "bitreplay.h"
 
-#ifdef BITREPLAY_COMPILED_IN
-extern const unsigned char bitreplay_model[], bitreplay_state[];
-extern const size_t bitreplay_model_size, bitreplay_state_size_bytes;
+#ifdef COMPILED_IN
+extern const unsigned char device_model[], device_state[];
+extern const size_t device_model_size, device_state_size;
 #endif
 
 static void stop(const char *what, const char *why) {
@@ -101,12 +101,12 @@ static void save(const bitreplay_learner *learner, const char *path) {
 }
 
 int main(int argc, char **argv) {
-#ifdef BITREPLAY_COMPILED_IN
-  const unsigned char *model = bitreplay_model, *state = bitreplay_state;
-  const size_t model_size = bitreplay_model_size, state_size = bitreplay_state_size_bytes;
+#ifdef COMPILED_IN
+  const unsigned char *model = device_model, *state = device_state;
+  const size_t model_size = device_model_size, state_size = device_state_size;
   int next = 1;
 #else
-  if (argc < 3) stop("usage", "device MODEL STATE command...");
+  if (argc < 3) stop("usage", "bitreplay_device_example MODEL STATE command...");
   size_t model_size, state_size;
   unsigned char *model = read_file(argv[1], &model_size), *state = read_file(argv[2], &state_size);
   int next = 3;
