@@ -70,18 +70,27 @@ def main() -> None:
         model = Model.from_package()
         (folder / "m").write_bytes(model.file_content())
         lines += ["", "Memory with `quicknet-32`, head only, 20 classes at most, scalar kernels; bytes.", ""]
-        lines += ["| capacity | pictures a lesson | kept | working memory of a lesson | both | `info`: learning_peak | of a prediction |", "|---|---|---|---|---|---|---|"]
+        lines += [
+            "| capacity | pictures a lesson | kept | working memory of a lesson | both | `info`: learning_peak | of a prediction |",
+            "|---|---|---|---|---|---|---|",
+        ]
         for capacity in (300, 1500):
             for images in (1, 16, 100):
                 learner = Learner.new(model, capacity=capacity, lesson_images=images, max_classes=20, threads=1)
                 learner.save(folder / "s")
-                said = subprocess.run([program, folder / "m", folder / "s", "sizes", str(images)], capture_output=True, text=True, check=True)
+                said = subprocess.run(
+                    [program, folder / "m", folder / "s", "sizes", str(images)], capture_output=True, text=True, check=True
+                )
                 words = said.stdout.split()
                 kept, learn, predict = int(words[1]), int(words[3]), int(words[5])
                 peak = learner.info()["bytes"]["learning_peak"]
                 lines.append(f"| {capacity:,} | {images} | {kept:,} | {learn:,} | {kept + learn:,} | {peak:,} | {predict:,} |")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text("\n".join(lines) + "\n")
+    docs = ROOT / "docs" / "device.md"
+    begin, end = "<!-- device_size: begin -->\n", "<!-- device_size: end -->"
+    before, _, rest = docs.read_text().partition(begin)
+    docs.write_text(before + begin + args.out.read_text() + end + rest.partition(end)[2])
     print(args.out.read_text())
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,10 @@ def build(folder: Path, target: str, *options: str) -> Path:
     """Build a target of CMakeLists.txt; the test is skipped, and says so, where there is no compiler."""
     if shutil.which("cmake") is None or shutil.which("c++") is None:
         pytest.skip("no compiler is there: cmake and a C++ compiler are needed")
-    for command in (["cmake", "-S", str(ROOT), "-B", str(folder), *options], ["cmake", "--build", str(folder), "-j", "2", "--target", target]):
+    for command in (
+        ["cmake", "-S", str(ROOT), "-B", str(folder), *options],
+        ["cmake", "--build", str(folder), "-j", "2", "--target", target],
+    ):
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return next(path for path in (folder / "examples" / "device" / target, folder / target) if path.exists())
@@ -71,7 +75,15 @@ def same(program: list[str], folder: Path, model: Path, learner: Learner, isa: s
         assert np.array_equal(np.array([line[2:] for line in lines]), (expected.probabilities * 2**15).astype(np.int64))
 
 
-SETTINGS: dict[str, Any] = {"capacity": 7, "lesson_images": 6, "max_classes": 9, "min_steps": 7, "epochs": 2, "threads": 2, "seed": 2**64 - 1}
+SETTINGS: dict[str, Any] = {
+    "capacity": 7,
+    "lesson_images": 6,
+    "max_classes": 9,
+    "min_steps": 7,
+    "epochs": 2,
+    "threads": 2,
+    "seed": 2**64 - 1,
+}
 
 
 def test_the_shipped_backbone_learns_the_same_in_c(program: list[str], tmp_path: Path) -> None:
@@ -172,7 +184,9 @@ def test_neither_the_cpp_library_nor_its_heap_is_linked(program: list[str]) -> N
 @pytest.mark.parametrize("sanitize", ["OFF", "ON"])
 def test_damage_and_small_regions_and_no_heap(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, sanitize: str) -> None:
     folder = tmp_path_factory.mktemp("check")
-    check = build(folder, "bitreplay_check_device", f"-DBITREPLAY_SANITIZE={sanitize}", "-DBITREPLAY_DEVICE_SCALAR=ON", "-DBITREPLAY_STRICT=ON")
+    check = build(
+        folder, "bitreplay_check_device", f"-DBITREPLAY_SANITIZE={sanitize}", "-DBITREPLAY_DEVICE_SCALAR=ON", "-DBITREPLAY_STRICT=ON"
+    )
     for family, train_blocks, weight_bits in (("quicknet", 0, 8), ("birealnet", 1, 8), ("reactnet", 2, 1)):
         model, _, _ = make(tmp_path, family, channels=6, image_size=8)
         learner = Learner.new(
@@ -230,7 +244,8 @@ def test_a_model_and_a_state_as_c_source(tmp_path_factory: pytest.TempPathFactor
     learner = Learner.new(model, **SETTINGS)
     learner.save(tmp_path / "start.state")
     assert export_c(model, tmp_path / "model.c") == ("device_model", (tmp_path / "quicknet.model").stat().st_size)
-    assert export_c(tmp_path / "start.state", tmp_path / "state.c")[0] == "device_state"
+    command = [sys.executable, "-m", "bitreplay", "export-c", str(tmp_path / "start.state"), str(tmp_path / "state.c")]
+    assert "device_state" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert f'"{model.digest}"' in (tmp_path / "model.c").read_text()
     sources = f"-DBITREPLAY_COMPILED_IN={tmp_path / 'model.c'};{tmp_path / 'state.c'}"
     program = [str(build(tmp_path_factory.mktemp("inside"), "bitreplay_device_example", "-DBITREPLAY_STRICT=ON", sources))]
