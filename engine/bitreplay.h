@@ -90,7 +90,7 @@ size_t bitreplay_predict_size(const bitreplay_learner *learner);
 bitreplay_status bitreplay_predict(const bitreplay_learner *learner, void *work, size_t work_size, const uint8_t *image, int mirrored,
                                    int32_t *probabilities_q15, size_t count, bitreplay_answer *answer);
 
-/* Bytes of the state file as it is now; exactly. */
+/* Bytes of the state file as it is now, exactly; 0 where the names are longer than a state may hold (2 MiB). */
 size_t bitreplay_state_size(const bitreplay_learner *learner);
 
 /* Writes the state file.  Writing it beside the old one and replacing that by one step is the caller's (docs/formats.md). */

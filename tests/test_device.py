@@ -197,7 +197,7 @@ def test_damage_and_small_regions_and_no_heap(tmp_path_factory: pytest.TempPathF
         for names in (["a", "b", "é", "b"], ["b", "c", "c", "a"]):
             learner.learn(images, names)
         learner.save(tmp_path / "x.state")
-        said = run([str(check)], tmp_path / f"{family}.model", tmp_path / "x.state", tmp_path / "x.rgb", 4000, "a", 'n"ö', "b", "日")
+        said = run([str(check)], tmp_path / f"{family}.model", tmp_path / "x.state", tmp_path / "x.rgb", 1500, "a", 'n"ö', "b", "日")
         assert "no heap" in said[-1]
 
 
