@@ -209,7 +209,7 @@ void bench_head(const Options& options) {
   settings.live_batch = kRows;
   settings.epochs = kForever;
   settings.prior = settings.class_means = false;
-  bench_steps(options, [&](const StepReport& report) {
+  bench_steps(options, [&](StepReport report) {
     train_head(lesson, settings, {.live = features, .stored = {}, .sums = {}}, weight, report);
   });
 }
@@ -258,7 +258,7 @@ void bench_tail(const Options& options, int gradient_bits, int weight_bits) {
   settings.tail_epochs = settings.tail_passes = kForever;
   Workers workers(options.threads);
   const auto row = [&](size_t i) { return rows.data() + i * (kRowBits / 64); };
-  bench_steps(options, [&](const StepReport& report) {
+  bench_steps(options, [&](StepReport report) {
     train_tail(lesson, settings, network, tail, tail, row, [&](size_t i) { return row(kLive + i); }, weight, workers, report);
   });
 }

@@ -1,8 +1,8 @@
 // Chooses the kernel table once: the processor's best, or what BITREPLAY_ISA asks for.
 #include <cstdlib>
-#include <stdexcept>
-#include <string>
+#include <cstring>
 
+#include "error.h"
 #include "kernels.h"
 
 namespace bitreplay {
@@ -16,24 +16,25 @@ constexpr char kNames[] = "scalar or neon";
 constexpr char kNames[] = "scalar";
 #endif
 
-[[maybe_unused]] const Kernels& require(bool available, const Kernels& table) {
+[[maybe_unused]] const Kernels& require_isa(bool available, const Kernels& table) {
   if (available) return table;
-  throw std::runtime_error(std::string("BITREPLAY_ISA: ") + table.isa + " is not available on this processor; unset it or use scalar");
+  fail(Error::environment, "BITREPLAY_ISA: {} is not available on this processor; unset it or use scalar", {table.isa});
 }
 
 const Kernels& choose() {
   const char* asked = std::getenv("BITREPLAY_ISA");
-  const std::string isa = asked ? asked : "";
-  if (isa == "scalar") return kernels_scalar();
+  const bool any = asked == nullptr || *asked == '\0';
+  const auto is = [&](const char* isa) { return !any && std::strcmp(asked, isa) == 0; };
+  if (is("scalar")) return kernels_scalar();
 #ifdef BITREPLAY_HAVE_AVX2
-  if (isa == "avx512" || (isa.empty() && has_avx512())) return require(has_avx512(), kernels_avx512());
-  if (isa == "avx2" || (isa.empty() && has_avx2())) return require(has_avx2(), kernels_avx2());
+  if (is("avx512") || (any && has_avx512())) return require_isa(has_avx512(), kernels_avx512());
+  if (is("avx2") || (any && has_avx2())) return require_isa(has_avx2(), kernels_avx2());
 #endif
 #ifdef BITREPLAY_HAVE_NEON
-  if (isa == "neon" || isa.empty()) return kernels_neon();
+  if (any || is("neon")) return kernels_neon();
 #endif
-  if (isa.empty()) return kernels_scalar();
-  throw std::runtime_error(std::string("BITREPLAY_ISA: expected ") + kNames + ", got " + isa);
+  if (any) return kernels_scalar();
+  fail(Error::environment, "BITREPLAY_ISA: expected {}, got {}", {kNames, asked});
 }
 
 }  // namespace

@@ -167,11 +167,15 @@ int64_t bytes_of(const Conv& conv) {
 }
 
 Buffer<int16_t> conv_weight(const Conv& conv, std::span<const int8_t> canonical) {
+  return conv_weight(conv, [&](size_t i) { return canonical[i]; });
+}
+
+Buffer<int16_t> conv_weight(const Conv& conv, FunctionRef<int8_t(size_t)> canonical) {
   const int taps = conv.kernel * conv.kernel;
   if (conv.depthwise) {
-    Buffer<int16_t> weight(canonical.size());
+    Buffer<int16_t> weight(static_cast<size_t>(conv.out) * taps);
     for (int c = 0; c < conv.out; ++c) {
-      for (int t = 0; t < taps; ++t) weight[static_cast<size_t>(t) * conv.out + c] = canonical[static_cast<size_t>(c) * taps + t];
+      for (int t = 0; t < taps; ++t) weight[static_cast<size_t>(t) * conv.out + c] = canonical(static_cast<size_t>(c) * taps + t);
     }
     return weight;
   }
@@ -182,7 +186,7 @@ Buffer<int16_t> conv_weight(const Conv& conv, std::span<const int8_t> canonical)
     for (int r = 0; r < conv.kernel; ++r) {
       for (int k = 0; k < run; ++k) {
         const int64_t to = ((group + r * pairs + k / 2) * kDenseChannels + c % kDenseChannels) * 2 + k % 2;
-        weight[static_cast<size_t>(to)] = canonical[(static_cast<size_t>(c) * conv.kernel + r) * run + k];
+        weight[static_cast<size_t>(to)] = canonical((static_cast<size_t>(c) * conv.kernel + r) * run + k);
       }
     }
   }

@@ -210,12 +210,10 @@ void block_forward(const Block& block, Shape shape, int16_t* x, Scratch& scratch
 
 void set_down_weight(Down& down, std::span<const uint64_t> canonical, std::span<const uint64_t> shortcut) {
   down.block.weight = packed_weight(geometry_of(down), canonical.data());
-  Buffer<int8_t> weight(static_cast<size_t>(down.out) * down.in);
-  for (int c = 0; c < down.out; ++c) {
-    const uint64_t* words = shortcut.data() + int64_t{c} * words_for(down.in);
-    for (int k = 0; k < down.in; ++k) weight[static_cast<size_t>(c) * down.in + k] = bit_at(words, k) ? -1 : 1;
-  }
-  down.shortcut.weight = conv_weight(down.shortcut, weight);
+  down.shortcut.weight = conv_weight(down.shortcut, [&](size_t i) -> int8_t {
+    const size_t in = static_cast<size_t>(down.in);
+    return bit_at(shortcut.data() + i / in * static_cast<size_t>(words_for(down.in)), static_cast<int>(i % in)) ? -1 : 1;
+  });
 }
 
 Shape down_shape(const Down& down, Shape in) { return {in.height / 2, in.width / 2, down.out}; }

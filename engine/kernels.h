@@ -110,7 +110,7 @@ struct Kernels {
 const Kernels& kernels();
 
 const Kernels& kernels_scalar();
-#if defined(__x86_64__) || defined(_M_X64)
+#if (defined(__x86_64__) || defined(_M_X64)) && !defined(BITREPLAY_SCALAR)
 #define BITREPLAY_HAVE_AVX2 1
 const Kernels& kernels_avx2();
 const Kernels& kernels_avx512();

@@ -9,24 +9,23 @@
 
 namespace bitreplay {
 
-Learner::Learner(std::shared_ptr<const Network> network, size_t capacity, uint64_t seed, const Settings& settings,
-                 const TailSettings& tail, std::span<const TailSource> tail_sources)
-    : network_(std::move(network)),
+Learner::Learner(const Network& network, size_t capacity, uint64_t seed, const Settings& settings, const TailSettings& tail,
+                 std::span<const TailSource> tail_sources)
+    : network_(network),
       settings_(settings),
       seed_(seed),
-      replay_(capacity, network_->latent_words()),
-      tail_(*network_, tail, tail_sources) {
+      replay_(capacity, network_.latent_words()),
+      tail_(network_, tail, tail_sources) {
   if (tail.blocks == 0) return;
-  if (capacity == 0) throw std::invalid_argument("train_blocks: expected 0 where the replay memory holds no row: a tail is trained on replayed rows");
-  const Shape shape = network_->cut_shape();
+  require(capacity > 0, "train_blocks: expected 0 where the replay memory holds no row: a tail is trained on replayed rows");
+  const Shape shape = network_.cut_shape();
   const int64_t rows = int64_t{settings.live_batch} + settings.tail_replay_batch;
-  if (rows * shape.pixels() >= int64_t{1} << (32 - tail.gradient_bits)) {
-    throw std::invalid_argument("tail_replay_batch: too many rows a step for 32-bit sums of gradients; lower it, live_batch or gradient_bits");
-  }
+  require(rows * shape.pixels() < int64_t{1} << (32 - tail.gradient_bits),
+          "tail_replay_batch: too many rows a step for 32-bit sums of gradients; lower it, live_batch or gradient_bits");
 }
 
 int64_t Learner::lesson_bytes(size_t capacity, size_t replay_rows, size_t live, size_t classes, int threads) const {
-  const Network& network = *network_;
+  const Network& network = network_;
   const size_t features = static_cast<size_t>(network.feature_count());
   const size_t workers = workers_for(live + replay_rows, threads);
   const bool trains_tail = !tail_.blocks().empty();
@@ -37,20 +36,21 @@ int64_t Learner::lesson_bytes(size_t capacity, size_t replay_rows, size_t live, 
                       + (trains_tail ? classes * features * sizeof(int32_t) : 0);    // the trained branch's head
   const auto forward = static_cast<int64_t>(workers) * network.scratch_bytes();
   const int64_t head = train_head_bytes(live, replay_rows, classes, features, settings_);
-  const int64_t tail = trains_tail && replay_rows > 0 ? train_tail_bytes(network, tail_, live, replay_rows, classes, settings_, threads) : 0;
+  const bool trains = kTrainsTail && trains_tail && replay_rows > 0;
+  const int64_t tail = trains ? train_tail_bytes(network, tail_, live, replay_rows, classes, settings_, threads) : 0;
   const int64_t highest = std::max({forward, head, tail, Replay::planning_bytes(capacity, live, classes)});
   return static_cast<int64_t>(kept) + tail_.bytes() + highest;
 }
 
 void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> labels, size_t classes, int threads,
                     const Progress& progress) {
-  const Network& network = *network_;
+  const Network& network = network_;
   const size_t live = labels.size();
   const size_t stored = replay_.size();
   const size_t width = static_cast<size_t>(network.feature_count());
   const size_t words = network.latent_words();
   const auto report = [&](Phase phase, size_t done, size_t total) {
-    if (progress && !progress(phase, done, total)) throw Cancelled();
+    if (progress && !progress(phase, done, total)) fail(Error::cancelled, "the lesson was given up; nothing has changed");
   };
 
   Buffer<uint64_t> latents(live * words);
@@ -90,7 +90,7 @@ void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> la
   if (!tail_weight.empty()) {
     std::copy(weight.begin(), weight.end(), tail_weight.begin());  // new classes start as the head learned them
     std::copy(tail_weight_.begin(), tail_weight_.end(), tail_weight.begin());
-    if (stored > 0) {
+    if (kTrainsTail && stored > 0) {
       Workers team(threads);
       train_tail(
           lesson, settings_, network, tail_, tail, [&](size_t row) { return latents.data() + row * words; },
@@ -102,17 +102,26 @@ void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> la
   Replay::Plan plan = replay_.plan(labels, classes, seed_, experience_);
 
   flipped_ = tail.differing_weights(tail_);
-  head_.weight.swap(weight);
-  head_.past_count.swap(past);
-  sums_.swap(sums);
-  std::swap(tail_, tail);
-  tail_weight_.swap(tail_weight);
+  take_over(head_.weight, weight);
+  take_over(head_.past_count, past);
+  take_over(sums_, sums);
+  tail_.take_over(tail);
+  take_over(tail_weight_, tail_weight);
   if (live > 0) replay_.commit(std::move(plan), latents.data());
   ++experience_;
 }
 
 void Learner::rehearse(int threads, const Progress& progress) {
   if (replay_.size() > 0) learn({}, {}, classes(), threads, progress);
+}
+
+void Learner::reserve(size_t classes) {
+  const size_t width = static_cast<size_t>(network_.feature_count());
+  head_.weight.reserve(classes * width);
+  head_.past_count.reserve(classes);
+  sums_.reserve(classes * width);
+  replay_.reserve_classes(classes);
+  if (!tail_.blocks().empty()) tail_weight_.reserve(classes * width);
 }
 
 void Learner::restore(std::span<const int32_t> weight, std::span<const uint32_t> past_count, std::span<const int64_t> sums,

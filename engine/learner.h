@@ -5,11 +5,10 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <exception>
-#include <functional>
-#include <memory>
 #include <span>
 
+#include "error.h"
+#include "function_ref.h"
 #include "head.h"
 #include "lesson.h"
 #include "network.h"
@@ -21,11 +20,7 @@ namespace bitreplay {
 enum class Phase { latents, head, tail };
 
 // Told how far a lesson is; returns false to give it up.
-using Progress = std::function<bool(Phase phase, uint64_t done, uint64_t total)>;
-
-struct Cancelled : std::exception {
-  const char* what() const noexcept override { return "the lesson was given up; nothing has changed"; }
-};
+using Progress = FunctionRef<bool(Phase phase, uint64_t done, uint64_t total)>;
 
 // Classes of constant logit 0 that stand for all that is not known, where certainty is asked for (docs/method.md, 4.5).
 inline constexpr int kUnknownGhosts = 64;
@@ -39,11 +34,11 @@ struct Answers {
 
 class Learner {
  public:
-  // tail_sources: shadow weights of the blocks to train (tail.h).  Throws std::invalid_argument.
-  Learner(std::shared_ptr<const Network> network, size_t capacity, uint64_t seed, const Settings& settings, const TailSettings& tail,
+  // network: outlives the learner.  tail_sources: shadow weights of the blocks to train (tail.h).  Throws std::invalid_argument.
+  Learner(const Network& network, size_t capacity, uint64_t seed, const Settings& settings, const TailSettings& tail,
           std::span<const TailSource> tail_sources);
 
-  const Network& network() const { return *network_; }
+  const Network& network() const { return network_; }
   const Head& head() const { return head_; }
   const Replay& replay() const { return replay_; }
   // The trained branch: its blocks, and its head (classes, feature_count); empty where no block is trained.
@@ -72,6 +67,9 @@ class Learner {
   // What that allocates at its highest.
   int64_t predict_bytes(size_t rows, bool mirrored, int threads) const;
 
+  // Makes room for so many classes at once: as long as there are no more, lessons keep nothing that they allocate.
+  void reserve(size_t classes);
+
   // Takes over the content of a state file; the caller has checked the sizes.
   void restore(std::span<const int32_t> weight, std::span<const uint32_t> past_count, std::span<const int64_t> sums,
                std::span<const uint64_t> rows, std::span<const uint16_t> labels, std::span<const uint64_t> seen,
@@ -93,7 +91,7 @@ class Learner {
   // From features, one view behind the other, to answers; trained: those of the trained branch, or empty.
   void judge(std::span<const int8_t> rows, std::span<const int8_t> trained, bool mirrored, const Answers& answers) const;
 
-  std::shared_ptr<const Network> network_;
+  const Network& network_;
   Settings settings_;
   uint64_t seed_;
   uint64_t experience_ = 0;

@@ -108,7 +108,7 @@ class OtherRows {
 }  // namespace
 
 void train_head(const Lesson& lesson, const Settings& settings, const LessonFeatures& features, std::span<int32_t> weight,
-                const StepReport& report) {
+                StepReport report) {
   const size_t width = lesson.width;
   const size_t live = lesson.live_labels.size();
   const size_t stored = lesson.stored_labels.size();

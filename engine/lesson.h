@@ -4,9 +4,9 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <span>
 
+#include "function_ref.h"
 #include "head.h"
 #include "memory.h"
 #include "tail.h"
@@ -26,7 +26,10 @@ struct Settings {
 };
 
 // Told how far training is: done of total steps; throws to give up.
-using StepReport = std::function<void(size_t done, size_t total)>;
+using StepReport = FunctionRef<void(size_t done, size_t total)>;
+
+// The latent row of a number.
+using RowSource = FunctionRef<const uint64_t*(size_t row)>;
 
 // The rows of a lesson, and what is known of their classes.  Without live rows it is a rehearsal of the stored ones (8.2).
 struct Lesson {
@@ -48,12 +51,11 @@ struct LessonFeatures {
 
 // Trains `weight` (classes, width): cw on entry, tw on return; rows of absent classes are put back.
 void train_head(const Lesson& lesson, const Settings& settings, const LessonFeatures& features, std::span<int32_t> weight,
-                const StepReport& report);
+                StepReport report);
 
 // Trains `tail`, on entry a copy of `before`, and `weight` together on the latent rows of the lesson, live(i) and stored(i).
 void train_tail(const Lesson& lesson, const Settings& settings, const Network& network, const Tail& before, Tail& tail,
-                const std::function<const uint64_t*(size_t)>& live, const std::function<const uint64_t*(size_t)>& stored,
-                std::span<int32_t> weight, Workers& workers, const StepReport& report);
+                RowSource live, RowSource stored, std::span<int32_t> weight, Workers& workers, StepReport report);
 
 // Bytes that these allocate at their highest.
 int64_t train_head_bytes(size_t live, size_t stored, size_t classes, size_t width, const Settings& settings);

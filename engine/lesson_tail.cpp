@@ -34,8 +34,7 @@ void vary(const uint64_t* row, const Network& network, const Settings& settings,
 }  // namespace
 
 void train_tail(const Lesson& lesson, const Settings& settings, const Network& network, const Tail& before, Tail& tail,
-                const std::function<const uint64_t*(size_t)>& live, const std::function<const uint64_t*(size_t)>& stored,
-                std::span<int32_t> weight, Workers& workers, const StepReport& report) {
+                RowSource live, RowSource stored, std::span<int32_t> weight, Workers& workers, StepReport report) {
   const size_t width = lesson.width;
   const size_t stored_rows = lesson.stored_labels.size();
   const size_t live_rows = lesson.live_labels.size();

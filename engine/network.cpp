@@ -2,10 +2,9 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <stdexcept>
-#include <string>
 
 #include "bits.h"
+#include "error.h"
 #include "fixed_point.h"
 #include "kernels.h"
 
@@ -22,19 +21,14 @@ constexpr int32_t kMaxBlockBias = 1 << 29;
 constexpr int64_t kMaxActivation = int64_t{1} << 26;
 constexpr int kMaxOperations = 256;
 
-void require(bool condition, const std::string& message) {
-  if (!condition) throw std::invalid_argument(message);
-}
-
-void require_range(int value, int low, int high, const std::string& what) {
-  require(value >= low && value <= high, what + ": expected " + std::to_string(low) + " to " +
-                                             std::to_string(high) + ", got " + std::to_string(value));
+// The beginnings of messages: "conv weight" is {"conv", " weight"}.
+void require_range(int value, int low, int high, const char* what, const char* of = "") {
+  require(value >= low && value <= high, "{}{}: expected {} to {}, got {}", {what, of, low, high, value});
 }
 
 template <class T>
-void require_count(std::span<const T> values, int64_t count, const std::string& what) {
-  require(static_cast<int64_t>(values.size()) == count,
-          what + ": expected " + std::to_string(count) + " values, got " + std::to_string(values.size()));
+void require_count(std::span<const T> values, int64_t count, const char* what, const char* of = "") {
+  require(static_cast<int64_t>(values.size()) == count, "{}{}: expected {} values, got {}", {what, of, count, values.size()});
 }
 
 template <class T>
@@ -42,11 +36,11 @@ Buffer<T> copy(std::span<const T> values) {
   return Buffer<T>(values.begin(), values.end());
 }
 
-Affine make_affine(int channels, int shift, std::span<const int16_t> multiplier, std::span<const int64_t> bias, const std::string& what = "") {
-  require_range(shift, 0, kMaxShift, what + "shift");
-  require_count(multiplier, channels, what + "multiplier");
-  require_count(bias, channels, what + "bias");
-  require(std::ranges::all_of(bias, [](int64_t b) { return b > -kMaxBias && b < kMaxBias; }), what + "bias: expected magnitudes below 2^61");
+Affine make_affine(int channels, int shift, std::span<const int16_t> multiplier, std::span<const int64_t> bias, const char* what = "") {
+  require_range(shift, 0, kMaxShift, what, "shift");
+  require_count(multiplier, channels, what, "multiplier");
+  require_count(bias, channels, what, "bias");
+  require(std::ranges::all_of(bias, [](int64_t b) { return b > -kMaxBias && b < kMaxBias; }), "{}bias: expected magnitudes below 2^61", {what});
   return {copy(multiplier), copy(bias), shift};
 }
 
@@ -62,37 +56,37 @@ void require_sum(std::span<const int8_t> weight, int64_t rows, int64_t length) {
   }
 }
 
-void require_unused_bits(std::span<const uint64_t> weight, int channels, const std::string& what) {
+void require_unused_bits(std::span<const uint64_t> weight, int channels, const char* what, const char* of) {
   const size_t words = static_cast<size_t>(words_for(channels));
   uint64_t unused = 0;
   for (size_t i = words - 1; i < weight.size(); i += words) unused |= weight[i] & ~last_word_mask(channels);
-  require(unused == 0, what + ": unused bits must be 0");
+  require(unused == 0, "{}{}: unused bits must be 0", {what, of});
 }
 
 // A block, or what a down has of one, of checked values; its weight is checked and not yet set.
-Block make_block(const std::string& what, int in, int out, int shift, std::span<const uint64_t> weight, std::span<const int16_t> mean,
+Block make_block(const char* what, int in, int out, int shift, std::span<const uint64_t> weight, std::span<const int16_t> mean,
                  std::span<const int16_t> multiplier, std::span<const int32_t> bias, const BlockOptions& options) {
-  require_range(in, 1, kMaxBlockChannels, what + " channels");
-  require_range(out, 1, kMaxBlockChannels, what + " channels");
+  require_range(in, 1, kMaxBlockChannels, what, " channels");
+  require_range(out, 1, kMaxBlockChannels, what, " channels");
   require_range(shift, 0, kMaxBlockShift, "shift");
   const auto count = [&]<class T>(std::span<const T> values, int64_t expected, const char* name) {
-    require_count(values, expected, what + " " + name);
+    require_count(values, expected, what, name);
   };
-  count(weight, int64_t{out} * kTaps * words_for(in), "weight");
-  count(mean, out, "mean");
-  count(multiplier, out, "multiplier");
-  count(bias, out, "bias");
+  count(weight, int64_t{out} * kTaps * words_for(in), " weight");
+  count(mean, out, " mean");
+  count(multiplier, out, " multiplier");
+  count(bias, out, " bias");
   require(std::ranges::all_of(mean, [&](int m) { return std::abs(m) <= kTaps * in; }),
-          what + " mean: expected magnitudes up to " + std::to_string(kTaps * in) + ", 9 * input channels");
+          "{} mean: expected magnitudes up to {}, 9 * input channels", {what, kTaps * in});
   require(std::ranges::all_of(bias, [](int32_t b) { return b >= -kMaxBlockBias && b <= kMaxBlockBias; }),
-          what + " bias: expected magnitudes up to 2^29");
-  require_unused_bits(weight, in, what + " weight");
+          "{} bias: expected magnitudes up to 2^29", {what});
+  require_unused_bits(weight, in, what, " weight");
   const bool activation = !options.alpha.empty();
-  count(options.threshold, options.threshold.empty() ? 0 : in, "threshold");
-  count(options.alpha, activation ? out : 0, "alpha");
-  count(options.beta, activation ? out : 0, "beta");
-  count(options.high, activation ? out : 0, "high");
-  count(options.low, activation ? out : 0, "low");
+  count(options.threshold, options.threshold.empty() ? 0 : in, " threshold");
+  count(options.alpha, activation ? out : 0, " alpha");
+  count(options.beta, activation ? out : 0, " beta");
+  count(options.high, activation ? out : 0, " high");
+  count(options.low, activation ? out : 0, " low");
   return {out, shift, options.relu, {}, copy(mean), copy(multiplier), copy(bias), copy(options.threshold), copy(options.alpha),
           copy(options.beta), copy(options.high), copy(options.low)};
 }
@@ -102,6 +96,11 @@ Block make_block(const std::string& what, int in, int out, int shift, std::span<
 Network::Network(int image_size) : image_size_(image_size), shape_{image_size, image_size, 3} {
   require_range(image_size, 1, kMaxImageSize, "image_size");
   reserve(shape_);
+}
+
+void Network::expect(size_t prefix, size_t tail) {
+  prefix_.reserve(prefix);
+  tail_.reserve(tail);
 }
 
 void Network::reserve(Shape shape) {
@@ -115,9 +114,9 @@ void Network::reserve(Shape shape) {
 void Network::add_conv(int in, int out, int kernel, int stride, bool depthwise, bool relu, int shift,
                        std::span<const int8_t> weight, std::span<const int16_t> multiplier, std::span<const int64_t> bias) {
   require(!has_cut_, "conv: only blocks may follow the cut");
-  require(in == shape_.channels, "conv: expected " + std::to_string(shape_.channels) + " input channels, got " + std::to_string(in));
+  require(in == shape_.channels, "conv: expected {} input channels, got {}", {shape_.channels, in});
   require_range(out, 1, kMaxChannels, "conv channels");
-  require(kernel == 1 || kernel == 3, "conv: expected kernel 1 or 3, got " + std::to_string(kernel));
+  require(kernel == 1 || kernel == 3, "conv: expected kernel 1 or 3, got {}", {kernel});
   require_range(stride, 1, 2, "conv stride");
   require(!depthwise || in == out, "conv: a depth-wise one keeps its channels");
   const int64_t length = int64_t{kernel} * kernel * (depthwise ? 1 : in);
@@ -134,7 +133,7 @@ void Network::add_conv(int in, int out, int kernel, int stride, bool depthwise, 
 void Network::add_block(int channels, int shift, std::span<const uint64_t> weight, std::span<const int16_t> mean,
                         std::span<const int16_t> multiplier, std::span<const int32_t> bias, const BlockOptions& options) {
   require(channels == shape_.channels,
-          "block: expected " + std::to_string(shape_.channels) + " channels, got " + std::to_string(channels));
+          "block: expected {} channels, got {}", {shape_.channels, channels});
   Block block = make_block("block", channels, channels, shift, weight, mean, multiplier, bias, options);
   set_block_weight(block, weight);
   reserve(shape_);
@@ -159,11 +158,11 @@ void Network::add_down(int in, int out, int shift, std::span<const uint64_t> wei
                        std::span<const int16_t> multiplier, std::span<const int32_t> bias, const Shortcut& shortcut,
                        const BlockOptions& options) {
   require(!has_cut_, "down: only blocks may follow the cut");
-  require(in == shape_.channels, "down: expected " + std::to_string(shape_.channels) + " input channels, got " + std::to_string(in));
+  require(in == shape_.channels, "down: expected {} input channels, got {}", {shape_.channels, in});
   require(shape_.height % 2 == 0 && shape_.width % 2 == 0, "down: expected an even map");
   Down down{in, out, make_block("down", in, out, shift, weight, mean, multiplier, bias, options), {}};
   require_count(shortcut.weight, int64_t{out} * words_for(in), "down shortcut_weight");
-  require_unused_bits(shortcut.weight, in, "down shortcut_weight");
+  require_unused_bits(shortcut.weight, in, "down", " shortcut_weight");
   // No sum of the shortcut passes 1024 * 32768 = 2^25.
   down.shortcut = {in, out, 1, 1, false, false, {}, make_affine(out, shortcut.shift, shortcut.multiplier, shortcut.bias, "shortcut_")};
   set_down_weight(down, weight, shortcut.weight);

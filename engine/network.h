@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <vector>
 
 #include "forward.h"
 #include "memory.h"
@@ -32,6 +31,8 @@ class Network {
   // Starts a network for uint8 (image_size, image_size, 3); operations follow in order, checked as they come.
   // Every add_ and set_ throws std::invalid_argument when shapes or ranges do not fit.
   explicit Network(int image_size);
+  // Makes room for the list of operations at once.
+  void expect(size_t prefix, size_t tail);
 
   void add_conv(int in, int out, int kernel, int stride, bool depthwise, bool relu, int shift, std::span<const int8_t> weight,
                 std::span<const int16_t> multiplier, std::span<const int64_t> bias);
@@ -85,8 +86,8 @@ class Network {
   int image_size_;
   Shape shape_;  // after the last operation added
   Shape cut_shape_;
-  std::vector<Operation> prefix_;
-  std::vector<Block> tail_;
+  List<Operation> prefix_;
+  List<Block> tail_;
   bool has_cut_ = false, complete_ = false;
   ScratchPlan plan_;
   size_t latent_words_ = 0;

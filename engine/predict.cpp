@@ -25,38 +25,38 @@ void Learner::features(std::span<const uint8_t> images, std::span<int8_t> featur
 
 void Learner::see(std::span<const uint8_t> images, bool mirrored, std::span<int8_t> features, std::span<int8_t> trained,
                   int threads) const {
-  const size_t width = static_cast<size_t>(network_->feature_count());
-  const size_t bytes = network_->image_bytes();
+  const size_t width = static_cast<size_t>(network_.feature_count());
+  const size_t bytes = network_.image_bytes();
   const size_t rows = images.size() / bytes;
-  Buffer<uint64_t> latents(rows * network_->latent_words());
+  Buffer<uint64_t> latents(rows * network_.latent_words());
   Buffer<uint8_t> turned(mirrored ? workers_for(rows, threads) * bytes : 0);
   for_rows(
-      *network_, rows, threads,
+      network_, rows, threads,
       [&](size_t row, size_t worker, Scratch& scratch) {
-        uint64_t* latent = latents.data() + row * network_->latent_words();
+        uint64_t* latent = latents.data() + row * network_.latent_words();
         const uint8_t* image = images.data() + row * bytes;
         if (mirrored) {
-          mirror(image, static_cast<size_t>(network_->image_size()), turned.data() + worker * bytes);
+          mirror(image, static_cast<size_t>(network_.image_size()), turned.data() + worker * bytes);
           image = turned.data() + worker * bytes;
         }
-        network_->latent(image, latent, scratch);
-        network_->features(latent, features.data() + row * width, scratch);
-        if (!trained.empty()) tail_.features(*network_, latent, trained.data() + row * width, scratch);
+        network_.latent(image, latent, scratch);
+        network_.features(latent, features.data() + row * width, scratch);
+        if (!trained.empty()) tail_.features(network_, latent, trained.data() + row * width, scratch);
       },
       [](size_t) {});
 }
 
 int64_t Learner::predict_bytes(size_t rows, bool mirrored, int threads) const {
-  const size_t width = static_cast<size_t>(network_->feature_count());
+  const size_t width = static_cast<size_t>(network_.feature_count());
   const size_t branches = tail_weight_.empty() ? 1 : 2, views = mirrored ? 2 : 1;
-  const size_t each = static_cast<size_t>(network_->scratch_bytes()) + (mirrored ? network_->image_bytes() : 0);
-  const size_t seeing = rows * network_->latent_words() * sizeof(uint64_t) + workers_for(rows, threads) * each;
+  const size_t each = static_cast<size_t>(network_.scratch_bytes()) + (mirrored ? network_.image_bytes() : 0);
+  const size_t seeing = rows * network_.latent_words() * sizeof(uint64_t) + workers_for(rows, threads) * each;
   const size_t scoring = classes() * (branches * width * sizeof(int16_t) + 3 * sizeof(int64_t));
   return static_cast<int64_t>(views * branches * rows * width + std::max(seeing, scoring));
 }
 
 void Learner::predict(std::span<const uint8_t> images, bool mirrored, const Answers& answers, int threads) const {
-  const size_t width = static_cast<size_t>(network_->feature_count());
+  const size_t width = static_cast<size_t>(network_.feature_count());
   const bool has_branch = !tail_weight_.empty();
   const size_t views = mirrored ? 2 : 1;
   const size_t size = answers.best.size() * width;
@@ -69,16 +69,16 @@ void Learner::predict(std::span<const uint8_t> images, bool mirrored, const Answ
 }
 
 void Learner::recall(const Answers& answers, int threads) const {
-  const size_t width = static_cast<size_t>(network_->feature_count());
+  const size_t width = static_cast<size_t>(network_.feature_count());
   const bool has_branch = !tail_weight_.empty();
   for (size_t begin = 0; begin < replay_.size(); begin += kRecallRows) {
     const size_t count = std::min(kRecallRows, replay_.size() - begin);
     Buffer<int8_t> rows(count * width), trained(has_branch ? count * width : 0);
     for_rows(
-        *network_, count, threads,
+        network_, count, threads,
         [&](size_t row, size_t, Scratch& scratch) {
-          network_->features(replay_.row(begin + row), rows.data() + row * width, scratch);
-          if (has_branch) tail_.features(*network_, replay_.row(begin + row), trained.data() + row * width, scratch);
+          network_.features(replay_.row(begin + row), rows.data() + row * width, scratch);
+          if (has_branch) tail_.features(network_, replay_.row(begin + row), trained.data() + row * width, scratch);
         },
         [](size_t) {});
     judge({rows.data(), rows.size()}, {trained.data(), trained.size()}, false,
@@ -87,7 +87,7 @@ void Learner::recall(const Answers& answers, int threads) const {
 }
 
 void Learner::judge(std::span<const int8_t> rows, std::span<const int8_t> trained, bool mirrored, const Answers& answers) const {
-  const size_t width = static_cast<size_t>(network_->feature_count());
+  const size_t width = static_cast<size_t>(network_.feature_count());
   const size_t count = answers.best.size();
   const int shift = int{!trained.empty()} + int{mirrored};  // log2 of the logits that are averaged
   Buffer<int16_t> forward(head_.weight.size()), tail_forward(tail_weight_.size());
@@ -97,11 +97,11 @@ void Learner::judge(std::span<const int8_t> rows, std::span<const int8_t> traine
   std::transform(tail_weight_.begin(), tail_weight_.end(), tail_forward.begin(), forward_weight);
   const HeadBatch one{1, static_cast<int>(width), static_cast<int>(classes())};
   const auto add = [&](std::span<const int8_t> features, size_t row, const Buffer<int16_t>& weight) {
-    head_logits(one, features.data() + row * width, weight.data(), network_->feature_bits(), more.data());
+    head_logits(one, features.data() + row * width, weight.data(), network_.feature_bits(), more.data());
     for (size_t c = 0; c < scores.size(); ++c) scores[c] += more[c];
   };
   for (size_t row = 0; row < count; ++row) {
-    head_logits(one, rows.data() + row * width, forward.data(), network_->feature_bits(), scores.data());
+    head_logits(one, rows.data() + row * width, forward.data(), network_.feature_bits(), scores.data());
     std::copy(scores.begin(), scores.end(), more.begin());
     head_softmax(one, more.data(), prior.data(), kUnknownGhosts);
     answers.certainty[row] = static_cast<int32_t>(*std::max_element(more.begin(), more.end()));

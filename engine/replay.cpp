@@ -152,7 +152,7 @@ void Replay::commit(Plan&& plan, const uint64_t* live) noexcept {
     labels_[write.to] = write.label;
   }
   resize(plan.size);
-  seen_.swap(plan.seen);
+  take_over(seen_, plan.seen);
 }
 
 void Replay::restore(std::span<const uint64_t> rows, std::span<const uint16_t> labels, std::span<const uint64_t> seen) {

@@ -38,6 +38,9 @@ class Replay {
   std::span<const uint64_t> seen() const { return {seen_.data(), seen_.size()}; }
   int64_t bytes() const { return bytes_of(rows_) + bytes_of(labels_) + bytes_of(seen_); }
 
+  // Makes room for the counts of so many classes.
+  void reserve_classes(size_t classes) { seen_.reserve(classes); }
+
   // Bytes of the plan and of the lists that making it needs, for `live` rows and `classes` classes.
   static int64_t planning_bytes(size_t capacity, size_t live, size_t classes);
 

@@ -3,10 +3,9 @@
 #include <algorithm>
 #include <bit>
 #include <cstdlib>
-#include <stdexcept>
-#include <string>
 
 #include "bits.h"
+#include "error.h"
 #include "fixed_point.h"
 #include "kernels.h"
 #include "random.h"
@@ -19,13 +18,9 @@ constexpr int kFeatureBits = 8;
 constexpr int kMasterShift = 16;     // multiplier and slopes: bits below the forward copy
 constexpr int kOffsetShift = 8;      // threshold, alpha, beta
 constexpr int32_t kMaxOffset = (1 << 23) - 1;
-void require(bool condition, const std::string& message) {
-  if (!condition) throw std::invalid_argument(message);
-}
 
 void require_range(int value, int low, int high, const char* what) {
-  require(value >= low && value <= high, std::string(what) + ": expected " + std::to_string(low) + " to " + std::to_string(high) +
-                                             ", got " + std::to_string(value));
+  require(value >= low && value <= high, "{}: expected {} to {}, got {}", {what, low, high, value});
 }
 
 // x rounded to `bits` of `all` bits (7.2).
@@ -50,7 +45,7 @@ void copy_down(const Buffer<int32_t>& master, int shift, Buffer<int16_t>& forwar
 }
 
 template <class T>
-void pack_signs(const Buffer<T>& shadow, int channels, Buffer<uint64_t>& bits) {
+void pack_signs(std::span<const T> shadow, int channels, Buffer<uint64_t>& bits) {
   const int words = words_for(channels);
   std::fill(bits.begin(), bits.end(), 0);
   for (int64_t row = 0; row < int64_t{channels} * kTaps; ++row) {
@@ -76,8 +71,8 @@ void TailBlock::refresh() {
 }
 
 void TailBlock::restored() {
-  if (!shadow8.empty()) pack_signs(shadow8, forward.channels, bits);
-  if (!shadow16.empty()) pack_signs(shadow16, forward.channels, bits);
+  if (!shadow8.empty()) pack_signs<int8_t>(shadow8, forward.channels, bits);
+  if (!shadow16.empty()) pack_signs<int16_t>(shadow16, forward.channels, bits);
   refresh();
 }
 
@@ -92,30 +87,30 @@ Tail::Tail(const Network& network, const TailSettings& settings, std::span<const
   require_range(settings.forward_bits, 2, 16, "forward_bits");
   require_range(settings.gradient_bits, 2, 16, "gradient_bits");
   require(settings.weight_bits == 1 || settings.weight_bits == 8 || settings.weight_bits == 16,
-          "weight_bits: expected 1, 8 or 16, got " + std::to_string(settings.weight_bits));
+          "weight_bits: expected 1, 8 or 16, got {}", {settings.weight_bits});
   require_range(settings.weight_step, 1, 20, "weight_step");
   require_range(settings.parameter_step, 0, 20, "parameter_step");
   require(sources.size() == static_cast<size_t>(settings.blocks), "train_blocks: expected shadow weights for each trained block");
+  blocks_.reserve(sources.size());
   for (size_t i = 0; i < sources.size(); ++i) {
     const Block& block = frozen[frozen.size() - sources.size() + i];
     const TailSource& source = sources[i];
     const int channels = block.channels;
     require(source.shadow.size() == static_cast<size_t>(channels) * kTaps * channels,
-            "shadow: expected " + std::to_string(int64_t{channels} * kTaps * channels) + " values");
+            "shadow: expected {} values", {int64_t{channels} * kTaps * channels});
     require_range(source.traits.exponent, source.traits.approx ? 0 : -16, 30, "exponent");
     TailBlock trained;
     trained.forward = block;
     trained.traits = source.traits;
     trained.bits = Buffer<uint64_t>(static_cast<size_t>(channels) * kTaps * words_for(channels), 0);
-    Buffer<int8_t> shadow(source.shadow.begin(), source.shadow.end());
-    for (int8_t& s : shadow) s = std::max<int8_t>(s, -127);
-    pack_signs(shadow, channels, trained.bits);
-    if (settings.weight_bits == 16) {
-      trained.shadow16 = Buffer<int16_t>(shadow.size());
-      std::transform(shadow.begin(), shadow.end(), trained.shadow16.begin(), [](int8_t s) { return static_cast<int16_t>(s * 256); });
-    } else if (settings.weight_bits == 8) {
-      trained.shadow8 = std::move(shadow);
-    }
+    pack_signs(source.shadow, channels, trained.bits);
+    const auto fill = [&]<class T>(Buffer<T>& shadow, int scale) {
+      shadow = Buffer<T>(source.shadow.size());
+      std::transform(source.shadow.begin(), source.shadow.end(), shadow.begin(),
+                     [&](int8_t s) { return static_cast<T>(std::max<int>(s, -127) * scale); });
+    };
+    if (settings.weight_bits == 16) fill(trained.shadow16, 256);
+    if (settings.weight_bits == 8) fill(trained.shadow8, 1);
     trained.multiplier = masters(block.multiplier, kMasterShift, INT32_MAX);
     trained.bias = block.bias;
     trained.threshold = masters(block.threshold, kOffsetShift, kMaxOffset);

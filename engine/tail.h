@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <span>
-#include <vector>
 
 #include "forward.h"
 #include "gradient.h"
@@ -13,6 +12,13 @@
 #include "workers.h"
 
 namespace bitreplay {
+
+// Whether training is built in; a device may do without, and learn with the head alone.
+#ifdef BITREPLAY_NO_TAIL
+inline constexpr bool kTrainsTail = false;
+#else
+inline constexpr bool kTrainsTail = true;
+#endif
 
 struct TailSettings {
   int blocks = 0;  // trained ones, counted from the end; 0: the tail stays as it is
@@ -68,6 +74,9 @@ class Tail {
   // Features of one latent row: the frozen blocks of the network's tail, then these.
   void features(const Network& network, const uint64_t* row, int8_t* features, Scratch& scratch) const;
 
+  // Takes the values of a copy of this tail.  Cannot fail.
+  void take_over(const Tail& trained) noexcept { blocks_ = trained.blocks_; }
+
   // How many binary weights there are, and how many have another sign in `other`.
   int64_t weights() const;
   int64_t differing_weights(const Tail& other) const;
@@ -80,7 +89,7 @@ class Tail {
   void round_stream(int16_t* x, int64_t count) const;  // to forward_bits
 
   TailSettings settings_;
-  std::vector<TailBlock> blocks_;
+  List<TailBlock> blocks_;
 };
 
 // When a step happens: keys of its random numbers, and how far the lesson is.
@@ -117,7 +126,7 @@ class TailTrainer {
   Batch batch_;        // of the current minibatch
   int max_rows_;
   bool keep_streams_;  // every block's input is kept
-  std::vector<Scratch> scratch_;
+  List<Scratch> scratch_;
   Buffer<int16_t> streams_;  // (blocks + 1 or 1, max_rows, H, W, C): the blocks' inputs, then the last output, which becomes g
   Buffer<uint64_t> bits_, open_;
   Buffer<int16_t> z_, w_;

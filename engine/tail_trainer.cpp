@@ -80,6 +80,7 @@ TailTrainer::TailTrainer(const Network& network, Tail& tail, int max_rows, Worke
   batch_ = plan.batch;
   max_rows_ = max_rows;
   keep_streams_ = plan.streams > 1;
+  scratch_.reserve(static_cast<size_t>(workers.count()));
   for (int i = 0; i < workers.count(); ++i) scratch_.push_back(network.make_scratch());
   streams_ = Buffer<int16_t>(plan.streams * plan.size());
   bits_ = Buffer<uint64_t>(plan.packed());

@@ -3,13 +3,30 @@
 // has begun.  What f(part) does must not depend on who runs it.  No locks are taken; f must not throw.
 #pragma once
 
+#ifndef BITREPLAY_DEVICE
 #include <atomic>
 #include <cstdint>
 #include <thread>
 #include <type_traits>
 #include <vector>
+#endif
 
 namespace bitreplay {
+
+#ifdef BITREPLAY_DEVICE
+
+// One thread: the caller.
+class Workers {
+ public:
+  explicit Workers(int) {}
+  int count() const { return 1; }
+  template <class F>
+  void run(int parts, F&& f) {
+    for (int part = 0; part < parts; ++part) f(part);
+  }
+};
+
+#else
 
 class Workers {
  public:
@@ -108,5 +125,7 @@ class Workers {
   const int count_;
   std::vector<std::jthread> threads_;  // last: joined before the rest goes
 };
+
+#endif
 
 }  // namespace bitreplay

@@ -2,7 +2,6 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
-#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 
@@ -53,8 +52,8 @@ struct Result {
 };
 
 // Calls progress(phase, done, total), which returns True to give up, and looks for Ctrl-C.
-bitreplay::Progress make_progress(const nb::object& progress) {
-  return [progress](bitreplay::Phase phase, uint64_t done, uint64_t total) {
+auto make_progress(const nb::object& progress) {
+  return [&progress](bitreplay::Phase phase, uint64_t done, uint64_t total) {
     nb::gil_scoped_acquire lock;
     if (PyErr_CheckSignals() != 0) throw nb::python_error();
     if (progress.is_none()) return true;
@@ -157,7 +156,7 @@ NB_MODULE(_engine, m) {
       .def("features_of_latents", &Runner::features);
 
   nb::class_<Learner>(m, "Learner")
-      .def("__init__", [](Learner* self, const std::shared_ptr<Network>& network, size_t capacity, uint64_t seed, const nb::dict& settings,
+      .def("__init__", [](Learner* self, const Network& network, size_t capacity, uint64_t seed, const nb::dict& settings,
                           const nb::list& sources) {
         const auto integer = [&](const char* name) { return nb::cast<int64_t>(settings[name]); };
         const auto number = [&](const char* name) { return nb::cast<int>(settings[name]); };
@@ -177,18 +176,18 @@ NB_MODULE(_engine, m) {
           tail_sources.push_back({view(shadow), {exponent, approx, clip, train_high}});
         }
         new (self) Learner(network, capacity, seed, lesson, tail, tail_sources);
-      })
+      }, nb::keep_alive<1, 2>())
       .def("learn",
            [](Learner& l, const Array<uint8_t, 4>& images, const Flat<int32_t>& labels, size_t classes, int threads,
               const nb::object& progress) {
-             const bitreplay::Progress call = make_progress(progress);
+             const auto call = make_progress(progress);
              nb::gil_scoped_release unlock;
              l.learn(view(images), view(labels), classes, threads, call);
            },
            nb::arg("images"), nb::arg("labels"), nb::arg("classes"), nb::arg("threads"), nb::arg("progress").none())
       .def("rehearse",
            [](Learner& l, int threads, const nb::object& progress) {
-             const bitreplay::Progress call = make_progress(progress);
+             const auto call = make_progress(progress);
              nb::gil_scoped_release unlock;
              l.rehearse(threads, call);
            },

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from . import Learner, metrics
+from . import Learner, c_source, metrics
 from .data import class_files
 from .extras import missing_extra
 from .images import IMAGE_SUFFIXES, decode_image
@@ -576,6 +576,18 @@ def info(
         taken = f"{values['replay_rows']:,} of {values['capacity']:,} replay rows taken"
         say(f"{values['lessons']} lessons, {_count([row[0] for row in rows])}, {taken}")
     print_table("bytes", ("what", "bytes"), list(values["bytes"].items()))
+
+
+@app.command("export-c")
+def export_c(
+    file: Annotated[str, typer.Argument(metavar="MODEL|STATE", help="Name of a shipped backbone, or a model or state file.")],
+    out: Annotated[Path, typer.Argument(readable=False, metavar="OUT.c", help="C file to write.")],
+    symbol: Annotated[str | None, typer.Option(help="Name of the array. Default: device_model or device_state.")] = None,
+) -> None:
+    """Write a model or a state as C source, for a device without a file system."""
+    source = Model.from_package(file) if file in Model.shipped_names() else Path(file)
+    name, size = c_source.export_c(source, out, symbol)
+    say(f"{out}: {name}, {size:,} bytes")
 
 
 @app.command()

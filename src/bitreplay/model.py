@@ -271,6 +271,10 @@ class Model:
         """The model file's bytes; None for a backbone that comes with the package."""
         return self._content
 
+    def file_content(self) -> bytes:
+        """The model file's bytes, of a shipped backbone too."""
+        return self._content or read_bytes(self._path)
+
     def tail_sources(self, blocks: int) -> list[tuple[NDArray[np.int8], int, bool, int, bool]]:
         """Initial shadow weights, int8 (C*9*C,), and traits of the last `blocks` blocks of the tail; ValueError if it has fewer."""
         if blocks == 0:
@@ -279,7 +283,7 @@ class Model:
         tail = self._tail
         if blocks > len(tail):
             raise ValueError(f"train_blocks: expected at most {len(tail)}, the blocks behind the cut of {where}, got {blocks}")
-        _, tensors = unpack(self._content or read_bytes(self._path), "model", where)
+        _, tensors = unpack(self.file_content(), "model", where)
         return [
             (_flat(tensors[f"tail.{i}.shadow"]), *_traits(_Fields(tail[i], f"tail[{i}]", where)))
             for i in range(len(tail) - blocks, len(tail))

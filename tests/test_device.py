@@ -1,0 +1,264 @@
+"""The C API on the core alone: the bytes that Python writes, what is too small or damaged, no heap (docs/device.md)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_model
+from numpy.typing import NDArray
+from test_tail import make
+
+from bitreplay import FormatError, Learner, Model
+from bitreplay.c_source import export_c
+from bitreplay.container import pack, unpack
+
+ROOT = Path(__file__).parents[1]
+CROSS = ROOT / "cmake" / "aarch64-linux-gnu.cmake"
+LESSONS = [["mug", 'é"q\\'] * 3, ["mug", "日本😀", "mug", "a b"], ['é"q\\', "x/<y>"] * 2]
+
+
+def build(folder: Path, target: str, *options: str) -> Path:
+    """Build a target of CMakeLists.txt; the test is skipped, and says so, where there is no compiler."""
+    if shutil.which("cmake") is None or shutil.which("c++") is None:
+        pytest.skip("no compiler is there: cmake and a C++ compiler are needed")
+    for command in (
+        ["cmake", "-S", str(ROOT), "-B", str(folder), *options],
+        ["cmake", "--build", str(folder), "-j", "2", "--target", target],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return next(path for path in (folder / "examples" / "device" / target, folder / target) if path.exists())
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return [str(build(tmp_path_factory.mktemp("device"), "bitreplay_device_example", "-DBITREPLAY_STRICT=ON"))]
+
+
+def run(program: list[str], *arguments: object, isa: str = "") -> list[str]:
+    done = subprocess.run([*program, *map(str, arguments)], capture_output=True, text=True, env={**os.environ, "BITREPLAY_ISA": isa})
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def teach(folder: Path, learner: Learner, lessons: list[list[str]] = LESSONS) -> tuple[list[object], NDArray[np.uint8]]:
+    """Teach a learner; return what makes the C program learn the same, and the last lesson's pictures."""
+    commands: list[object] = []
+    for i, names in enumerate(lessons):
+        images = tiny_model.random_images(10 + i, len(names), learner.image_size)
+        images.tofile(folder / f"{i}.rgb")
+        (folder / f"{i}.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        learner.learn(images, names)
+        commands += ["learn", folder / f"{i}.rgb", folder / f"{i}.txt"]
+    return commands, images
+
+
+def same(program: list[str], folder: Path, model: Path, learner: Learner, isa: str = "") -> None:
+    """The C program goes on from where a learner is, and its state and predictions are the learner's."""
+    learner.save(folder / "start.state")
+    commands, images = teach(folder, learner)
+    last = folder / f"{len(LESSONS) - 1}.rgb"
+    said = run(program, model, folder / "start.state", *commands, "predict", last, "mirrored", last, "save", folder / "end.state", isa=isa)
+    assert (folder / "end.state").read_bytes() == learner.content()
+    for mirrored in (False, True):
+        expected = learner.predict(images, mirrored=mirrored)
+        lines = [[int(word) for word in line.split()] for line in said[mirrored * len(images) :][: len(images)]]
+        assert [learner.names[line[0]] for line in lines] == expected.names
+        assert np.array_equal(np.array([line[2:] for line in lines]), (expected.probabilities * 2**15).astype(np.int64))
+
+
+SETTINGS: dict[str, Any] = {
+    "capacity": 7,
+    "lesson_images": 6,
+    "max_classes": 9,
+    "min_steps": 7,
+    "epochs": 2,
+    "threads": 2,
+    "seed": 2**64 - 1,
+}
+
+
+def test_the_shipped_backbone_learns_the_same_in_c(program: list[str], tmp_path: Path) -> None:
+    model = Path(str(Model.from_package()._path))
+    same(program, tmp_path, model, Learner.new(**SETTINGS))
+
+
+@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512"])
+def test_every_instruction_set_writes_the_same_bytes(program: list[str], tmp_path: Path, isa: str) -> None:
+    model, _, _ = make(tmp_path, "quicknet")
+    Learner.new(model, **SETTINGS).save(tmp_path / "new.state")
+    command = [*program, str(tmp_path / "quicknet.model"), str(tmp_path / "new.state"), "sizes", "1"]
+    asked = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "BITREPLAY_ISA": isa})
+    if "BITREPLAY_ISA" in asked.stderr:
+        pytest.skip(f"no {isa} here")
+    same(program, tmp_path, tmp_path / "quicknet.model", Learner.new(model, **SETTINGS), isa)
+
+
+@pytest.mark.parametrize("family", ["quicknet", "reactnet", "birealnet"])
+@pytest.mark.parametrize("weight_bits", [1, 8, 16])
+def test_a_trained_tail_is_the_same_in_c(program: list[str], tmp_path: Path, family: str, weight_bits: int) -> None:
+    model, _, _ = make(tmp_path, family)
+    learner = Learner.new(model, train_blocks=2, weight_bits=weight_bits, parameter_step=4, **SETTINGS)
+    same(program, tmp_path, tmp_path / f"{family}.model", learner)
+
+
+@pytest.mark.parametrize("down", [{"relu": True}, {"threshold": True, "activation": True}])
+def test_other_networks_are_the_same_in_c(program: list[str], tmp_path: Path, down: dict[str, bool]) -> None:
+    model, _, _ = make(tmp_path, "birealnet", down=down, features_relu=False)
+    same(program, tmp_path, tmp_path / "birealnet.model", Learner.new(model, **SETTINGS))
+
+
+def test_a_state_after_forgetting_without_memory_and_with_odd_settings(program: list[str], tmp_path: Path) -> None:
+    model, _, _ = make(tmp_path, "quicknet")
+    path = tmp_path / "quicknet.model"
+    learner = Learner.new(model, learning_rate=0.1 + 0.2, pull=1, tail_prior=1e-3, **SETTINGS)
+    teach(tmp_path, learner)
+    learner.forget("mug")
+    same(program, tmp_path, path, learner)
+    same(program, tmp_path, path, Learner.new(model, **{**SETTINGS, "capacity": 0, "lesson_images": None, "class_means": False}))
+
+
+def test_a_state_from_before_the_tail_gets_the_settings_it_lacks(program: list[str], tmp_path: Path) -> None:
+    model, _, _ = make(tmp_path, "quicknet")
+    metadata, tensors = unpack(Learner.new(model, **SETTINGS).content(), "state", "s")
+    words = {key: metadata[key] for key in ("model", "names", "experience")}
+    old = {k: v for k, v in json.loads(metadata["settings"]).items() if not k.startswith("tail_")}
+    (tmp_path / "old.state").write_bytes(pack("state", {**words, "settings": json.dumps(old)}, tensors))
+    same(program, tmp_path, tmp_path / "quicknet.model", Learner.load(tmp_path / "old.state"))
+
+
+def test_numbers_with_a_fraction_are_rounded_as_python_does(program: list[str], tmp_path: Path) -> None:
+    model, _, _ = make(tmp_path, "quicknet")
+    half = 3.5 / 65536  # between two values of 16 fraction bits, and its neighbours
+    for rate in (half, np.nextafter(half, 0), np.nextafter(half, 1), 2.5 / 65536, 2**-16, 4.0, 1.6e-5, 0.30000000000000004):
+        same(program, tmp_path, tmp_path / "quicknet.model", Learner.new(model, **SETTINGS, learning_rate=float(rate)))
+
+
+def memory(lines: list[str]) -> dict[str, int]:
+    words = " ".join(lines).split()
+    return {name: int(value) for name, value in zip(words[::2], words[1::2], strict=True)}
+
+
+@pytest.mark.parametrize("train_blocks", [0, 2])
+def test_memory_is_what_info_says(program: list[str], tmp_path: Path, train_blocks: int) -> None:
+    """The most that a learner holds while learning, without alignment, names and labels: as info counts, byte for byte."""
+    model, _, _ = make(tmp_path, "birealnet")
+    settings = {**SETTINGS, "max_classes": 5, "threads": 1, "train_blocks": train_blocks, "live_batch": 5, "tail_distillation": True}
+    learner = Learner.new(model, **settings)
+    learner.save(tmp_path / "start.state")
+    lessons = [list("abcdea"), list("bcdeab"), list("abcdeb")]  # all the classes, full memory, lessons as large as they get
+    commands, _ = teach(tmp_path, learner, lessons)
+    arguments = (tmp_path / "birealnet.model", tmp_path / "start.state", *commands, "memory", "sizes", 6)
+    used = memory(run(program, *arguments, isa=os.environ.get("BITREPLAY_ISA", "")))
+    sizes = learner.info()["bytes"]
+    assert used["kept_buffers"] + used["work_buffers"] == sizes["learning_peak"]
+    asked = memory(run(program, *arguments[:-3], "sizes", 6))
+    assert used["kept"] <= asked["kept"] < used["kept"] + 64
+    assert used["work"] <= asked["learn"] < used["work"] + 64 * 80 + 4000 * (1 + train_blocks)
+
+
+def symbols(program: Path, *options: str) -> str:
+    if shutil.which("nm") is None:
+        pytest.skip("no nm is there")
+    return subprocess.run(["nm", *options, str(program)], capture_output=True, text=True, check=True).stdout
+
+
+def test_neither_the_cpp_library_nor_its_heap_is_linked(program: list[str]) -> None:
+    wanted = symbols(Path(program[0]), "-u")
+    for name in ("_Zn", "_Zd", "__cxa_throw", "__cxa_guard", "__gxx", "pthread", "_ZSt"):
+        assert f" {name}" not in wanted
+    library = next(Path(program[0]).parents[2].glob("libbitreplay_device.a"))
+    core = symbols(library, "-u")
+    for name in ("malloc", "calloc", "realloc", "free", "aligned_alloc", "posix_memalign"):
+        assert f" U {name}\n" not in core
+
+
+@pytest.mark.parametrize("sanitize", ["OFF", "ON"])
+def test_damage_and_small_regions_and_no_heap(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, sanitize: str) -> None:
+    folder = tmp_path_factory.mktemp("check")
+    check = build(
+        folder, "bitreplay_check_device", f"-DBITREPLAY_SANITIZE={sanitize}", "-DBITREPLAY_DEVICE_SCALAR=ON", "-DBITREPLAY_STRICT=ON"
+    )
+    for family, train_blocks, weight_bits in (("quicknet", 0, 8), ("birealnet", 1, 8), ("reactnet", 2, 1)):
+        model, _, _ = make(tmp_path, family, channels=6, image_size=8)
+        learner = Learner.new(
+            model, train_blocks=train_blocks, weight_bits=weight_bits, capacity=6, lesson_images=4, max_classes=6, min_steps=2, epochs=1
+        )
+        images = tiny_model.random_images(1, 4, 8)
+        images.tofile(tmp_path / "x.rgb")
+        for names in (["a", "b", "é", "b"], ["b", "c", "c", "a"]):
+            learner.learn(images, names)
+        learner.save(tmp_path / "x.state")
+        said = run([str(check)], tmp_path / f"{family}.model", tmp_path / "x.state", tmp_path / "x.rgb", 1500, "a", 'n"ö', "b", "日")
+        assert "no heap" in said[-1]
+
+
+def test_a_model_for_another_state_and_a_state_that_asks_too_much(program: list[str], tmp_path: Path) -> None:
+    model, _, _ = make(tmp_path, "quicknet")
+    make(tmp_path, "birealnet")
+    Learner.new(model, **SETTINGS).save(tmp_path / "a.state")
+    other = subprocess.run([*program, tmp_path / "birealnet.model", tmp_path / "a.state"], capture_output=True, text=True)
+    assert (other.returncode, "status 2" in other.stderr, "another model" in other.stderr) == (2, True, True)
+    names = [chr(ord("a") + i) for i in range(10)]  # one more than max_classes
+    tiny_model.random_images(1, 5, 16).tofile(tmp_path / "x.rgb")
+    for part in (names[:5], names[5:]):
+        (tmp_path / f"{part[0]}.txt").write_text("\n".join(part))
+    full = [*program, tmp_path / "quicknet.model", tmp_path / "a.state"]
+    full += [word for part in "af" for word in ("learn", tmp_path / "x.rgb", tmp_path / f"{part}.txt")]
+    done = subprocess.run(full, capture_output=True, text=True)
+    assert (done.returncode, "status 4" in done.stderr, "at most 9 classes" in done.stderr) == (2, True, True)
+
+
+def test_a_build_without_the_tail_refuses_to_train_it(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
+    program = [str(build(tmp_path_factory.mktemp("head"), "bitreplay_device_example", "-DBITREPLAY_DEVICE_TAIL=OFF"))]
+    model, _, _ = make(tmp_path, "quicknet")
+    same(program, tmp_path, tmp_path / "quicknet.model", Learner.new(model, **SETTINGS))
+    Learner.new(model, train_blocks=1, **SETTINGS).save(tmp_path / "t.state")
+    done = subprocess.run([*program, tmp_path / "quicknet.model", tmp_path / "t.state"], capture_output=True, text=True)
+    assert (done.returncode, "status 6" in done.stderr) == (2, True)
+
+
+def test_aarch64_writes_the_same_bytes(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
+    if shutil.which("aarch64-linux-gnu-g++") is None or shutil.which("qemu-aarch64") is None:
+        pytest.skip("no cross compiler or no emulator is there: aarch64-linux-gnu-g++ and qemu-aarch64 are needed")
+    toolchain = [f"-DCMAKE_TOOLCHAIN_FILE={CROSS}"] if CROSS.exists() else [
+        "-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", "-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++"]  # fmt: skip
+    folder = tmp_path_factory.mktemp("aarch64")
+    device = build(folder, "bitreplay_device_example", *toolchain, "-DCMAKE_C_COMPILER=aarch64-linux-gnu-gcc")
+    model, _, _ = make(tmp_path, "birealnet")
+    for train_blocks in (0, 2):
+        learner = Learner.new(model, train_blocks=train_blocks, **SETTINGS)
+        same(["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", str(device)], tmp_path, tmp_path / "birealnet.model", learner)
+
+
+def test_a_model_and_a_state_as_c_source(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
+    model, _, _ = make(tmp_path, "quicknet")
+    learner = Learner.new(model, **SETTINGS)
+    learner.save(tmp_path / "start.state")
+    assert export_c(model, tmp_path / "model.c") == ("device_model", (tmp_path / "quicknet.model").stat().st_size)
+    command = [sys.executable, "-m", "bitreplay", "export-c", str(tmp_path / "start.state"), str(tmp_path / "state.c")]
+    assert "device_state" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert f'"{model.digest}"' in (tmp_path / "model.c").read_text()
+    sources = f"-DBITREPLAY_COMPILED_IN={tmp_path / 'model.c'};{tmp_path / 'state.c'}"
+    program = [str(build(tmp_path_factory.mktemp("inside"), "bitreplay_device_example", "-DBITREPLAY_STRICT=ON", sources))]
+    commands, _ = teach(tmp_path, learner)
+    run(program, *commands, "save", tmp_path / "end.state")
+    assert (tmp_path / "end.state").read_bytes() == learner.content()
+
+
+def test_c_source_of_what_is_none(tmp_path: Path) -> None:
+    model, _, _ = make(tmp_path, "quicknet")
+    with pytest.raises(ValueError, match="symbol: expected a C identifier"):
+        export_c(model, tmp_path / "x.c", "1; evil")
+    (tmp_path / "damaged.model").write_bytes((tmp_path / "quicknet.model").read_bytes()[:-1])
+    with pytest.raises(FormatError, match="damaged or cut short"):
+        export_c(tmp_path / "damaged.model", tmp_path / "x.c")
+    assert not (tmp_path / "x.c").exists()
