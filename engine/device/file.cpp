@@ -17,9 +17,6 @@ uint64_t seam(uint64_t offset) { return mix(offset + 0x9e3779b97f4a7c15ULL); }
 }  // namespace
 
 File::File(const void* content, size_t size, const char* kind) : content_(static_cast<const uint8_t*>(content)), size_(size), kind_(kind) {
-  if (content == nullptr || reinterpret_cast<uintptr_t>(content) % 8 != 0) {
-    fail(Error::argument, "{}: expected its bytes at an address that is a multiple of 8", {kind});
-  }
   const auto check = [&](bool condition, const char* what) {
     if (!condition) fail(Error::format, "{}: {}", {kind, what});
   };
