@@ -17,9 +17,6 @@ uint64_t seam(uint64_t offset) { return mix(offset + 0x9e3779b97f4a7c15ULL); }
 }  // namespace
 
 File::File(const void* content, size_t size, const char* kind) : content_(static_cast<const uint8_t*>(content)), size_(size), kind_(kind) {
-  if (content == nullptr || reinterpret_cast<uintptr_t>(content) % 8 != 0) {
-    fail(Error::argument, "{}: expected its bytes at an address that is a multiple of 8", {kind});
-  }
   const auto check = [&](bool condition, const char* what) {
     if (!condition) fail(Error::format, "{}: {}", {kind, what});
   };
@@ -65,14 +62,27 @@ Json File::json(const char* key) const {
 bool File::describe(const Json& entry, const char* dtype, Place& place) const {
   size_t fields = 0;
   for (Entries members(entry); members.next();) ++fields;
+  return fields == 3 && entry.find("dtype").equals(dtype) && entry.find("shape").is_list() && place_of(entry, place);
+}
+
+bool File::place_of(const Json& entry, Place& place) const {
   const Json offsets = entry.find("data_offsets");
-  if (fields != 3 || !entry.find("dtype").equals(dtype) || !entry.find("shape").is_list() || !offsets.is_list()) return false;
+  if (!offsets.is_list()) return false;
   Entries both(offsets);
   int64_t begin = 0, end = 0;
   const auto most = static_cast<int64_t>(size_ - start_);
   const bool fit = both.next() && both.value.whole(0, most, begin) && both.next() && both.value.whole(begin, most, end) && !both.next();
   place = {static_cast<uint64_t>(begin), static_cast<uint64_t>(end)};
   return fit;
+}
+
+bool File::is_seam(uint64_t offset) const {
+  if (offset == size_ - start_) return true;
+  for (Entries entries(header_); entries.next();) {
+    Place place{};
+    if (place_of(entries.value, place) && place.begin == offset && place.end > offset) return true;
+  }
+  return false;
 }
 
 void File::note(const Place& place) {
@@ -126,6 +136,8 @@ void File::finish() const {
   for (Entries entries(header_); entries.next();) {
     if (entries.key.equals("__metadata__")) continue;
     ++tensors;
+    Place place{};
+    if (place_of(entries.value, place) && place.begin == place.end) fit = fit && is_seam(place.begin);
   }
   if (tensors != taken_) fail(Error::format, "{}: expected no further tensor", {kind_});
   if (!fit) fail(Error::format, "{}: its tensors leave holes or overlap", {kind_});

@@ -41,7 +41,9 @@ class File {
   struct Place {
     uint64_t begin, end;
   };
+  bool place_of(const Json& entry, Place& place) const;
   bool describe(const Json& entry, const char* dtype, Place& place) const;
+  bool is_seam(uint64_t offset) const;  // where a tensor that is not empty begins, or the data end
   const uint8_t* take_raw(const char* name, const char* dtype, size_t value, std::initializer_list<int64_t> shape);
   void note(const Place& place);
 
