@@ -14,6 +14,7 @@
 #include <cstring>
 
 #include "bits.h"
+#include "neon_bits.h"
 
 namespace bitreplay {
 namespace {
@@ -27,22 +28,17 @@ constexpr int kMaxPixels = 4;   // whose sums are kept in registers
 
 // ---- signs
 
-// Bit i of byte j: sign of value 8j + i of 64.
 inline uint64_t signs_of_64(const int16_t* x, const int16_t* threshold) {
-  constexpr uint8_t kPlaces[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
-  const uint8x16_t places = vld1q_u8(kPlaces);
-  uint8x16_t bits[4];
+  int8x16_t bytes[4];
   for (int i = 0; i < 4; ++i, x += 16) {
     int16x8_t a = vld1q_s16(x), b = vld1q_s16(x + 8);
     if (threshold != nullptr) {  // saturation keeps the sign of the exact sum
       a = vqaddq_s16(a, vld1q_s16(threshold + 16 * i));
       b = vqaddq_s16(b, vld1q_s16(threshold + 16 * i + 8));
     }
-    const int8x16_t high = vuzp2q_s8(vreinterpretq_s8_s16(a), vreinterpretq_s8_s16(b));
-    bits[i] = vandq_u8(vcltzq_s8(high), places);
+    bytes[i] = high_bytes(a, b);
   }
-  const uint8x16_t halves = vpaddq_u8(vpaddq_u8(bits[0], bits[1]), vpaddq_u8(bits[2], bits[3]));
-  return vgetq_lane_u64(vreinterpretq_u64_u8(vpaddq_u8(halves, halves)), 0);
+  return signs_of(bytes);
 }
 
 void sign_bits(const int16_t* x, const int16_t* threshold, int64_t pixels, int channels, uint64_t* bits) {
@@ -139,15 +135,15 @@ Walk walk_of(const BinaryTile& tile) {
 template <int kPixels, bool kBegin>
 __attribute__((always_inline)) inline void count_step(const uint8_t* a, ptrdiff_t pixel, const uint8_t* w,
                                                       uint8x16_t (&counts)[kPixels][kVectors]) {
-  uint8x16_t weight[kVectors];
+  uint8x16_t x[kPixels];
 #pragma GCC unroll 4
-  for (int v = 0; v < kVectors; ++v) weight[v] = vld1q_u8(w + 16 * v);
+  for (int p = 0; p < kPixels; ++p) x[p] = vld1q_u8(a + p * pixel);
 #pragma GCC unroll 4
-  for (int p = 0; p < kPixels; ++p) {
-    const uint8x16_t x = vld1q_u8(a + p * pixel);
+  for (int v = 0; v < kVectors; ++v) {
+    const uint8x16_t weight = vld1q_u8(w + 16 * v);
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) {
-      const uint8x16_t count = vcntq_u8(veorq_u8(x, weight[v]));
+    for (int p = 0; p < kPixels; ++p) {
+      const uint8x16_t count = vcntq_u8(veorq_u8(x[p], weight));
       counts[p][v] = kBegin ? count : vaddq_u8(counts[p][v], count);
     }
   }
