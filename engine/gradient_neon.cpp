@@ -127,19 +127,20 @@ struct Digits {
   uint16x8_t sum_u16x8[kRows][kVectors][kDigits][2];
 };
 
-// `steps` <= rounds steps; sums of bytes stay in registers.
-template <int kDigits>
-__attribute__((noinline)) void look_up(const uint8_t* b, const uint8_t* g, int steps, Digits<kDigits>& digits) {
-  uint8x16_t sum_u8x16[kRows][kVectors][kDigits];
+// `steps` <= rounds steps of kHeld rows from `first` on; sums of bytes stay in registers.
+template <int kDigits, int kHeld>
+inline void look_up_rows(const uint8_t* b, const uint8_t* g, int steps, int first, Digits<kDigits>& digits) {
+  uint8x16_t sum_u8x16[kHeld][kVectors][kDigits];
 #pragma GCC unroll 4
-  for (int r = 0; r < kRows; ++r) {
+  for (int r = 0; r < kHeld; ++r) {
 #pragma GCC unroll 4
     for (int d = 0; d < kDigits; ++d) sum_u8x16[r][0][d] = sum_u8x16[r][1][d] = vdupq_n_u8(0);
   }
+  g += first * kDigits * kTable;
   for (int step = 0; step < steps; ++step, b += kBStep, g += kRows * kDigits * kTable) {
     const uint8x16_t b0 = vld1q_u8(b), b1 = vld1q_u8(b + 16);
 #pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r) {
+    for (int r = 0; r < kHeld; ++r) {
 #pragma GCC unroll 4
       for (int d = 0; d < kDigits; ++d) {
         const uint8x16_t table = vld1q_u8(g + (r * kDigits + d) * kTable);
@@ -149,17 +150,24 @@ __attribute__((noinline)) void look_up(const uint8_t* b, const uint8_t* g, int s
     }
   }
 #pragma GCC unroll 4
-  for (int r = 0; r < kRows; ++r) {
+  for (int r = 0; r < kHeld; ++r) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
 #pragma GCC unroll 4
       for (int d = 0; d < kDigits; ++d) {
-        uint16x8_t* sum = digits.sum_u16x8[r][v][d];
+        uint16x8_t* sum = digits.sum_u16x8[first + r][v][d];
         sum[0] = vaddw_u8(sum[0], vget_low_u8(sum_u8x16[r][v][d]));
         sum[1] = vaddw_high_u8(sum[1], sum_u8x16[r][v][d]);
       }
     }
   }
+}
+
+// Sums of three digits fill the registers with two rows.
+template <int kDigits>
+__attribute__((noinline)) void look_up(const uint8_t* b, const uint8_t* g, int steps, Digits<kDigits>& digits) {
+  constexpr int kHeld = kDigits == kDigits8 ? kRows : kRows / 2;
+  for (int first = 0; first < kRows; first += kHeld) look_up_rows<kDigits, kHeld>(b, g, steps, first, digits);
 }
 
 // int32 of the digits of 4 channels.

@@ -8,9 +8,16 @@
 #include <arm_neon.h>
 
 #include <algorithm>
+#include <cstring>
 
 namespace bitreplay {
 namespace {
+
+inline int16x4_t pair_of(const int16_t* x) {
+  int32_t pair;
+  std::memcpy(&pair, x, sizeof pair);
+  return vreinterpret_s16_s32(vdup_n_s32(pair));
+}
 
 template <int kPixels>
 inline void dense_pixels(const DenseTile& tile, const int16_t* x, const int16_t* weight, int32_t* acc) {
@@ -23,14 +30,11 @@ inline void dense_pixels(const DenseTile& tile, const int16_t* x, const int16_t*
       const int16x8x2_t w0 = vld2q_s16(weight), w1 = vld2q_s16(weight + kDenseChannels);  // [value of the pair]: 8 channels
 #pragma GCC unroll 4
       for (int p = 0; p < kPixels; ++p) {
-        const int16_t* pair = row + int64_t{p} * tile.pixel_stride;
-#pragma GCC unroll 2
-        for (int i = 0; i < 2; ++i) {
-          sum[p][0] = vmlal_n_s16(sum[p][0], vget_low_s16(w0.val[i]), pair[i]);
-          sum[p][1] = vmlal_high_n_s16(sum[p][1], w0.val[i], pair[i]);
-          sum[p][2] = vmlal_n_s16(sum[p][2], vget_low_s16(w1.val[i]), pair[i]);
-          sum[p][3] = vmlal_high_n_s16(sum[p][3], w1.val[i], pair[i]);
-        }
+        const int16x4_t pair = pair_of(row + int64_t{p} * tile.pixel_stride);
+        sum[p][0] = vmlal_lane_s16(vmlal_lane_s16(sum[p][0], vget_low_s16(w0.val[0]), pair, 0), vget_low_s16(w0.val[1]), pair, 1);
+        sum[p][1] = vmlal_high_lane_s16(vmlal_high_lane_s16(sum[p][1], w0.val[0], pair, 0), w0.val[1], pair, 1);
+        sum[p][2] = vmlal_lane_s16(vmlal_lane_s16(sum[p][2], vget_low_s16(w1.val[0]), pair, 0), vget_low_s16(w1.val[1]), pair, 1);
+        sum[p][3] = vmlal_high_lane_s16(vmlal_high_lane_s16(sum[p][3], w1.val[0], pair, 0), w1.val[1], pair, 1);
       }
     }
   }
