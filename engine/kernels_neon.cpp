@@ -4,6 +4,8 @@
 // (two a cycle on Cortex-A72 and -A76, one on -A53); 4 pixels by 16 channels keep 16 sums in registers, 8 loads for 48 operations.
 // Limits: channels come in multiples of 16 and 32 bits of input; a window's 4-fold copy takes up to 24 KiB of L1 or L2.
 // Not used: tbl, which takes three operations on an A72; sadalp for every count, one a cycle there; sdot, which older cores lack.
+// Not done: bsl between xors of all the steps so far, counted with alternating signs, takes five operations for two steps instead
+// of six (xor, xor, bsl, cnt, add), but keeps twice the registers, and a chain ends with the pixel's channels.
 #include "kernels.h"
 
 #ifdef BITREPLAY_HAVE_NEON
