@@ -25,6 +25,9 @@ std::vector<const Kernels*> faster_tables() {
   if (has_avx2()) tables.push_back(&kernels_avx2());
   if (has_avx512()) tables.push_back(&kernels_avx512());
 #endif
+#ifdef BITREPLAY_HAVE_NEON
+  tables.push_back(&kernels_neon());
+#endif
   return tables;
 }
 

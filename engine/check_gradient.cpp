@@ -20,6 +20,9 @@ std::vector<const GradientTable*> gradient_tables() {
   if (__builtin_cpu_supports("avx2")) tables.push_back(&gradient_avx2());
   if (has_gradient_avx512()) tables.push_back(&gradient_avx512());
 #endif
+#ifdef BITREPLAY_HAVE_NEON
+  tables.push_back(&gradient_neon());
+#endif
   return tables;
 }
 

@@ -17,6 +17,9 @@ std::vector<const HeadTable*> head_tables() {
   if (__builtin_cpu_supports("avx2")) tables.push_back(&head_avx2());
   if (has_gradient_avx512()) tables.push_back(&head_avx512());
 #endif
+#ifdef BITREPLAY_HAVE_NEON
+  tables.push_back(&head_neon());
+#endif
   return tables;
 }
 

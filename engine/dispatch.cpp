@@ -8,6 +8,14 @@
 namespace bitreplay {
 namespace {
 
+#if defined(BITREPLAY_HAVE_AVX2)
+constexpr char kNames[] = "scalar or avx2 or avx512 (where the processor has it)";
+#elif defined(BITREPLAY_HAVE_NEON)
+constexpr char kNames[] = "scalar or neon";
+#else
+constexpr char kNames[] = "scalar";
+#endif
+
 [[maybe_unused]] const Kernels& require(bool available, const Kernels& table) {
   if (available) return table;
   throw std::runtime_error(std::string("BITREPLAY_ISA: ") + table.isa + " is not available on this processor; unset it or use scalar");
@@ -21,8 +29,11 @@ const Kernels& choose() {
   if (isa == "avx512" || (isa.empty() && has_avx512())) return require(has_avx512(), kernels_avx512());
   if (isa == "avx2" || (isa.empty() && has_avx2())) return require(has_avx2(), kernels_avx2());
 #endif
+#ifdef BITREPLAY_HAVE_NEON
+  if (isa == "neon" || isa.empty()) return kernels_neon();
+#endif
   if (isa.empty()) return kernels_scalar();
-  throw std::runtime_error("BITREPLAY_ISA: expected scalar or avx2 or avx512 (where the processor has it), got " + isa);
+  throw std::runtime_error(std::string("BITREPLAY_ISA: expected ") + kNames + ", got " + isa);
 }
 
 }  // namespace

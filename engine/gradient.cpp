@@ -18,6 +18,9 @@ const GradientTable& choose() {
   if (std::strcmp(isa, "avx512") == 0) return has_gradient_avx512() ? gradient_avx512() : gradient_avx2();
   if (std::strcmp(isa, "avx2") == 0) return gradient_avx2();
 #endif
+#ifdef BITREPLAY_HAVE_NEON
+  if (std::strcmp(kernels().isa, "neon") == 0) return gradient_neon();
+#endif
   return gradient_scalar();
 }
 

@@ -40,5 +40,8 @@ const GradientTable& gradient_avx2();
 const GradientTable& gradient_avx512();
 bool has_gradient_avx512();  // AVX-512 F, BW, VL, VNNI
 #endif
+#ifdef BITREPLAY_HAVE_NEON
+const GradientTable& gradient_neon();
+#endif
 
 }  // namespace bitreplay

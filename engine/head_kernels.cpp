@@ -80,6 +80,9 @@ const HeadTable& table() {
     if (std::strcmp(isa, "avx512") == 0) return has_gradient_avx512() ? head_avx512() : head_avx2();
     if (std::strcmp(isa, "avx2") == 0) return head_avx2();
 #endif
+#ifdef BITREPLAY_HAVE_NEON
+    if (std::strcmp(kernels().isa, "neon") == 0) return head_neon();
+#endif
     return head_scalar();
   }();
   return chosen;

@@ -49,5 +49,6 @@ struct HeadTable {
 const HeadTable& head_scalar();
 const HeadTable& head_avx2();    // defined where BITREPLAY_HAVE_AVX2
 const HeadTable& head_avx512();  // needs what has_gradient_avx512 asks for
+const HeadTable& head_neon();    // defined where BITREPLAY_HAVE_NEON
 
 }  // namespace bitreplay

@@ -105,7 +105,7 @@ struct Kernels {
   int32_t (*dot_i16)(const int16_t* x, const int16_t* w, int count);
 };
 
-// The table in force: the best that this processor has, or the one that BITREPLAY_ISA names ("scalar", "avx2", "avx512").
+// The table in force: the best that this processor has, or the one that BITREPLAY_ISA names ("scalar", "avx2", "avx512", "neon").
 // Throws std::runtime_error when that one is unknown or missing here.
 const Kernels& kernels();
 
@@ -117,6 +117,11 @@ const Kernels& kernels_avx512();
 void add_dense_avx2(Kernels& table);  // the kernels on values of many bits have a file of their own
 bool has_avx2();
 bool has_avx512();  // F, BW, VL, VNNI, VPOPCNTDQ, BITALG: Ice Lake, Zen 4 and later
+#endif
+#if defined(__aarch64__) && defined(__ARM_NEON) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define BITREPLAY_HAVE_NEON 1  // of every such processor: nothing is detected
+const Kernels& kernels_neon();
+void add_dense_neon(Kernels& table);
 #endif
 
 }  // namespace bitreplay

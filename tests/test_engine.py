@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -233,6 +234,8 @@ def test_the_core_consolidates_the_worked_example_exactly() -> None:
     assert past.tolist() == [100, 30]
 
 
+FAST = "neon" if platform.machine() in ("aarch64", "arm64") else "avx2"
+
 TEACH = """
 import sys
 import numpy as np
@@ -252,17 +255,19 @@ def test_every_instruction_set_and_number_of_threads_writes_the_same_state(tmp_p
         environment = {**os.environ, "BITREPLAY_ISA": isa}
         result = subprocess.run([sys.executable, "-c", TEACH, str(path), str(threads)], env=environment, capture_output=True, text=True)
         if "not available on this processor" in result.stderr:
-            pytest.skip("this processor has no AVX2")
+            pytest.skip(f"this processor has no {isa}")
         assert result.returncode == 0, result.stderr
         assert result.stdout.split() == [isa]
         return path.read_bytes()
 
     first = teach("scalar", 1)
-    assert first == teach("avx2", 1) == teach("avx2", 2) == teach("scalar", 2)
+    assert first == teach(FAST, 1) == teach(FAST, 2) == teach("scalar", 2)
 
 
-def test_an_unknown_instruction_set_is_an_error() -> None:
+@pytest.mark.parametrize("isa", ["sse9", "avx2" if FAST == "neon" else "neon"])
+def test_an_unknown_instruction_set_and_one_of_another_processor_are_errors(isa: str) -> None:
     code = "from bitreplay import _engine; print(_engine.isa())"
-    result = subprocess.run([sys.executable, "-c", code], env={**os.environ, "BITREPLAY_ISA": "sse9"}, capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-c", code], env={**os.environ, "BITREPLAY_ISA": isa}, capture_output=True, text=True)
     assert result.returncode != 0
-    assert "expected scalar or avx2" in result.stderr
+    assert f"expected scalar or {FAST}" in result.stderr
+    assert f"got {isa}" in result.stderr

@@ -1,0 +1,232 @@
+// NEON of aarch64.  Four bits of a step choose one of 16 sums of four gradients: a table of 16 bytes that one tbl looks up for 16
+// channels.  A sum is biased to be positive and divided into digits, one table each: 2 digits of 5 bits for gradients of at most 8
+// bits, else 3 of 6.  Looked-up digits add up in bytes for 8 or 4 steps, then in 16 bits, then in int32.
+// Bottleneck: two look-ups and two additions for 64 products of bytes (3 and 3 for int16); masks and sadalp take 8 operations for as
+// many.  tbl of 128 bits is three operations on a Cortex-A72, which leaves both ways equal there; one on an A76.
+// Limits: channels come in multiples of 32 and images in multiples of 4; the rest of a tile is zeros.
+#include "gradient_table.h"
+
+#ifdef BITREPLAY_HAVE_NEON
+#include <arm_neon.h>
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <cstdlib>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#include "bits.h"
+#include "neon_bits.h"
+#include "random.h"
+#include "workers.h"
+
+#define BITREPLAY_TARGET
+
+namespace bitreplay {
+namespace {
+namespace neon {
+
+constexpr int kRows = 4;
+constexpr int kColumns = 32;
+constexpr int kVectors = 2;  // of 16 channels
+constexpr int kGroup = 8;
+constexpr int kSources = 4;
+constexpr int64_t kBStep = kColumns;  // a nibble in each byte: bit i is that of source i
+constexpr int64_t kStepBytes = 28 * 1024;
+constexpr int kTable = 16;
+constexpr int kDigits8 = 2, kDigits16 = 3;  // of a sum of four gradients
+constexpr int kDigitBits8 = 5, kDigitBits16 = 6;
+constexpr int kRounds8 = 8, kRounds16 = 4;      // digits that a byte holds
+constexpr int kSteps8 = 2048, kSteps16 = 1024;  // digits that 16 bits hold
+constexpr int kBias8 = 4 * 127, kBias16 = 4 * 32767;
+constexpr int64_t g_step(bool wide) { return kRows * kTable * (wide ? kDigits16 : kDigits8); }
+
+struct Run {
+  const uint8_t* b;
+  const uint8_t* g;
+};
+
+inline void expand_mask(uint64_t word, int8_t* mask) {
+  for (int i = 0; i < 4; ++i) vst1q_s8(mask + 16 * i, vreinterpretq_s8_u8(spread(word >> (16 * i))));
+}
+
+uint64_t pack_signs(const int8_t* values, int count) {
+  int8_t padded[kWordBits] = {};
+  if (count < kWordBits) values = static_cast<const int8_t*>(std::memcpy(padded, values, static_cast<size_t>(count)));
+  return signs_of({vld1q_s8(values), vld1q_s8(values + 16), vld1q_s8(values + 32), vld1q_s8(values + 48)});
+}
+
+uint64_t pack_signs(const int16_t* values, int count) {
+  int16_t padded[kWordBits] = {};
+  if (count < kWordBits)
+    values = static_cast<const int16_t*>(std::memcpy(padded, values, static_cast<size_t>(count) * sizeof *values));
+  int8x16_t bytes[4];
+  for (int i = 0; i < 4; ++i) bytes[i] = high_bytes(vld1q_s16(values + 16 * i), vld1q_s16(values + 16 * i + 8));
+  return signs_of(bytes);
+}
+
+inline void put_bits(const uint64_t* words, bool, uint8_t* to) {
+  for (int v = 0; v < kVectors; ++v) {
+    uint8x16_t nibbles = vdupq_n_u8(0);
+    for (int i = 0; i < kSources; ++i) {
+      nibbles = vorrq_u8(nibbles, vandq_u8(spread(words[i] >> (16 * v)), vdupq_n_u8(static_cast<uint8_t>(1 << i))));
+    }
+    vst1q_u8(to + 16 * v, nibbles);
+  }
+}
+
+inline uint8x16_t bytes_of(uint16x8_t low, uint16x8_t high) { return vmovn_high_u16(vmovn_u16(low), high); }
+inline uint16x8_t halves_of(uint32x4_t low, uint32x4_t high) { return vmovn_high_u32(vmovn_u32(low), high); }
+
+// The digits of bias + the sum of the gradients that each nibble chooses.
+inline void put_gradients(const int16_t* g, bool wide, int row, uint8_t* to) {
+  if (wide) {
+    constexpr int32_t kFirst[4] = {0, 1, 0, 1}, kSecond[4] = {0, 0, 1, 1};
+    const int32x4_t pair = vmlaq_n_s32(vmlaq_n_s32(vdupq_n_s32(kBias16), vld1q_s32(kFirst), g[0]), vld1q_s32(kSecond), g[1]);
+    uint32x4_t sum[4];  // of nibbles 0..3, 4..7, 8..11, 12..15
+    for (int i = 0; i < 4; ++i) sum[i] = vreinterpretq_u32_s32(vaddq_s32(pair, vdupq_n_s32((i & 1) * g[2] + (i >> 1) * g[3])));
+    const uint16x8_t digit = vdupq_n_u16((1 << kDigitBits16) - 1);
+    const uint16x8_t low = halves_of(sum[0], sum[1]), high = halves_of(sum[2], sum[3]);
+    const uint16x8_t top_low = vshrn_high_n_u32(vshrn_n_u32(sum[0], 2 * kDigitBits16), sum[1], 2 * kDigitBits16);
+    const uint16x8_t top_high = vshrn_high_n_u32(vshrn_n_u32(sum[2], 2 * kDigitBits16), sum[3], 2 * kDigitBits16);
+    to += row * kDigits16 * kTable;
+    vst1q_u8(to, bytes_of(vandq_u16(low, digit), vandq_u16(high, digit)));
+    vst1q_u8(to + kTable, bytes_of(vandq_u16(vshrq_n_u16(low, kDigitBits16), digit), vandq_u16(vshrq_n_u16(high, kDigitBits16), digit)));
+    vst1q_u8(to + 2 * kTable, bytes_of(top_low, top_high));
+  } else {
+    constexpr int16_t kFirst[8] = {0, 1, 0, 1, 0, 1, 0, 1}, kSecond[8] = {0, 0, 1, 1, 0, 0, 1, 1}, kThird[8] = {0, 0, 0, 0, 1, 1, 1, 1};
+    int16x8_t sum = vmlaq_n_s16(vdupq_n_s16(kBias8), vld1q_s16(kFirst), g[0]);
+    sum = vmlaq_n_s16(vmlaq_n_s16(sum, vld1q_s16(kSecond), g[1]), vld1q_s16(kThird), g[2]);
+    const uint16x8_t low = vreinterpretq_u16_s16(sum), high = vreinterpretq_u16_s16(vaddq_s16(sum, vdupq_n_s16(g[3])));
+    to += row * kDigits8 * kTable;
+    vst1q_u8(to, vandq_u8(bytes_of(low, high), vdupq_n_u8((1 << kDigitBits8) - 1)));
+    vst1q_u8(to + kTable, vshrn_high_n_u16(vshrn_n_u16(low, kDigitBits8), high, kDigitBits8));
+  }
+}
+
+inline void put_group(const int16_t (&g)[kSources][kGroup], bool wide, uint8_t* to, int64_t stride) {
+  for (int r = 0; r < kGroup; ++r) {
+    const int16_t v[kSources] = {g[0][r], g[1][r], g[2][r], g[3][r]};
+    put_gradients(v, wide, r % kRows, to + r / kRows * stride);
+  }
+}
+
+#include "gradient_passes.inc"
+#include "gradient_steps.inc"
+
+void add8(const Run* runs, int count, int steps, int32_t* sums);
+void add16(const Run* runs, int count, int steps, int32_t* sums);
+
+#include "gradient_tiles.inc"
+
+// Digits of a tile: of 8 channels each.
+template <int kDigits>
+struct Digits {
+  uint16x8_t sum_u16x8[kRows][kVectors][kDigits][2];
+};
+
+// `steps` <= rounds steps of kHeld rows from `first` on; sums of bytes stay in registers.
+template <int kDigits, int kHeld>
+inline void look_up_rows(const uint8_t* b, const uint8_t* g, int steps, int first, Digits<kDigits>& digits) {
+  uint8x16_t sum_u8x16[kHeld][kVectors][kDigits];
+#pragma GCC unroll 4
+  for (int r = 0; r < kHeld; ++r) {
+#pragma GCC unroll 4
+    for (int d = 0; d < kDigits; ++d) sum_u8x16[r][0][d] = sum_u8x16[r][1][d] = vdupq_n_u8(0);
+  }
+  g += first * kDigits * kTable;
+  for (int step = 0; step < steps; ++step, b += kBStep, g += kRows * kDigits * kTable) {
+    const uint8x16_t b0 = vld1q_u8(b), b1 = vld1q_u8(b + 16);
+#pragma GCC unroll 4
+    for (int r = 0; r < kHeld; ++r) {
+#pragma GCC unroll 4
+      for (int d = 0; d < kDigits; ++d) {
+        const uint8x16_t table = vld1q_u8(g + (r * kDigits + d) * kTable);
+        sum_u8x16[r][0][d] = vaddq_u8(sum_u8x16[r][0][d], vqtbl1q_u8(table, b0));
+        sum_u8x16[r][1][d] = vaddq_u8(sum_u8x16[r][1][d], vqtbl1q_u8(table, b1));
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < kHeld; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 4
+      for (int d = 0; d < kDigits; ++d) {
+        uint16x8_t* sum = digits.sum_u16x8[first + r][v][d];
+        sum[0] = vaddw_u8(sum[0], vget_low_u8(sum_u8x16[r][v][d]));
+        sum[1] = vaddw_high_u8(sum[1], sum_u8x16[r][v][d]);
+      }
+    }
+  }
+}
+
+// Sums of three digits fill the registers with two rows.
+template <int kDigits>
+__attribute__((noinline)) void look_up(const uint8_t* b, const uint8_t* g, int steps, Digits<kDigits>& digits) {
+  constexpr int kHeld = kDigits == kDigits8 ? kRows : kRows / 2;
+  for (int first = 0; first < kRows; first += kHeld) look_up_rows<kDigits, kHeld>(b, g, steps, first, digits);
+}
+
+// int32 of the digits of 4 channels.
+template <int kDigits>
+inline uint32x4_t joined(const uint16x4_t (&digits)[kDigits]) {
+  constexpr int kBits = kDigits == kDigits8 ? kDigitBits8 : kDigitBits16;
+  uint32x4_t sum = vaddw_u16(vshll_n_u16(digits[1], kBits), digits[0]);
+  if constexpr (kDigits == 3) sum = vaddq_u32(sum, vshll_n_u16(digits[2], 2 * kBits));
+  return sum;
+}
+
+// Moves the digits of `steps` steps to `sums`.
+template <int kDigits>
+void move(Digits<kDigits>& digits, int steps, int bias, int32_t* sums) {
+  const int32x4_t biases = vdupq_n_s32(steps * bias);
+  for (int r = 0; r < kRows; ++r) {
+    for (int part = 0; part < kColumns / 4; ++part, sums += 4) {
+      uint16x4_t parts[kDigits];
+      for (int d = 0; d < kDigits; ++d) {
+        const uint16x8_t eight = digits.sum_u16x8[r][part / 4][d][part / 2 % 2];
+        parts[d] = part % 2 == 0 ? vget_low_u16(eight) : vget_high_u16(eight);
+      }
+      const int32x4_t sum = vreinterpretq_s32_u32(joined<kDigits>(parts));
+      vst1q_s32(sums, vaddq_s32(vld1q_s32(sums), vsubq_s32(sum, biases)));
+    }
+  }
+  digits = {};
+}
+
+template <int kDigits>
+inline void add(const Run* runs, int count, int steps, int rounds, int most, int bias, int32_t* sums) {
+  Digits<kDigits> digits{};
+  int used = 0;
+  for (const Run* run = runs; run < runs + count; ++run) {
+    for (int step = 0; step < steps; step += rounds) {
+      const int now = std::min(rounds, steps - step);
+      if (used + now > most) {
+        move(digits, used, bias, sums);
+        used = 0;
+      }
+      look_up(run->b + step * kBStep, run->g + step * kRows * kDigits * kTable, now, digits);
+      used += now;
+    }
+  }
+  move(digits, used, bias, sums);
+}
+
+void add8(const Run* runs, int count, int steps, int32_t* sums) {
+  add<kDigits8>(runs, count, steps, kRounds8, kSteps8, kBias8, sums);
+}
+
+void add16(const Run* runs, int count, int steps, int32_t* sums) {
+  add<kDigits16>(runs, count, steps, kRounds16, kSteps16, kBias16, sums);
+}
+
+}  // namespace neon
+}  // namespace
+
+const GradientTable& gradient_neon() { return neon::make_table("neon"); }
+
+}  // namespace bitreplay
+#endif
