@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bitreplay import Model
+from bitreplay import Learner, Model
 from bitreplay.experiments.markdown import replace_between, table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -103,7 +103,7 @@ def gradient_parts(lines: list[dict[str, Any]]) -> list[str]:
         "\n## The tail's gradients against float autograd\n\n"
         "Cosine, median / minimum over 20 minibatches of 50 live and 128 replayed rows of the second lesson of nc5, of the worse block. *start*: new classes have no weights yet, as in the first minibatch; "
         "*trained*: the head as it is after the lesson, when gradients are small. Same binary signs, everything else in float. quicknet is the shipped tail; reactnet and bireal are the same bits with random thresholds and activations.\n\n"
-        "    python benchmarks/gradients.py CIFAR10_FOLDER\n",
+        + commands("python benchmarks/gradients.py CIFAR10_FOLDER"),
         table(("parameter", *(f"{family}, q_b {bits}" for family, bits in columns)), rows),
         "",
     ]
@@ -132,7 +132,7 @@ def merge_parts(lines: list[dict[str, Any]]) -> list[str]:
         "\n## Two devices merged\n\n"
         "One device was taught one half of CIFAR-10, another the other half; then the one took over the other's state. Beside it one device that was taught both halves in turn. "
         "Halves are five classes each, or half of the pictures of every class; 1,500 rows each; test pictures; paired by seed.\n\n"
-        "    python benchmarks/merge.py CIFAR10_FOLDER\n    python benchmarks/merge.py CIFAR10_FOLDER --train-blocks 2 --lessons 2\n",
+        + commands("python benchmarks/merge.py CIFAR10_FOLDER", "python benchmarks/merge.py CIFAR10_FOLDER --train-blocks 2 --lessons 2"),
         table(("halves", "trained", "lessons a half", "both in turn, %", "merged, %", "lost, points", "seeds"), rows),
     ]
 
@@ -148,7 +148,7 @@ def reject_parts(lines: list[dict[str, Any]]) -> list[str]:
         "`predict(reject=…)`: the threshold is set so that this share of the remembered rows is called unknown. CIFAR-10's test pictures: K random classes are known, each taught in a lesson of its own; "
         "*false reject*: pictures of these that are called unknown; *false accept*: pictures of the other classes that are not, and handwritten digits (scikit-learn's) that are not. "
         "Off by default: it holds what it promises of known things, but the classes of CIFAR-10 that nobody taught look known to this small network more often than not.\n\n"
-        "    python benchmarks/reject.py CIFAR10_FOLDER\n    python benchmarks/reject.py CIFAR10_FOLDER --train-blocks 2\n",
+        + commands("python benchmarks/reject.py CIFAR10_FOLDER", "python benchmarks/reject.py CIFAR10_FOLDER --train-blocks 2 --seeds 3"),
         table(("trained", "known classes", "asked for, %", "false reject, %", "false accept, %", "of digits, %", "seeds"), rows),
     ]
 
@@ -160,28 +160,82 @@ def page_table(lines: list[dict[str, Any]]) -> str:
         for when in ("idle", "learning"):
             found = line[when]
             figures = [f"{found[key]:.1f}" for key in ("a_second", "median_ms", "p95_ms", "largest_ms")]
-            rows.append(("head alone" if blocks == 0 else f"{blocks} blocks", when, *figures, str(found["predictions"]), str(line["cores"])))
+            rows.append(
+                ("head alone" if blocks == 0 else f"{blocks} blocks", when, *figures, str(found["predictions"]), str(line["cores"]))
+            )
     return table(("trained", "", "a second", "median, ms", "95 %, ms", "largest, ms", "predictions", "cores"), rows)
+
+
+def in_lessons(experiments: list[dict[str, Any]], base: str, label: str) -> str:
+    """Accuracy of one label in five lessons of two classes."""
+    protocol = "cifar10-nc5" if base == "quicknet-32" else "cifar10-nc5-reactnet"
+    found = [r for r in experiments if (r["protocol"], r["split"], r["base"], r["label"]) == (protocol, "test", base, label)]
+    return percent([{"accuracy": r["final"]} for r in found]) if found else ""
+
+
+def backbone_table(experiments: list[dict[str, Any]]) -> str:
+    rows = []
+    for name in ("quicknet-32", "reactnet-32"):
+        learner = Learner.new(name, threads=1)
+        info, card = learner.info(), learner.model.card
+        tail = f"engine (8,16,16), M = {1500}"
+        rows.append((name, f"{card['config'].get('family', 'quicknet')}, {' '.join(map(str, card['config']['widths']))}", f"{info['model']['latent_bits'] // 8}", f"{learner.model.network.bytes:,}",
+                     f"{100 * card['integer_top1']:.1f}", in_lessons(experiments, name, tail)))  # fmt: skip
+    head = (
+        "name",
+        "family, channels",
+        "bytes a row",
+        "bytes of the network in memory",
+        "Tiny-ImageNet top-1, %",
+        "five lessons, 1,500 rows, the tail trained, %",
+    )
+    return table(head, rows)
+
+
+def memory_table(experiments: list[dict[str, Any]]) -> str:
+    rows = []
+    for capacity in (0, 100, 300, 1500, 6000):
+        cells = [f"{capacity:,}"]
+        for blocks in (0, 2) if capacity else (0,):
+            learner = Learner.new(capacity=capacity, lesson_images=100, max_classes=20, threads=1, train_blocks=blocks)
+            sizes = learner.info()["bytes"]
+            cells += [f"{sizes['learning_peak'] / 1e6:.2f}"] + ([f"{capacity * sizes['replay_row'] / 1e6:.2f}"] if not blocks else [])
+        cells += [""] * (4 - len(cells))
+        rows.append((*cells, in_lessons(experiments, "quicknet-32", f"engine (8,8,8), M = {capacity}")))
+    head = (
+        "capacity",
+        "at the peak, head alone, MB",
+        "of this the rows, MB",
+        "at the peak, two blocks trained, MB",
+        "five lessons, two blocks, %",
+    )
+    return table(head, rows)
+
+
+def commands(*lines: str) -> str:
+    """As a block of the docs; hours each, so that `tests/test_docs_commands.py` looks at their options only."""
+    return "\n".join(["<!-- options only: runs for long -->", "```sh", *lines, "```", ""])
 
 
 def main() -> None:
     lines = read("accuracy.jsonl")
     runs = grouped(lines, "test")
+    experiments = read("experiments/results.jsonl")
     readme = ROOT / "README.md"
-    readme.write_text(
-        replace_between(
-            readme.read_text(), "<!-- table: accuracy -->", "<!-- end -->", short_table(runs, read("experiments/results.jsonl"))
-        )
-    )
+    readme.write_text(replace_between(readme.read_text(), "<!-- table: accuracy -->", "<!-- end -->", short_table(runs, experiments)))
     serve = ROOT / "docs" / "serve.md"
     serve.write_text(replace_between(serve.read_text(), "<!-- table: page -->", "<!-- end -->", page_table(read("page.jsonl"))))
+    choose = ROOT / "docs" / "choose.md"
+    text = replace_between(choose.read_text(), "<!-- table: backbones -->", "<!-- end -->", backbone_table(experiments))
+    choose.write_text(replace_between(text, "<!-- table: memory -->", "<!-- end -->", memory_table(experiments)))
     commits = sorted({line["commit"] for line in lines if line["split"] == "test"})
     models = sorted({line["model"] for line in lines if line["split"] == "test"})
     parts = [
         "# Accuracy\n\nWritten by `python benchmarks/report.py` from `benchmarks/results/`; every row is a run that happened.\n",
         "## CIFAR-10, five lessons of two classes\n\n"
         "50,000 training pictures in the order frog bird / airplane ship / horse automobile / dog deer / truck cat, 10,000 test pictures after the last lesson, "
-        f"the settings of `Settings`, model {', '.join(models)}, commit {', '.join(commits)}.\n\n    python benchmarks/accuracy.py CIFAR10_FOLDER\n",
+        f"the settings of `Settings`, model {', '.join(models)}, commit {', '.join(commits)}.\n\n"
+        + commands("python benchmarks/accuracy.py CIFAR10_FOLDER"),
         table(("method", "capacity", "accuracy, %, mean ± sd", "below joint", "seeds"), accuracy_rows(runs)),
         "",
     ]
@@ -194,13 +248,16 @@ def main() -> None:
     backbone = read("backbone.jsonl")
     if backbone:
         parts.append(
-            "## The backbone and the price of its cut\n\n    python benchmarks/cut_price.py CIFAR10_FOLDER runs/binary/checkpoint.pt runs/none/checkpoint.pt --pretraining TINY_IMAGENET_FOLDER\n"
+            "## The backbone and the price of its cut\n\n"
+            + commands(
+                "python benchmarks/cut_price.py CIFAR10_FOLDER runs/binary/checkpoint.pt runs/none/checkpoint.pt --pretraining TINY_IMAGENET_FOLDER"
+            )
         )
         keys = [key for key in backbone[0] if key not in ("commit",)]
         parts.append(table(tuple(keys), [tuple(str(line.get(key, "")) for key in keys) for line in backbone]))
     card = Model.from_package().card
     parts.append(
-        "\n## The shipped model file against the float network it came from\n\n    bitreplay info\n\n"
+        "\n## The shipped model file against the float network it came from\n\n```sh\nbitreplay info\n```\n\n"
         + table(
             ("Tiny-ImageNet top-1, float, %", "integer, %", "equal latent bits, %"),
             [tuple(f"{100 * card[key]:.2f}" for key in ("float_top1", "integer_top1", "equal_bits"))],
@@ -210,7 +267,9 @@ def main() -> None:
     if footprint.exists():
         rows = [(name, *(str(v) for v in values.values())) for name, values in json.loads(footprint.read_text()).items()]
         parts.append(
-            "\n## Footprint\n\n    python benchmarks/footprint.py > benchmarks/results/footprint.json\n\n"
+            "\n## Footprint\n\n"
+            + commands("python benchmarks/footprint.py > benchmarks/results/footprint.json")
+            + "\n"
             + table(("seven fresh processes", "median", "min", "max"), rows)
         )
     (ROOT / "docs" / "accuracy.md").write_text("\n".join(parts).rstrip() + "\n")

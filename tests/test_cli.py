@@ -592,3 +592,9 @@ def test_what_is_unknown_is_called_so_when_asked(state: Path, tmp_path: Path) ->
     assert "unknown; of what it knows most like" in run("predict", state, *sorted((test / "red").iterdir()), "--reject", "0.1")[0]
     for bad in ("0", "1", "-1", "nan"):
         assert "expected a share between 0 and 1" in assert_refused(state, "predict", state, test, "--reject", bad)
+
+
+def test_info_of_a_backbone_by_name() -> None:
+    assert json.loads(run("info", "reactnet-32", "--json")[0])["name"] == "reactnet-32"
+    assert json.loads(run("info", "--json")[0])["name"] == "quicknet-32"
+    assert "no such file" in run("info", "quicknet-33", code=1)[1]

@@ -544,15 +544,18 @@ def _is_model(path: Path) -> bool:
 def info(
     file: Annotated[
         Path | None,
-        typer.Argument(readable=False, metavar="STATE|MODEL", help="State or model file. Default: the backbone of the package."),
+        typer.Argument(
+            readable=False, metavar="STATE|MODEL", help="State or model file, or a backbone of the package. Default: the 32x32 one."
+        ),
     ] = None,
     as_json: JsonOption = False,
     model: ModelOption = None,
 ) -> None:
     """Show what a state or model holds: classes, counts, and every byte."""
-    is_model = file is None or _is_model(file)
-    if file is None:
-        values = Model.open(None).info()
+    shipped = file is None or (not file.exists() and str(file) in Model.shipped_names())
+    is_model = shipped or (file is not None and _is_model(file))
+    if file is None or shipped:
+        values = Model.open(None if file is None else str(file)).info()
     else:
         values = Model.load(file).info() if is_model else _load(file, model, None).info()
         values["bytes"] = {**values["bytes"], "file": file.stat().st_size}
