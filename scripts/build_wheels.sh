@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 here=$PWD work=$PWD/build/wheels
-mkdir -p "$work/raw" dist
+mkdir -p "$work" dist
 pip=("$work/tools/bin/python" -m pip --disable-pip-version-check)
 if [ ! -x "$work/tools/bin/auditwheel" ]; then
   "${PYTHON:-python3}" -m venv "$work/tools"
@@ -22,11 +22,10 @@ emulated() { # DIRECTORY ROOT: an empty environment of the Python in ROOT
   chmod +x "$1/bin/python"
 }
 
-try() { # PYTHON: installs the newest wheel there and predicts, away from the sources; then the golden states
-  local start=$SECONDS wheel
-  wheel=$(ls -t "$here"/dist/*.whl | head -1)
-  "${pip[@]}" --python "$1" install -q --no-compile --only-binary=:all: "$wheel"
-  (cd "$work" && "$1" - "$(basename "$wheel")" "$start" <<'PY'
+try() { # PYTHON WHEEL: installs the wheel there and predicts, away from the sources; then the golden states
+  local start=$SECONDS
+  "${pip[@]}" --python "$1" install -q --no-compile --only-binary=:all: "$2"
+  (cd "$work" && "$1" - "$(basename "$2")" <<'PY'
 import sys
 import numpy as np
 from bitreplay import Learner, _engine
@@ -43,9 +42,10 @@ PY
 }
 
 for target in "$@"; do
-  rm -f "$work"/raw/*.whl
+  made=$work/$target-wheel
+  rm -rf "$made"
   if [ "$target" = x86_64 ]; then
-    "${PYTHON:-python3}" -m pip wheel -q --no-deps -c constraints.txt -w "$work/raw" .
+    "${PYTHON:-python3}" -m pip wheel -q --no-deps -c constraints.txt -w "$made" .
     python=$work/x86_64/bin/python
     "${PYTHON:-python3}" -m venv --clear "$work/x86_64"
   else
@@ -61,10 +61,11 @@ for target in "$@"; do
     # The target's headers come last: pyconfig.h is found there, the C library's stay those of the cross compiler.
     PYTHONPATH=$work/$target/build CXXFLAGS="-idirafter $root/usr/include" \
       CMAKE_ARGS="-DCMAKE_TOOLCHAIN_FILE=$here/cmake/aarch64-linux-gnu.cmake" CMAKE_BUILD_PARALLEL_LEVEL=$(nproc) \
-      "$python" -c 'import sys; from scikit_build_core.build import build_wheel; build_wheel(*sys.argv[1:])' "$work/raw"
+      "$python" -c 'import sys; from scikit_build_core.build import build_wheel; build_wheel(*sys.argv[1:])' "$made" >"$work/$target.log"
     emulated "$work/$target" "$root"
   fi
-  PATH=$work/tools/bin:$PATH auditwheel repair -w dist "$work"/raw/*.whl
-  try "$python"
+  PATH=$work/tools/bin:$PATH auditwheel repair -w "$made/repaired" "$made"/*.whl
+  try "$python" "$(echo "$made"/repaired/*.whl)"
+  cp "$made"/repaired/*.whl dist
 done
 "$work/tools/bin/python" scripts/wheel_sizes.py dist/*.whl
