@@ -22,9 +22,9 @@ emulated() { # DIRECTORY ROOT: an empty environment of the Python in ROOT
   chmod +x "$1/bin/python"
 }
 
-try() { # PYTHON WHEEL: installs the wheel there and predicts, away from the sources; then the golden states
+try() { # PYTHON WHEEL [OPTION...]: installs the wheel there and predicts, away from the sources; then the golden states
   local start=$SECONDS
-  "${pip[@]}" --python "$1" install -q --no-compile --only-binary=:all: "$2"
+  "${pip[@]}" "${@:3}" -q --no-compile --only-binary=:all: "$2"
   (cd "$work" && "$1" - "$(basename "$2")" <<'PY'
 import sys
 import numpy as np
@@ -48,6 +48,7 @@ for target in "$@"; do
     "${PYTHON:-python3}" -m pip wheel -q --no-deps -c constraints.txt -w "$made" .
     python=$work/x86_64/bin/python
     "${PYTHON:-python3}" -m venv --clear "$work/x86_64"
+    install=(--python "$python" install)
   else
     root=$work/$target-root
     if [ ! -e "$root/lib" ]; then
@@ -63,9 +64,13 @@ for target in "$@"; do
       CMAKE_ARGS="-DCMAKE_TOOLCHAIN_FILE=$here/cmake/aarch64-linux-gnu.cmake" CMAKE_BUILD_PARALLEL_LEVEL=$(nproc) \
       "$python" -c 'import sys; from scikit_build_core.build import build_wheel; build_wheel(*sys.argv[1:])' "$made" >"$work/$target.log"
     emulated "$work/$target" "$root"
+    # pip runs on the host, which takes seconds instead of minutes, and chooses and refuses wheels by the other machine's tags.
+    version=$("$python" -c 'import sys; print("{}.{}".format(*sys.version_info))')
+    install=(install --target "$work/$target/lib/python$version/site-packages" --python-version "$version")
+    for glibc in {17..34}; do install+=(--platform "manylinux_2_${glibc}_aarch64"); done
   fi
   PATH=$work/tools/bin:$PATH auditwheel repair -w "$made/repaired" "$made"/*.whl
-  try "$python" "$(echo "$made"/repaired/*.whl)"
+  try "$python" "$(echo "$made"/repaired/*.whl)" "${install[@]}"
   cp "$made"/repaired/*.whl dist
 done
 "$work/tools/bin/python" scripts/wheel_sizes.py dist/*.whl
