@@ -132,7 +132,7 @@ def report(compiler: str, mca: str) -> str:
         "",
         "**A static estimate: nothing was run on an ARM processor.** Cycles of an iteration of the innermost loop by llvm-mca (in brackets: products a",
         "cycle), of the slowest copy where the compiler made several. Caches and what stands around the loops are not counted; equality of the results is",
-        "checked under qemu-user ([CONTRIBUTING](../CONTRIBUTING.md)). llvm-mca's models: "
+        "checked under qemu-user ([extend.md](extend.md)). llvm-mca's models: "
         + ", ".join(f"Cortex-{core[7:].upper()}: {models[core]}" for core in CORES)
         + ".",
         "A model that is another core's stands in where LLVM has none.",
