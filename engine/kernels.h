@@ -118,7 +118,7 @@ void add_dense_avx2(Kernels& table);  // the kernels on values of many bits have
 bool has_avx2();
 bool has_avx512();  // F, BW, VL, VNNI, VPOPCNTDQ, BITALG: Ice Lake, Zen 4 and later
 #endif
-#if defined(__aarch64__) && defined(__ARM_NEON) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#if defined(__aarch64__) && defined(__ARM_NEON) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ && !defined(BITREPLAY_SCALAR)
 #define BITREPLAY_HAVE_NEON 1  // of every such processor: nothing is detected
 const Kernels& kernels_neon();
 void add_dense_neon(Kernels& table);

@@ -44,6 +44,10 @@ int64_t Learner::lesson_bytes(size_t capacity, size_t replay_rows, size_t live, 
 
 void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> labels, size_t classes, int threads,
                     const Progress& progress) {
+  require(experience_ < kMostLessons, "learn: expected at most {} lessons in all; make a new learner", {kMostLessons});
+  for (const uint64_t seen : replay_.seen()) {
+    require(seen + labels.size() <= kMostLessons, "learn: expected at most {} rows of a class in all; make a new learner", {kMostLessons});
+  }
   const Network& network = network_;
   const size_t live = labels.size();
   const size_t stored = replay_.size();

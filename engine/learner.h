@@ -48,6 +48,7 @@ class Learner {
   int64_t flipped() const { return flipped_; }
   // Sum of the features of every row ever taught, (classes, feature_count); replay().seen() counts the rows.
   std::span<const int64_t> feature_sums() const { return {sums_.data(), sums_.size()}; }
+  static constexpr uint64_t kMostLessons = UINT32_MAX;  // and rows of a class: what files and random numbers hold
   size_t classes() const { return head_.past_count.size(); }
   uint64_t experience() const { return experience_; }
 

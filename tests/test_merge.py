@@ -179,7 +179,7 @@ def test_rows_seen_are_counted_to_the_end_and_no_further(model: Model) -> None:
     many = Learner(state.model, state.settings, 1, state=replace(state, seen=np.array([2**32 - 2, 2], np.uint64)))
     with pytest.raises(ValueError, match="at most 4294967295 rows of a class"):
         taught(model, 2, "xx").merge(many)
-    with pytest.raises(ValueError, match="at most 4294967295 of a class"):
+    with pytest.raises(ValueError, match="at most 4294967295 rows of a class"):
         many.learn(tiny_model.random_images(5, 2, SIZE), list("xx"))
 
 

@@ -63,7 +63,7 @@ struct Labels {
     fresh.reserve(count);
     for (size_t i = 0; i < count; ++i) {
       if (names[i] == nullptr || !is_name(names[i])) {
-        fail(Error::argument, "names: {}: expected UTF-8 without control characters, not empty", {i});
+        fail(Error::argument, "names: {}: expected UTF-8 of up to 200 characters that can be seen, without control characters, not . or ..", {i});
       }
       const std::string_view name = names[i];
       size_t label = learner.names.find(name);

@@ -10,7 +10,7 @@ namespace bitreplay {
 
 inline constexpr size_t kNameBytes = 32;  // room of a class that is not known yet; what one does not need another may have
 
-// Whether that is UTF-8 of a name: not empty, no control characters.
+// Whether that is UTF-8 of a name (docs/formats.md, State).
 bool is_name(std::string_view name);
 
 class Names {

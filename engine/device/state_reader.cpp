@@ -13,7 +13,7 @@ void check(bool condition, const char* what) {
 }
 
 uint64_t read_experience(const File& file) {
-  char digits[9];
+  char digits[10];
   const Json word = file.word("experience");
   const size_t size = word.is_string() ? word.copy(digits, sizeof digits) : 0;
   check(size > 0 && size <= sizeof digits, "experience: expected a count");
@@ -22,6 +22,7 @@ uint64_t read_experience(const File& file) {
     check(digits[i] >= '0' && digits[i] <= '9', "experience: expected a count");
     count = count * 10 + static_cast<uint64_t>(digits[i] - '0');
   }
+  check(count <= Learner::kMostLessons, "experience: expected a count");
   return count;
 }
 

@@ -23,7 +23,7 @@ from .errors import FormatError
 from .merge import merged_state
 from .model import Model
 from .settings import MAX_CAPACITY, Settings
-from .state import MAX_LESSONS, MAX_NAME, State, core_of, is_name, pack_state, parse_state, read_state, state_of, without_class
+from .state import MAX_NAME, State, core_of, is_name, pack_state, parse_state, read_state, state_of, without_class
 
 MAX_CLASSES = 65_535
 _PREDICT_ROWS = 256
@@ -246,10 +246,6 @@ class Learner:
             )
 
         indices = np.array([known[name] for name in names], np.int32)
-        if len(self._names) and int(self._core.seen().max()) + len(images) >= 2**32:
-            raise ValueError(f"images: expected at most {2**32 - 1} of a class in all; make a new learner")
-        if self._core.experience >= MAX_LESSONS:
-            raise ValueError(f"learn: expected at most {MAX_LESSONS} lessons in all; make a new learner")
         self._core.learn(images, indices, len(known), self._threads, _reporter(progress, cancel))
         self._names = list(known)
 

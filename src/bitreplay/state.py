@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,18 +18,24 @@ from .settings import Settings
 
 MAX_NAME = 200
 MAX_LESSONS = 2**32 - 1
+# Written out, so that every Python, and the device's C++ (engine/device/names.cpp), draw the same line.
+_BREAKS = frozenset("\u2028\u2029")
 _TURNS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # change the direction of what follows
+_BLANKS = frozenset(" \u00a0\u00ad\u1680\u180e\u202f\u205f\u3000\ufeff") | {
+    chr(c) for c in (*range(0x2000, 0x200E), *range(0x2060, 0x2065))
+}
 
 
 def is_name(text: object) -> bool:
     """Whether a text can name a class: up to MAX_NAME characters, one of them visible, none of them a control or half a character.
 
-    Neither "." nor "..", which an address would lose.
+    Neither "." nor "..", which an address would lose; no line breaks, no marks of direction (docs/formats.md).
     """
     if not isinstance(text, str) or not 0 < len(text) <= MAX_NAME or text in (".", ".."):
         return False
-    kinds = [unicodedata.category(c) for c in text]
-    return not {"Cc", "Cs", "Zl", "Zp"} & set(kinds) and not _TURNS & set(text) and any(kind[0] not in "ZC" for kind in kinds)
+    letters = set(text)
+    controls = any(c < " " or "\x7f" <= c < "\xa0" or "\ud800" <= c <= "\udfff" for c in letters)
+    return not controls and not letters & (_BREAKS | _TURNS) and not letters <= _BLANKS
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,53 @@
+"""States of fixed lessons, whose digests every machine is held to: `python tests/golden_state.py` makes and compares them.
+
+Pictures and labels come from SHAKE-128, so no library's generator is part of the promise.  Whoever changes what is computed, what a state holds or a
+shipped backbone changes `GOLDEN` in the same commit, and says so in the changelog: devices in the field will give other states from then on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitreplay import Learner
+
+# Lesson's name: how the learner is made, and the SHA-256 of the state file after two lessons.
+GOLDEN: dict[str, tuple[dict[str, Any], str]] = {
+    "head": ({"capacity": 20, "seed": 7}, "d53c1fb86e1bd84db9d973626977a5526fcc0a73007eda4e32b56fe59a0c16ee"),
+    "tail": (
+        {"model": "reactnet-32", "capacity": 20, "seed": 7, "train_blocks": 1, "tail_passes": 2},
+        "9401a81b045a428b5a27537e84e560bece08002628e3768c8b8fd4633614ef7c",
+    ),
+}
+
+
+def pictures(seed: str, count: int) -> NDArray[np.uint8]:
+    """Make uint8 (count, 32, 32, 3) of blocks of 4 x 4 pixels, the same everywhere."""
+    cells = np.frombuffer(hashlib.shake_128(seed.encode()).digest(count * 8 * 8 * 3), np.uint8).reshape(count, 8, 8, 3)
+    return cells.repeat(4, axis=1).repeat(4, axis=2)
+
+
+def golden_digest(name: str, folder: Path) -> str:
+    """Teach two lessons of two classes and return the SHA-256 of the state file."""
+    learner = Learner.new(**GOLDEN[name][0])
+    for lesson in (("mug", "spoon"), ("plate", "fork")):
+        learner.learn(pictures("".join(lesson), 16), [lesson[i % 2] for i in range(16)])
+    path = folder / f"{name}.state"
+    learner.save(path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+if __name__ == "__main__":
+    from bitreplay import _engine
+
+    with tempfile.TemporaryDirectory() as folder:
+        found = {name: golden_digest(name, Path(folder)) for name in GOLDEN}
+    for name, digest in found.items():
+        print(f"{name} {_engine.isa()} {digest} {'as expected' if digest == GOLDEN[name][1] else 'NOT as expected'}")
+    sys.exit(any(digest != GOLDEN[name][1] for name, digest in found.items()))
