@@ -167,13 +167,13 @@ int main(int argc, char** argv) {
   const Bytes before = sound.save();
   expect(before == state, "save gives what was opened");
   expect(sound.learn(lesson, 0, give_up) == BITREPLAY_CANCELLED, "learn: given up");
-  for (const char* name : {"", "\n", "\x7f", "\xc2\x85", "\xff", "\xc0\xaf", "\xed\xa0\x80"}) {
+  for (const char* name : {"", "\n", "\x7f", "\xc2\x85", "\xff", "\xc0\xaf", "\xed\xa0\x80", "..", " ", "\xe2\x80\xae", "\xe2\x80\x8b"}) {
     wrong.names.back() = name;
     expect(sound.learn(wrong) == BITREPLAY_ARGUMENT, "learn: no name");
   }
   const std::string endless(1 << 20, 'a');
   wrong.names.back() = endless.c_str();
-  expect(sound.learn(wrong) == BITREPLAY_CLASSES, "learn: a name without end");
+  expect(sound.learn(wrong) == BITREPLAY_ARGUMENT, "learn: a name without end");
   wrong.names.clear();
   expect(sound.learn(wrong) == BITREPLAY_ARGUMENT, "learn: nothing");
   const size_t work = bitreplay_learn_size(sound.learner, lesson.names.size());

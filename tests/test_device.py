@@ -25,6 +25,10 @@ CROSS = ROOT / "cmake" / "aarch64-linux-gnu.cmake"
 LESSONS = [["mug", 'é"q\\'] * 3, ["mug", "日本😀", "mug", "a b"], ['é"q\\', "x/<y>"] * 2]
 
 
+# Other builds than the plain one take minutes: .ci/run makes them.
+ALL = pytest.mark.skipif(not os.environ.get("BITREPLAY_ALL"), reason="another build, set BITREPLAY_ALL=1")
+
+
 def build(folder: Path, target: str, *options: str) -> Path:
     """Build a target of CMakeLists.txt; the test is skipped, and says so, where there is no compiler."""
     if shutil.which("cmake") is None or shutil.which("c++") is None:
@@ -181,6 +185,7 @@ def test_neither_the_cpp_library_nor_its_heap_is_linked(program: list[str]) -> N
         assert f" U {name}\n" not in core
 
 
+@ALL
 @pytest.mark.parametrize("sanitize", ["OFF", "ON"])
 def test_damage_and_small_regions_and_no_heap(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, sanitize: str) -> None:
     folder = tmp_path_factory.mktemp("check")
@@ -217,6 +222,7 @@ def test_a_model_for_another_state_and_a_state_that_asks_too_much(program: list[
     assert (done.returncode, "status 4" in done.stderr, "at most 9 classes" in done.stderr) == (2, True, True)
 
 
+@ALL
 def test_a_build_without_the_tail_refuses_to_train_it(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
     program = [str(build(tmp_path_factory.mktemp("head"), "bitreplay_device_example", "-DBITREPLAY_DEVICE_TAIL=OFF"))]
     model, _, _ = make(tmp_path, "quicknet")
@@ -226,6 +232,7 @@ def test_a_build_without_the_tail_refuses_to_train_it(tmp_path_factory: pytest.T
     assert (done.returncode, "status 6" in done.stderr) == (2, True)
 
 
+@ALL
 def test_aarch64_writes_the_same_bytes(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
     if shutil.which("aarch64-linux-gnu-g++") is None or shutil.which("qemu-aarch64") is None:
         pytest.skip("no cross compiler or no emulator is there: aarch64-linux-gnu-g++ and qemu-aarch64 are needed")
@@ -239,6 +246,7 @@ def test_aarch64_writes_the_same_bytes(tmp_path_factory: pytest.TempPathFactory,
         same(["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", str(device)], tmp_path, tmp_path / "birealnet.model", learner)
 
 
+@ALL
 def test_a_model_and_a_state_as_c_source(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
     model, _, _ = make(tmp_path, "quicknet")
     learner = Learner.new(model, **SETTINGS)
