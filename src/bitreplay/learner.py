@@ -363,7 +363,8 @@ class Learner:
     def recall(self) -> dict[str, float | None]:
         """Share of each class's remembered rows that the learner names rightly, by name; None for a class without rows.
 
-        Rows that a lesson was trained on: an upper bound of what it knows of new pictures.  Looks at every row, once after each change.
+        Rows that a lesson was trained on: an upper bound of what it knows of new pictures.  Looks at every row, once after each change, and
+        keeps 8 bytes a row of what it saw (as ``predict(reject=…)`` does), which are in no figure of `info`.
         """
         with self._lock:
             best, _ = self._recalled()
