@@ -31,7 +31,7 @@ typedef enum bitreplay_status {
   BITREPLAY_NO_ROOM,     /* a region or buffer is too small; nothing has changed */
   BITREPLAY_CLASSES,     /* more classes, or more bytes of names, than the state has room for; nothing has changed */
   BITREPLAY_CANCELLED,   /* the progress function gave the lesson up; nothing has changed */
-  BITREPLAY_UNSUPPORTED  /* a sound file that asks for what this build has not */
+  BITREPLAY_UNSUPPORTED  /* a sound file, or BITREPLAY_ISA, that asks for what this build or processor has not */
 } bitreplay_status;
 
 typedef struct bitreplay_learner bitreplay_learner;
@@ -63,7 +63,8 @@ const char *bitreplay_class_name(const bitreplay_learner *learner, size_t class_
 /* Lessons learned so far. */
 uint64_t bitreplay_lessons(const bitreplay_learner *learner);
 
-/* Told how far a lesson is: phase 0 features, 1 head, 2 tail; a phase may come twice.  Returns 0 to go on. */
+/* Told how far a lesson is: phase 0 features, 1 head, 2 tail; a phase may come twice.  Returns 0 to go on.
+ * No other call may be made from it: those that could fail return BITREPLAY_ARGUMENT there. */
 typedef int (*bitreplay_progress)(void *user, int phase, uint64_t done, uint64_t total);
 
 /* Working memory, in bytes, that a lesson of at most `images` pictures needs at its highest; an upper bound that is a few KiB above what is used. */
@@ -71,7 +72,7 @@ size_t bitreplay_learn_size(const bitreplay_learner *learner, size_t images);
 
 /* Learns one lesson as a whole, or, when anything fails, nothing.
  *   images   count pictures one behind the other
- *   names    count names, UTF-8 ended by 0, one a picture; a new name opens a new class.  Not empty, no control characters
+ *   names    count names, UTF-8 ended by 0, one a picture; a new name opens a new class.  What is a name: docs/formats.md, State
  *   progress may be NULL */
 bitreplay_status bitreplay_learn(bitreplay_learner *learner, void *work, size_t work_size, const uint8_t *images, size_t count,
                                  const char *const *names, bitreplay_progress progress, void *user);
@@ -81,7 +82,7 @@ typedef struct bitreplay_answer {
   int32_t certainty_q15;  /* that the picture shows a known class at all, 15 fraction bits (docs/method.md, 4.5) */
 } bitreplay_answer;
 
-/* Working memory, in bytes, that one prediction needs; an upper bound likewise. */
+/* Working memory, in bytes, that one prediction needs with all the classes that may be known; an upper bound likewise. */
 size_t bitreplay_predict_size(const bitreplay_learner *learner);
 
 /* Names what is on one picture; changes nothing.

@@ -1,6 +1,6 @@
 // Checks of the C API: check_device MODEL STATE PIXELS ROUNDS NAME...  One lesson of the pictures under these names is learned in
-// every way that can fail: files cut at every length, bytes changed at random under a digest that fits, regions of every size too
-// small.  No call may touch the heap, write outside of its regions, or change a learner when it fails.
+// every way that can fail: files cut at hundreds of places, bytes changed at random under a digest that fits, regions of many
+// sizes too small.  No call may touch the heap, write outside of its regions, or change a learner when it fails.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -112,7 +112,7 @@ struct Device {
     Region work(size - std::min(size, missing));
     return inside([&] {
       return bitreplay_learn(learner, work.data(), size - std::min(size, missing), lesson.pixels.data(), lesson.names.size(),
-                             lesson.names.data(), progress, nullptr);
+                             lesson.names.data(), progress, learner);
     });
   }
   bitreplay_status predict(const Lesson& lesson, size_t missing = 0) {
@@ -131,7 +131,9 @@ struct Device {
     size_t written = 0;
     expect(inside([&] { return bitreplay_save(learner, out.data(), out.size(), &written); }) == BITREPLAY_OK, "save");
     expect(written == out.size(), "save: the size that was said");
+    const Bytes kept_file = out;
     expect(inside([&] { return bitreplay_save(learner, out.data(), out.size() - 1, &written); }) == BITREPLAY_NO_ROOM, "save: too small a buffer");
+    expect(out == kept_file, "save: a buffer that is too small keeps what was in it");
     expect(inside([&] { return bitreplay_save(learner, out.data(), out.size(), &written); }) == BITREPLAY_OK, "save again");
     return out;
   }
@@ -146,6 +148,15 @@ void sign(Bytes& file, const Bytes& original) {
   bitreplay::Sha256 sha;
   sha.add(file.data(), file.size());
   sha.hex(reinterpret_cast<char*>(file.data()) + at);
+}
+
+// Other calls from within a lesson are refused, and do it no harm.
+int calls_again(void* user, int, uint64_t, uint64_t) {
+  const auto* learner = static_cast<const bitreplay_learner*>(user);
+  uint8_t byte = 0;
+  size_t written = 0;
+  expect(bitreplay_save(learner, &byte, 1, &written) == BITREPLAY_ARGUMENT && bitreplay_state_size(learner) == 0, "a call within a call");
+  return 0;
 }
 
 int give_up(void*, int phase, uint64_t done, uint64_t) { return phase == 1 && done > 0; }
@@ -194,7 +205,10 @@ int main(int argc, char** argv) {
 
   // What goes well.
   Device fresh(model, state);
-  expect(fresh.open() == BITREPLAY_OK && fresh.learn(lesson) == BITREPLAY_OK && fresh.predict(lesson) == BITREPLAY_OK, "a lesson");
+  expect(fresh.open() == BITREPLAY_OK, "open again");
+  const size_t asked_first = bitreplay_predict_size(fresh.learner);
+  expect(fresh.learn(lesson, 0, calls_again) == BITREPLAY_OK && fresh.predict(lesson) == BITREPLAY_OK, "a lesson");
+  expect(bitreplay_predict_size(fresh.learner) == asked_first, "predict_size: asked once, for all classes to come");
   const Bytes after = fresh.save();
   expect(fresh.learn(lesson) == BITREPLAY_OK, "another");
   Device resumed(model, after);

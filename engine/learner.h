@@ -67,6 +67,8 @@ class Learner {
   void recall(const Answers& answers, int threads) const;
   // What that allocates at its highest.
   int64_t predict_bytes(size_t rows, bool mirrored, int threads) const;
+  // The same with so many classes, and a trained branch or not.
+  int64_t predict_bytes_at(size_t rows, bool mirrored, int threads, size_t classes, bool has_branch) const;
 
   // Makes room for so many classes at once: as long as there are no more, lessons keep nothing that they allocate.
   void reserve(size_t classes);

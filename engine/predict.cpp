@@ -47,11 +47,15 @@ void Learner::see(std::span<const uint8_t> images, bool mirrored, std::span<int8
 }
 
 int64_t Learner::predict_bytes(size_t rows, bool mirrored, int threads) const {
+  return predict_bytes_at(rows, mirrored, threads, classes(), !tail_weight_.empty());
+}
+
+int64_t Learner::predict_bytes_at(size_t rows, bool mirrored, int threads, size_t classes, bool has_branch) const {
   const size_t width = static_cast<size_t>(network_.feature_count());
-  const size_t branches = tail_weight_.empty() ? 1 : 2, views = mirrored ? 2 : 1;
+  const size_t branches = has_branch ? 2 : 1, views = mirrored ? 2 : 1;
   const size_t each = static_cast<size_t>(network_.scratch_bytes()) + (mirrored ? network_.image_bytes() : 0);
   const size_t seeing = rows * network_.latent_words() * sizeof(uint64_t) + workers_for(rows, threads) * each;
-  const size_t scoring = classes() * (branches * width * sizeof(int16_t) + 3 * sizeof(int64_t));
+  const size_t scoring = classes * (branches * width * sizeof(int16_t) + 3 * sizeof(int64_t));
   return static_cast<int64_t>(views * branches * rows * width + std::max(seeing, scoring));
 }
 

@@ -1,6 +1,7 @@
 // The C API over the core.
 #include "../bitreplay.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <new>
@@ -19,7 +20,6 @@ struct bitreplay_learner : DeviceLearner {
 namespace {
 
 constexpr size_t kMaxImages = size_t{1} << 24;
-constexpr uint64_t kMaxLessons = 999'999'999;  // formats.md: a count of at most nine digits
 constexpr size_t kSlack = kBufferAlignment;    // of an allocation, at most, for its alignment
 constexpr size_t kLearnBuffers = 72;           // live at a time, at most, without those of a tail's blocks
 constexpr size_t kBlockBuffers = 24;
@@ -38,6 +38,11 @@ struct Files {
     measure_learner(head, size, room);
   }
 };
+
+// Most classes that may be known: where a tail is trained, every class has a row.
+uint64_t most_classes(const DeviceSettings& settings) {
+  return settings.tail.blocks > 0 ? std::min<uint64_t>(settings.capacity, settings.max_classes) : settings.max_classes;
+}
 
 void require_aligned(const void* model, const void* state) {
   for (const void* file : {model, state}) {
@@ -76,8 +81,7 @@ struct Labels {
       }
       labels[i] = static_cast<int32_t>(label);
     }
-    const DeviceSettings& settings = learner.settings;
-    const uint64_t most = settings.tail.blocks > 0 && settings.capacity < settings.max_classes ? settings.capacity : settings.max_classes;
+    const uint64_t most = most_classes(learner.settings);
     if (known + fresh.size() > most) fail(Error::classes, "names: expected at most {} classes in all", {most});
     if (bytes > learner.names.bytes_left()) fail(Error::classes, "names: {} bytes more than there is room for", {bytes - learner.names.bytes_left()});
   }
@@ -87,7 +91,7 @@ void check_lesson(const bitreplay_learner& learner, const uint8_t* images, size_
   const uint64_t limit = learner.settings.lesson_images == 0 ? kMaxImages : learner.settings.lesson_images;
   require(images != nullptr && names != nullptr, "images: expected pictures and names");
   require(count >= 1 && count <= limit, "images: expected 1 to {} a lesson, got {}", {limit, count});
-  require(learner.learner->experience() < kMaxLessons, "lessons: expected at most {} in all", {kMaxLessons});
+  require(learner.learner->experience() < Learner::kMostLessons, "lessons: expected at most {} in all", {Learner::kMostLessons});
   for (const uint64_t seen : learner.learner->replay().seen()) {
     require(seen + count <= UINT32_MAX, "images: expected at most {} of a class in all", {int64_t{UINT32_MAX}});
   }
@@ -136,6 +140,8 @@ bitreplay_status bitreplay_open(void* memory, size_t size, const void* model, si
     require_aligned(model, state);
     files_lie_well = true;
     Files files(model, model_size, state, state_size);
+    const uint64_t needed = files.room.total();  // before anything is sized by it: on 32 bits sizes could wrap
+    if (needed > size) fail(Error::memory, "memory: expected {} bytes, got {}", {needed, size});
     files.model.verify();
     files.state.verify();
     auto* opened = new (allocate_bytes(sizeof(bitreplay_learner))) bitreplay_learner(files.size.image_size, files.head.settings);
@@ -154,7 +160,7 @@ bitreplay_status bitreplay_open(void* memory, size_t size, const void* model, si
 size_t bitreplay_image_side(const bitreplay_learner* learner) { return static_cast<size_t>(learner->network.image_size()); }
 size_t bitreplay_image_size(const bitreplay_learner* learner) { return learner->network.image_bytes(); }
 size_t bitreplay_class_count(const bitreplay_learner* learner) { return learner->names.size(); }
-size_t bitreplay_class_limit(const bitreplay_learner* learner) { return static_cast<size_t>(learner->settings.max_classes); }
+size_t bitreplay_class_limit(const bitreplay_learner* learner) { return static_cast<size_t>(most_classes(learner->settings)); }
 uint64_t bitreplay_lessons(const bitreplay_learner* learner) { return learner->learner->experience(); }
 
 const char* bitreplay_class_name(const bitreplay_learner* learner, size_t class_number, size_t* length) {
@@ -190,7 +196,9 @@ bitreplay_status bitreplay_learn(bitreplay_learner* learner, void* work, size_t 
 }
 
 size_t bitreplay_predict_size(const bitreplay_learner* learner) {
-  return static_cast<size_t>(learner->learner->predict_bytes(1, true, 1)) + sizeof(Scratch) + 16 * kSlack;
+  const auto classes = static_cast<size_t>(most_classes(learner->settings));
+  return static_cast<size_t>(learner->learner->predict_bytes_at(1, true, 1, classes, learner->settings.tail.blocks > 0)) + sizeof(Scratch) +
+         16 * kSlack;
 }
 
 bitreplay_status bitreplay_predict(const bitreplay_learner* learner, void* work, size_t work_size, const uint8_t* image, int mirrored,
@@ -220,9 +228,9 @@ size_t bitreplay_state_size(const bitreplay_learner* learner) {
 bitreplay_status bitreplay_save(const bitreplay_learner* learner, void* buffer, size_t size, size_t* written) {
   Arena none;
   return guarded(none, [&] {
-    const size_t needed = bitreplay::write_state(*learner, static_cast<uint8_t*>(buffer), buffer == nullptr ? 0 : size);
+    const size_t needed = write_state(*learner, nullptr, 0);
     if (needed > size || buffer == nullptr) fail(Error::memory, "buffer: expected {} bytes, got {}", {needed, size});
-    *written = needed;
+    *written = write_state(*learner, static_cast<uint8_t*>(buffer), size);
   });
 }
 

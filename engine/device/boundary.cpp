@@ -7,6 +7,7 @@ namespace bitreplay {
 Boundary g_boundary;
 
 void fail(Error error, const char* format, std::initializer_list<MessagePart> parts) {
+  if (Arena::current == nullptr) __builtin_trap();  // no call of the C API is being made
   g_boundary.error = error;
   format_message(g_boundary.text, sizeof g_boundary.text, format, parts);
   longjmp(g_boundary.place, 1);
@@ -26,16 +27,12 @@ bitreplay_status leave() {
 
 }  // namespace bitreplay
 
-// What the headers of libstdc++ call where a vector would grow beyond all bounds: here an arena that is too small.  Defined so that the
-// core links without the C++ library; weak, for programs that have it.
+// What the headers of libstdc++ call where a vector would grow beyond all bounds; the core's never do.  Defined so that it links without the
+// C++ library.  A C++ program that links this library has it in place of its own.
 namespace std {
 
-#define BITREPLAY_LIBRARY_FAILURE(name) \
-  [[noreturn]] __attribute__((weak, visibility("hidden"))) void name { bitreplay::fail(bitreplay::Error::memory, "memory: too much is asked for"); }
-
-BITREPLAY_LIBRARY_FAILURE(__throw_length_error(const char*))
-BITREPLAY_LIBRARY_FAILURE(__throw_bad_alloc())
-BITREPLAY_LIBRARY_FAILURE(__throw_bad_array_new_length())
-BITREPLAY_LIBRARY_FAILURE(__throw_out_of_range_fmt(const char*, ...))
+[[noreturn]] __attribute__((weak, visibility("hidden"))) void __throw_length_error(const char*) {
+  bitreplay::fail(bitreplay::Error::memory, "memory: too much is asked for");
+}
 
 }  // namespace std

@@ -133,13 +133,12 @@ void File::finish() const {
   const uint64_t all = size_ - start_;
   bool fit = bytes_ == all && seams_ == seam(0) - seam(all);
   size_t tensors = 0;
-  for (Entries entries(header_); entries.next();) {
-    if (entries.key.equals("__metadata__")) continue;
-    ++tensors;
+  for (Entries entries(header_); entries.next();) tensors += !entries.key.equals("__metadata__");
+  if (tensors != taken_) fail(Error::format, "{}: expected no further tensor", {kind_});  // so the search below is a short one
+  for (Entries entries(header_); fit && entries.next();) {
     Place place{};
-    if (place_of(entries.value, place) && place.begin == place.end) fit = fit && is_seam(place.begin);
+    if (!entries.key.equals("__metadata__") && place_of(entries.value, place) && place.begin == place.end) fit = is_seam(place.begin);
   }
-  if (tensors != taken_) fail(Error::format, "{}: expected no further tensor", {kind_});
   if (!fit) fail(Error::format, "{}: its tensors leave holes or overlap", {kind_});
 }
 
