@@ -46,7 +46,7 @@ uint64_t most_classes(const DeviceSettings& settings) {
 
 void require_aligned(const void* model, const void* state) {
   for (const void* file : {model, state}) {
-    require(file != nullptr && reinterpret_cast<uintptr_t>(file) % 8 == 0, "files: expected their bytes at addresses that are multiples of 8");
+    require(file != nullptr && reinterpret_cast<uintptr_t>(file) % 8 == 0, "files: expected at multiples of 8");
   }
 }
 
@@ -68,7 +68,7 @@ struct Labels {
     fresh.reserve(count);
     for (size_t i = 0; i < count; ++i) {
       if (names[i] == nullptr || !is_name(names[i])) {
-        fail(Error::argument, "names: {}: expected UTF-8 of up to 200 characters that can be seen, without control characters, not . or ..", {i});
+        fail(Error::argument, "names: {}: expected UTF-8 of a name (docs/formats.md, State)", {i});
       }
       const std::string_view name = names[i];
       size_t label = learner.names.find(name);
@@ -83,7 +83,7 @@ struct Labels {
     }
     const uint64_t most = most_classes(learner.settings);
     if (known + fresh.size() > most) fail(Error::classes, "names: expected at most {} classes in all", {most});
-    if (bytes > learner.names.bytes_left()) fail(Error::classes, "names: {} bytes more than there is room for", {bytes - learner.names.bytes_left()});
+    if (bytes > learner.names.bytes_left()) fail(Error::classes, "names: {} bytes too many", {bytes - learner.names.bytes_left()});
   }
 };
 
