@@ -63,7 +63,7 @@ for target in "$@"; do
     "${pip[@]}" install -q --no-deps -c constraints.txt --target "$work/$target/build" scikit-build-core nanobind packaging pathspec
     # The target's headers come last: pyconfig.h is found there, the C library's stay those of the cross compiler.
     PYTHONPATH=$work/$target/build CXXFLAGS="-idirafter \"$root/usr/include\"" \
-      CMAKE_TOOLCHAIN_FILE=$here/cmake/aarch64-linux-gnu.cmake CMAKE_BUILD_PARALLEL_LEVEL=$(nproc) \
+      CC=aarch64-linux-gnu-gcc CXX=aarch64-linux-gnu-g++ CMAKE_ARGS="-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64" CMAKE_BUILD_PARALLEL_LEVEL=$(nproc) \
       "$python" -c 'import sys; from scikit_build_core.build import build_wheel; build_wheel(*sys.argv[1:])' "$made" >"$work/$target.log"
     emulated "$work/$target" "$root"
     # pip runs on the host, which takes seconds instead of minutes, and chooses and refuses wheels by the other machine's tags.

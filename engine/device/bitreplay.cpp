@@ -206,7 +206,7 @@ bitreplay_status bitreplay_predict(const bitreplay_learner* learner, void* work,
   Arena arena(work, work_size);
   const bitreplay_status status = guarded(arena, [&] {
     const size_t classes = learner->names.size();
-    require(classes > 0, "predict: expected a learner that knows a class; learn first");
+    require(classes > 0, "predict: expected a known class; learn first");
     require(image != nullptr && answer != nullptr, "predict: expected a picture and an answer");
     require(probabilities_q15 == nullptr || count == classes, "probabilities_q15: expected {} values, got {}", {classes, count});
     int32_t best = 0, certainty = 0;
