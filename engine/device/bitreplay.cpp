@@ -91,9 +91,9 @@ void check_lesson(const bitreplay_learner& learner, const uint8_t* images, size_
   const uint64_t limit = learner.settings.lesson_images == 0 ? kMaxImages : learner.settings.lesson_images;
   require(images != nullptr && names != nullptr, "images: expected pictures and names");
   require(count >= 1 && count <= limit, "images: expected 1 to {} a lesson, got {}", {limit, count});
-  require(learner.learner->experience() < Learner::kMostLessons, "lessons: expected at most {} in all", {Learner::kMostLessons});
+  require(learner.learner->experience() < Learner::kMostLessons, "lessons: at most {}", {Learner::kMostLessons});
   for (const uint64_t seen : learner.learner->replay().seen()) {
-    require(seen + count <= UINT32_MAX, "images: expected at most {} of a class in all", {int64_t{UINT32_MAX}});
+    require(seen + count <= UINT32_MAX, "images: at most {} of a class", {int64_t{UINT32_MAX}});
   }
 }
 
@@ -208,7 +208,7 @@ bitreplay_status bitreplay_predict(const bitreplay_learner* learner, void* work,
     const size_t classes = learner->names.size();
     require(classes > 0, "predict: expected a known class; learn first");
     require(image != nullptr && answer != nullptr, "predict: expected a picture and an answer");
-    require(probabilities_q15 == nullptr || count == classes, "probabilities_q15: expected {} values, got {}", {classes, count});
+    require(probabilities_q15 == nullptr || count == classes, "probabilities_q15: {}, not {}", {classes, count});
     int32_t best = 0, certainty = 0;
     learner->learner->predict({image, learner->network.image_bytes()}, mirrored != 0,
                               {{&best, 1}, {&certainty, 1}, {probabilities_q15, probabilities_q15 == nullptr ? 0 : count}}, 1);
