@@ -239,8 +239,7 @@ def main() -> None:
         table(("method", "capacity", "accuracy, %, mean ± sd", "below joint", "seeds"), accuracy_rows(runs)),
         "",
     ]
-    for name in sorted(RESULTS.glob("*.md")):  # prose beside the figures of one run, written by hand; figures come from the files
-        parts.append(name.read_text())
+    parts.append((RESULTS / "notes.md").read_text())  # prose beside the figures of one run, written by hand; figures come from the files
     parts.append("\nWhat training the tail adds, in which widths, and beside which methods: [papers.md](papers.md).\n")
     parts += merge_parts(read("merge.jsonl")) + reject_parts(read("reject.jsonl"))
     gradients = read("gradients.jsonl")
