@@ -9,7 +9,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 here=$PWD work=$PWD/build/wheels
 mkdir -p "$work" dist
-rm -f dist/bitreplay-*.whl
 pip=("$work/tools/bin/python" -m pip --disable-pip-version-check)
 if [ ! -x "$work/tools/bin/auditwheel" ]; then
   "${PYTHON:-python3}" -m venv "$work/tools"

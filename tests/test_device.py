@@ -242,7 +242,9 @@ def test_aarch64_writes_the_same_bytes(tmp_path_factory: pytest.TempPathFactory,
     model, _, _ = make(tmp_path, "birealnet")
     for train_blocks in (0, 2):
         learner = Learner.new(model, train_blocks=train_blocks, **SETTINGS)
-        same(["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", str(device)], tmp_path, tmp_path / "birealnet.model", learner)
+        for isa in ("scalar", "neon"):
+            emulated = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", "-E", f"BITREPLAY_ISA={isa}", str(device)]
+            same(emulated, tmp_path, tmp_path / "birealnet.model", learner.copy())
 
 
 @ALL

@@ -602,6 +602,9 @@ def test_the_share_of_remembered_rows_that_is_called_unknown_is_what_was_asked_f
         assert np.array_equal(
             taught.predict(images, reject=np.float32(share)).unknown, sure < np.sort(certainty)[int(np.float32(share) * 8)]
         )
+        own = taught.predict(pictures(1, 11), reject=share)  # remembered rows among them: one lies on the threshold, and is known
+        assert np.array_equal(own.unknown, taught._core.predict(pictures(1, 11), 1)[2] < least)
+        assert least in taught._core.predict(pictures(1, 11), 1)[2]
         assert np.array_equal(taught.predict(images, reject=share).probabilities, taught.predict(images).probabilities)
     for bad in (0, 1, -0.1, float("nan"), "x"):
         with pytest.raises(ValueError, match="reject: expected a share between 0 and 1"):
