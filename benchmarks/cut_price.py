@@ -17,9 +17,9 @@ import torch
 from head_twin import HeadOptions, accuracy, cwr_star
 from sklearn.linear_model import LogisticRegression
 
-from bitreplay.data import ImageSet, read_split
-from bitreplay.training.export import _float_pass, _whitening, load_network
-from bitreplay.training.pretrain import cached_split, top1
+from bitreplay.data import ImageSet, cached_split, read_split
+from bitreplay.training.export import _float_pass, _whitening, at_size, load_network
+from bitreplay.training.pretrain import STORED, top1
 
 
 def main() -> None:
@@ -37,14 +37,13 @@ def main() -> None:
         network, state = load_network(checkpoint)
         size = network.config.image_size
         stored, valid = (
-            cached_split(args.pretraining, "train", size * 2, args.cache),
+            cached_split(args.pretraining, "train", STORED * size, args.cache, enlarge=False),
             cached_split(args.pretraining, "valid", size, args.cache),
         )
         assert stored is not None
         assert valid is not None
         pick = np.sort(np.random.default_rng(0).permutation(len(stored))[:20000])
-        small = stored.images[pick].reshape(len(pick), size, 2, size, 2, 3).astype(np.uint16).sum((2, 4))
-        own = ImageSet(((small + 2) // 4).astype(np.uint8), stored.labels[pick], stored.names)
+        own = ImageSet(at_size(stored.images[pick], size), stored.labels[pick], stored.names)
         features, _ = _float_pass(network, own, lambda *_: None, "")
         spread = np.maximum(features.std(0), 0.01 * features.std())
         matrix, centre = _whitening(features / spread, own.labels, True)

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +20,16 @@ torch = pytest.importorskip("torch", reason="training is tested where torch is i
 from PIL import Image  # noqa: E402
 
 from bitreplay import Learner, Model  # noqa: E402
+from bitreplay.data import cached_split  # noqa: E402
 from bitreplay.training.export import export_model, load_network  # noqa: E402
-from bitreplay.training.layers import BinaryConv2d, ReplayCut, Transition  # noqa: E402
-from bitreplay.training.pretrain import CHECKPOINT, Recipe, load_checkpoint, pretrain  # noqa: E402
+from bitreplay.training.layers import BinaryConv2d, QuickNetBlock, ReplayCut, Transition  # noqa: E402
+from bitreplay.training.packed_conv import PackedConv, use_packed  # noqa: E402
+from bitreplay.training.pretrain import CHECKPOINT, STORED, load_checkpoint, pretrain  # noqa: E402
 from bitreplay.training.quantizers import approx_sign, ste_sign  # noqa: E402
+from bitreplay.training.recipe import Recipe  # noqa: E402
+from bitreplay.training.soft_labels import Crops, make_soft_labels  # noqa: E402
+from bitreplay.training.teachers import checkpoint_teacher  # noqa: E402
+from bitreplay.training.weights import load_weights, network_of, save_weights, weight_files  # noqa: E402
 from bitreplay.training.zoo.names import config_of, names  # noqa: E402
 from bitreplay.training.zoo.network import CutNetwork, NetworkConfig  # noqa: E402
 
@@ -136,88 +149,282 @@ def test_the_exported_network_agrees_with_the_float_one_and_can_be_taught(tmp_pa
 FLOATS = NetworkConfig(image_size=16, widths=(8, 16), blocks=(1, 2), tail_blocks=1, cut="none", family="residual")
 
 
+def labelled(pictures: Path, teacher: Path, out: Path, cache: Path, crops: int = 2) -> Path:
+    seen_by = checkpoint_teacher(teacher)
+    data = cached_split(pictures, "train", STORED * seen_by.image_size, cache, enlarge=False)
+    assert data is not None
+    make_soft_labels(data, out, seen_by, crops=Crops(crops), kept=2)
+    return out
+
+
+def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return all(torch.equal(tensor, b["model"][name]) for name, tensor in a["model"].items())
+
+
 def test_a_float_network_teaches_a_binary_one(tmp_path: Path, pictures: Path) -> None:
     torch.set_num_threads(1)
     cache = tmp_path / "cache"
     assert not any(isinstance(module, BinaryConv2d) for module in CutNetwork(FLOATS).modules())
-
-    def weights(name: str, recipe: Recipe, teacher: Path | None = None, until: int | None = None) -> torch.Tensor:
-        result: torch.Tensor = pretrain(pictures, tmp_path / name, CONFIG, recipe, teacher=teacher, until=until, cache=cache)["model"][
-            "head.weight"
-        ]
-        return result
-
-    teachers = []
+    labels = []
     for epochs in (1, 3):
         pretrain(pictures, tmp_path / f"teacher{epochs}", FLOATS, replace(RECIPE, epochs=epochs), cache=cache)
-        teachers.append(tmp_path / f"teacher{epochs}" / CHECKPOINT)
-    taught = replace(RECIPE, teacher_share=0.5)
-    whole = weights("whole", taught, teachers[1])
-    assert not torch.equal(whole, weights("alone", RECIPE))
-    assert not torch.equal(whole, weights("other", taught, teachers[0]))
-    # the whole share: labels play no part, so a step is that of the cross-entropy with the teacher's answers
-    assert not torch.equal(whole, weights("all", replace(RECIPE, teacher_share=1), teachers[1]))
-    weights("parts", taught, teachers[1], until=1)
-    for teacher, message in ((None, "expected a file"), (teachers[0], "expected the file that the run in .* began with")):
-        with pytest.raises(ValueError, match=f"teacher: {message}"):
-            weights("parts", taught, teacher)
-    assert torch.equal(weights("parts", taught, teachers[1]), whole)
-    pretrain(pictures, tmp_path / "branch", CONFIG, taught, resume=tmp_path / "alone" / CHECKPOINT, teacher=teachers[1], cache=cache)
+        labels.append(labelled(pictures, tmp_path / f"teacher{epochs}" / CHECKPOINT, tmp_path / f"{epochs}.labels", cache))
+
+    def train(name: str, recipe: Recipe, soft: Path | None = None, until: int | None = None) -> dict[str, Any]:
+        return pretrain(pictures, tmp_path / name, CONFIG, recipe, soft_labels=soft, until=until, cache=cache)
+
+    taught = replace(RECIPE, soft_share=0.5)
+    whole = train("whole", taught, labels[1])
+    assert not same(whole, train("alone", RECIPE))
+    assert not same(whole, train("other", taught, labels[0]))
+    train("parts", taught, labels[1], until=1)
+    for soft, message in ((None, "expected a file"), (labels[0], "expected the labels that the run began with")):
+        with pytest.raises(ValueError, match=f"soft_labels: {message}"):
+            train("parts", taught, soft)
+    assert same(train("parts", taught, labels[1]), whole)
+    pretrain(pictures, tmp_path / "branch", CONFIG, taught, resume=tmp_path / "alone" / CHECKPOINT, soft_labels=labels[1], cache=cache)
     export_model(tmp_path / "whole" / CHECKPOINT, tmp_path / "x.model", data=pictures, name="x", cache=cache)
     card = Model.load(tmp_path / "x.model").card
-    assert card["recipe"]["teacher_share"] == 0.5
-    assert len(card["teacher"]) == 64
+    assert card["recipe"]["soft_share"] == 0.5
+    assert card["teacher"]["name"] == "residual of 16 pixels"
 
 
-def test_teachers_that_do_not_fit_are_refused(tmp_path: Path, pictures: Path) -> None:
+def test_with_soft_labels_alone_the_labels_teach_the_head_and_not_the_features(tmp_path: Path, pictures: Path) -> None:
+    cache = tmp_path / "cache"
+    pretrain(pictures, tmp_path / "teacher", FLOATS, replace(RECIPE, epochs=1), cache=cache)
+    labels = labelled(pictures, tmp_path / "teacher" / CHECKPOINT, tmp_path / "labels", cache)
+    results = []
+    for turn in (0, 1):
+        folder = tmp_path / f"set{turn}"
+        for split in ("train", "valid"):
+            for i, name in enumerate(("red", "green", "blue")):
+                shutil.copytree(pictures / split / name, folder / split / f"{i}")
+        shared = cached_split(folder, "train", STORED * 16, tmp_path / f"cache{turn}", enlarge=False)
+        assert shared is not None
+        if turn:  # the same pictures, each called something else
+            meta = next((tmp_path / "cache1").glob("train-*/set.json"))
+            told = json.loads(meta.read_text())
+            meta.write_text(json.dumps(told | {"labels": [(label + 1) % 3 for label in told["labels"]]}))
+        own = tmp_path / f"{turn}.labels"
+        make_soft_labels(shared, own, checkpoint_teacher(tmp_path / "teacher" / CHECKPOINT), crops=Crops(2), kept=2)
+        recipe = replace(RECIPE, epochs=1, soft_share=1.0)
+        results.append(pretrain(folder, tmp_path / f"run{turn}", CONFIG, recipe, soft_labels=own, cache=tmp_path / f"cache{turn}")["model"])
+    assert torch.equal(results[0]["prefix.0.conv.weight"], results[1]["prefix.0.conv.weight"])
+    assert not torch.equal(results[0]["head.weight"], results[1]["head.weight"])
+    assert labels.exists()
+
+
+def test_labels_and_teachers_that_do_not_fit_are_refused(tmp_path: Path, pictures: Path) -> None:
     torch.set_num_threads(1)
-    cache, taught = tmp_path / "cache", replace(RECIPE, teacher_share=0.5)
+    cache, taught = tmp_path / "cache", replace(RECIPE, soft_share=0.5)
     pretrain(pictures, tmp_path / "teacher", FLOATS, replace(RECIPE, epochs=1), cache=cache)
     teacher = tmp_path / "teacher" / CHECKPOINT
     with pytest.raises(ValueError, match="expected a binary network with a binary cut, got family residual, cut none"):
         export_model(teacher, tmp_path / "x.model", data=pictures, name="x", cache=cache)
-    with pytest.raises(ValueError, match="takes pictures of 16 pixels, the network of 32"):
-        pretrain(pictures, tmp_path / "big", replace(CONFIG, image_size=32), taught, teacher=teacher, cache=tmp_path / "big-cache")
-    with pytest.raises(ValueError, match="expected a teacher_share above 0"):
-        pretrain(pictures, tmp_path / "x", CONFIG, RECIPE, teacher=teacher, cache=cache)
+    labels = labelled(pictures, teacher, tmp_path / "x.labels", cache)
+    with pytest.raises(ValueError, match="expected a soft_share above 0"):
+        pretrain(pictures, tmp_path / "x", CONFIG, RECIPE, soft_labels=labels, cache=cache)
+    other = tmp_path / "other"
+    shutil.copytree(pictures, other)
+    (other / "train" / "red" / "0.png").unlink()
+    with pytest.raises(ValueError, match=r"x\.labels: made for other pictures \(digest .*, 60 pictures\) than those of .*other"):
+        pretrain(other, tmp_path / "x", CONFIG, taught, soft_labels=labels)
     pretrain(pictures, tmp_path / "early", CONFIG, replace(RECIPE, cut_start=2), until=1, cache=cache)
     with pytest.raises(ValueError, match="stands at epoch 1, before its cut is binary"):
-        pretrain(pictures, tmp_path / "x", CONFIG, taught, teacher=tmp_path / "early" / CHECKPOINT, cache=cache)
+        checkpoint_teacher(tmp_path / "early" / CHECKPOINT)
     (tmp_path / "text").write_text("no checkpoint")
     torch.save({"other": 1}, tmp_path / "other.pt")
     for name in ("text", "other.pt"):
         with pytest.raises(ValueError, match="expected a checkpoint that pretrain wrote"):
-            pretrain(pictures, tmp_path / "x", CONFIG, taught, teacher=tmp_path / name, cache=cache)
-    with pytest.raises(ValueError, match="teacher_share: expected 0 to 1, got 2"):
-        Recipe(teacher_share=2)
+            checkpoint_teacher(tmp_path / name)
+    for values, message in (
+        ({"soft_share": 2}, "soft_share: expected 0 to 1, got 2"),
+        ({"cooldown": -1}, "cooldown: expected 0 to 1, got -1"),
+        ({"smallest": 0}, "smallest: expected a share of the picture's area above 0 and at most 1, got 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Recipe(**values)
     with pytest.raises(ValueError, match='cut: expected "none" for residual'):
         replace(FLOATS, cut="binary")
 
 
-def test_training_continues_from_shipped_weights(tmp_path: Path, pictures: Path) -> None:
-    from bitreplay.training.weights import load_weights, save_weights
+def test_the_rate_warms_up_stays_and_cools_down() -> None:
+    recipe = Recipe(epochs=10, learning_rate=1.0, warmup_steps=10, cooldown=0.5)
+    assert [recipe.rate(step, 100, step) for step in (0, 4, 9, 10, 50)] == [0.1, 0.5, 1.0, 1.0, 1.0]
+    assert recipe.rate(75, 100, 75) == pytest.approx(0.5)
+    assert recipe.rate(99, 100, 99) < 0.001
+    assert recipe.rate(60, 100, 0) == 0.1  # moments that begin anew
+    assert [Recipe(cut_start=2, cut_ramp=2).strength(at) for at in (1, 2, 3, 4, 9)] == [0, 0, 0.5, 1, 1]
+    assert [Recipe(cut_start=2, cut_ramp=0).strength(at) for at in (1.9, 2)] == [0, 1]
 
-    state = pretrain(pictures, tmp_path / "run", CONFIG, RECIPE, cache=tmp_path / "cache")
-    files = save_weights(tmp_path / "run" / CHECKPOINT, tmp_path / "weights", "colours")
+
+def test_a_killed_run_goes_on_within_the_epoch_bit_for_bit(tmp_path: Path, pictures: Path) -> None:
+    cache = tmp_path / "cache"
+    script = (
+        "import sys, torch; from pathlib import Path; torch.set_num_threads(1)\n"
+        "from bitreplay.training.pretrain import pretrain\n"
+        "from bitreplay.training.recipe import Recipe\n"
+        "from bitreplay.training.zoo.network import NetworkConfig\n"
+        f"config, recipe = {CONFIG!r}, {RECIPE!r}\n"
+        "pretrain(Path(sys.argv[1]), Path(sys.argv[2]), config, recipe, cache=Path(sys.argv[3]), save_seconds=0)\n"
+    )
+    torch.set_num_threads(1)
+    whole = pretrain(pictures, tmp_path / "whole", CONFIG, RECIPE, cache=cache)
+    out = tmp_path / "killed"
+    moments = []
+    for step in (2, 4):
+        process = subprocess.Popen([sys.executable, "-c", script, str(pictures), str(out), str(cache)])
+        while process.poll() is None:
+            if (out / CHECKPOINT).exists():
+                state = load_checkpoint(out / CHECKPOINT)
+                if state["step"] >= step or state["epoch"] >= step:
+                    process.kill()
+                    break
+        process.wait()
+        state = load_checkpoint(out / CHECKPOINT)
+        moments.append((state["epoch"], state["step"]))
+    assert moments[0] < moments[1] or moments[0] == (3, 0), moments
+    resumed = pretrain(pictures, out, CONFIG, RECIPE, cache=cache)
+    assert same(whole, resumed)
+    logs = [[json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()] for folder in (tmp_path / "whole", out)]
+    assert [line["loss"] for line in logs[0]] == [line["loss"] for line in logs[1]]
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "cache"
+    pretrain(pictures, tmp_path / "run", CONFIG, RECIPE, until=1, cache=cache)
+    before = (tmp_path / "run" / CHECKPOINT).read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        pretrain(pictures, tmp_path / "run", CONFIG, RECIPE, cache=cache)
+    assert caught.value.filename == str(tmp_path / "run" / CHECKPOINT)
+    with pytest.raises(OSError, match="No space left") as caught:
+        pretrain(pictures, tmp_path / "other", CONFIG, RECIPE, cache=tmp_path / "new")
+    assert "images.npy" in caught.value.filename
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [CHECKPOINT, "log.jsonl"]
+    assert (tmp_path / "run" / CHECKPOINT).read_bytes() == before
+
+
+def test_validation_pictures_are_matched_by_name(tmp_path: Path, pictures: Path) -> None:
+    folder = tmp_path / "set"
+    shutil.copytree(pictures, folder)
+    shutil.rmtree(folder / "valid" / "blue")  # the first by name: by position every label would be wrong
+    cache = tmp_path / "cache"
+    pretrain(folder, tmp_path / "run", CONFIG, replace(RECIPE, epochs=8), cache=cache)
+    assert json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])["valid_top1"] > 0.8
+    assert export_model(tmp_path / "run" / CHECKPOINT, tmp_path / "x.model", data=folder, name="x", cache=cache)["integer_top1"] > 0.8
+    (folder / "valid" / "green").rename(folder / "valid" / "gruen")
+    for call in (
+        lambda: pretrain(folder, tmp_path / "again", CONFIG, RECIPE, cache=cache),
+        lambda: export_model(tmp_path / "run" / CHECKPOINT, tmp_path / "y.model", data=folder, name="y", cache=cache),
+    ):
+        with pytest.raises(ValueError, match="validation pictures: expected the classes of the training pictures, got 'gruen' as well"):
+            call()
+
+
+def test_pictures_are_kept_at_most_at_their_own_size_and_read_again_when_they_change(tmp_path: Path, pictures: Path) -> None:
+    folder, cache = tmp_path / "set", tmp_path / "cache"
+    shutil.copytree(pictures, folder)
+    for most, side in ((128, 32), (24, 24)):
+        data = cached_split(folder, "train", most, cache, enlarge=False)
+        assert data is not None
+        assert data.images.shape == (60, side, side, 3)
+    again = cached_split(folder, "train", 24, cache, enlarge=False)
+    assert again is not None
+    assert again.digest == data.digest
+    Image.new("RGB", (32, 32), "white").save(folder / "train" / "red" / "0.png")
+    (folder / "train" / "yellow").mkdir()
+    Image.new("RGB", (32, 32), "yellow").save(folder / "train" / "yellow" / "0.png")
+    changed = cached_split(folder, "train", 24, cache, enlarge=False)
+    assert changed is not None
+    assert changed.names == ("blue", "green", "red", "yellow")
+    assert changed.images[40].min() == 255
+    assert changed.digest != data.digest
+
+
+def test_training_continues_from_shipped_weights(tmp_path: Path, pictures: Path) -> None:
+    cache = tmp_path / "cache"
+    state = pretrain(pictures, tmp_path / "run", CONFIG, RECIPE, cache=cache)
+    place = tmp_path / "weights" / "colours"
+    files = save_weights(state, place)
     assert all(file.stat().st_size <= 6 * 2**20 for file in files)
-    config, tensors = load_weights(tmp_path / "weights", "colours")
-    assert NetworkConfig.from_dict(config) == NetworkConfig.from_dict(state["config"])
+    told, tensors, _ = load_weights(place)
+    assert NetworkConfig.from_dict(told["config"]) == NetworkConfig.from_dict(state["config"])
     for name, tensor in state["model"].items():
         assert torch.equal(tensors[name], tensor.half().float() if tensor.is_floating_point() else tensor), name
     more = replace(RECIPE, epochs=1, learning_rate=1e-6, warmup_steps=0, cut_start=0, cut_ramp=0)
-    after = pretrain(pictures, tmp_path / "more", CONFIG, more, init=tmp_path / "weights" / "colours", cache=tmp_path / "cache")
+    config = NetworkConfig.from_dict(told["config"])
+    after = pretrain(pictures, tmp_path / "more", config, more, init=place, cache=cache)
     assert torch.allclose(after["model"]["prefix.0.conv.weight"], tensors["prefix.0.conv.weight"], atol=1e-3)
+    # The stem's strides touch no tensor: the same weights look at pictures of twice the size.
+    twice = replace(config, image_size=32, stem_strides=(2, 2))
+    large = pretrain(pictures, tmp_path / "large", twice, more, init=place, cache=cache)
+    assert NetworkConfig.from_dict(large["config"]) == twice
+    assert torch.allclose(large["model"]["prefix.0.conv.weight"], tensors["prefix.0.conv.weight"], atol=1e-3)
+    with pytest.raises(ValueError, match=r"widths: .*colours has \(8, 16\), got \(8, 24\); leave the option out"):
+        pretrain(pictures, tmp_path / "wide", replace(config, widths=(8, 24)), more, init=place, cache=cache)
     with pytest.raises(ValueError, match="expected nothing-00000"):
-        load_weights(tmp_path / "weights", "nothing")
+        load_weights(tmp_path / "weights" / "nothing")
+
+
+def test_a_run_goes_on_elsewhere_from_its_weights(tmp_path: Path, pictures: Path) -> None:
+    torch.set_num_threads(1)
+    cache, place = tmp_path / "cache", tmp_path / "weights" / "run"
+    pretrain(pictures, tmp_path / "teacher", FLOATS, replace(RECIPE, epochs=1), cache=cache)
+    labels = labelled(pictures, tmp_path / "teacher" / CHECKPOINT, tmp_path / "x.labels", cache)
+    recipe = replace(RECIPE, epochs=8, soft_share=0.5)
+    first = pretrain(pictures, tmp_path / "here", CONFIG, recipe, soft_labels=labels, until=4, cache=cache, checkpoint_to=place)
+    told, _, soft_head = load_weights(place)
+    assert (told["epoch"], told["step"], told["names"]) == (4, 0, first["names"])
+    assert soft_head["weight"].shape == (3, 16)
+    copy = tmp_path / "there" / "clone"
+    shutil.copytree(tmp_path / "weights", copy)
+    other = replace(recipe, epochs=99)  # its own recipe counts
+    with pytest.raises(ValueError, match="soft_labels: expected"):
+        pretrain(pictures, tmp_path / "there" / "run", CONFIG, RECIPE, resume=copy / "run", cache=cache)
+    last = pretrain(pictures, tmp_path / "there" / "run", CONFIG, other, resume=copy / "run", soft_labels=labels, cache=cache)
+    assert last["epoch"] == 8
+    assert last["hours"] > first["hours"]
+    log = [json.loads(line) for line in (tmp_path / "there" / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in log] == [5, 6, 7, 8]
+    assert log[-1]["valid_top1"] > 0.8
+    with pytest.raises(ValueError, match=r"image_size: .*run has 16, got 32"):
+        pretrain(pictures, tmp_path / "big", replace(CONFIG, image_size=32), recipe, resume=copy / "run", soft_labels=labels, cache=cache)
+
+
+def test_shards_of_two_moments_are_refused(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bitreplay.training import weights as module
+
+    monkeypatch.setattr(module, "SHARD_BYTES", 4000)
+    cache, place = tmp_path / "cache", tmp_path / "weights" / "run"
+    pretrain(pictures, tmp_path / "run", CONFIG, RECIPE, until=1, cache=cache, checkpoint_to=place)
+    files = weight_files(place)
+    assert len(files) > 2
+    old = files[1].read_bytes()
+    pretrain(pictures, tmp_path / "run", CONFIG, RECIPE, cache=cache, checkpoint_to=place)
+    load_weights(place)
+    new = files[1].read_bytes()
+    files[1].write_bytes(old)
+    with pytest.raises(ValueError, match="files are not of one moment of a run; take all of them from one commit"):
+        load_weights(place)
+    files[1].write_bytes(new)
+    files[-1].unlink()
+    with pytest.raises(ValueError, match="not of one moment"):
+        load_weights(place)
+    files[1].write_bytes(new[:100])
+    with pytest.raises(ValueError, match="expected weights that bitreplay wrote"):
+        load_weights(place)
 
 
 @pytest.mark.parametrize("name", ["quicknet-32", "reactnet-32"])
 def test_the_shipped_weights_are_those_of_the_shipped_backbone(name: str) -> None:
-    from bitreplay.training.weights import load_weights
-
-    config, tensors = load_weights(Path(__file__).parents[1] / "weights", name)
-    network = CutNetwork(NetworkConfig.from_dict(config))
-    network.load_state_dict(tensors)
+    told, tensors, _ = load_weights(Path(__file__).parents[1] / "weights" / name)
+    config = told["config"]
+    network_of(config, tensors)
     model = Model.from_package(name)
     assert NetworkConfig.from_dict(model.card["config"]) == NetworkConfig.from_dict(config)
     assert model.network.feature_count == config["widths"][-1]
@@ -248,3 +455,28 @@ def test_impossible_networks_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             NetworkConfig(**values)
+
+
+def test_the_engines_kernels_convolve_as_torch_does() -> None:
+    torch.manual_seed(0)
+    block = QuickNetBlock(12).to(memory_format=torch.channels_last)
+    x = torch.randn(3, 12, 5, 5).contiguous(memory_format=torch.channels_last)
+    results = []
+    for bits in (0, 16):
+        if bits:
+            use_packed(block, PackedConv(2, bits))
+        given = x.clone().requires_grad_()
+        block.zero_grad()
+        y = block(given)
+        (y * torch.arange(75.0).view(3, 1, 5, 5)).sum().backward()
+        assert given.grad is not None
+        assert block.conv.weight.grad is not None
+        results.append((y.detach(), given.grad, block.conv.weight.grad.clone(), block.norm.weight.grad))
+    for plain, packed in zip(*results, strict=True):
+        assert torch.allclose(plain, packed, atol=3e-4 * float(plain.abs().max()))
+    reference = BinaryConv2d(4, 4)
+    reference.packed = PackedConv(1, 8)
+    wide = torch.tensor([1.3, 1.25, -0.0, -2.0]).view(1, 4, 1, 1).requires_grad_()
+    reference.of_sign(wide).sum().backward()
+    assert wide.grad is not None
+    assert (wide.grad.flatten() != 0).tolist() == [False, True, True, False]

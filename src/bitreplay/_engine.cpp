@@ -7,9 +7,11 @@
 
 #include <memory>
 #include <span>
+#include <stdexcept>
 #include <tuple>
 #include <vector>
 
+#include "../../engine/conv_trainer.h"
 #include "../../engine/fixed_point.h"
 #include "../../engine/kernels.h"
 #include "../../engine/learner.h"
@@ -99,6 +101,50 @@ class Runner {
   bitreplay::Scratch scratch_;
 };
 
+class ConvTrainer {
+ public:
+  explicit ConvTrainer(int threads) : trainer_(threads) {}
+
+  nb::object forward(const Array<float, 4>& x, const Array<float, 3>& weight, float clip) {
+    const bitreplay::Batch batch = shape(x, weight);
+    const auto words = static_cast<size_t>(batch.words());
+    Result<float> z({x.shape(0), x.shape(1), x.shape(2), x.shape(3)});
+    Result<uint64_t> bits({x.shape(0), x.shape(1), x.shape(2), words}), gate({x.shape(0), x.shape(1), x.shape(2), words});
+    nb::gil_scoped_release unlock;
+    trainer_.forward(batch, x.data(), weight.data(), clip, bits.data, gate.data, z.data);
+    nb::gil_scoped_acquire lock;
+    return nb::make_tuple(z.array, bits.array, gate.array);
+  }
+
+  nb::object backward(const Array<float, 4>& g, const Array<uint64_t, 4>& bits, const Array<uint64_t, 4>& gate,
+                      const Array<float, 3>& weight, int gradient_bits) {
+    const bitreplay::Batch batch = shape(g, weight);
+    if (gradient_bits < 8 || gradient_bits > 16) throw std::invalid_argument("gradient_bits: expected 8 to 16");
+    for (const auto* packed : {&bits, &gate}) {
+      if (packed->shape(0) != g.shape(0) || packed->shape(1) != g.shape(1) || packed->shape(2) != g.shape(2) ||
+          packed->shape(3) != static_cast<size_t>(batch.words())) {
+        throw std::invalid_argument("bits, gate: expected what forward gave for these rows");
+      }
+    }
+    Result<float> dx({g.shape(0), g.shape(1), g.shape(2), g.shape(3)}), dw({weight.shape(0), 9, weight.shape(0)});
+    nb::gil_scoped_release unlock;
+    trainer_.backward(batch, g.data(), bits.data(), gate.data(), weight.data(), gradient_bits, dx.data, dw.data);
+    nb::gil_scoped_acquire lock;
+    return nb::make_tuple(dx.array, dw.array);
+  }
+
+ private:
+  static bitreplay::Batch shape(const Array<float, 4>& x, const Array<float, 3>& weight) {
+    const size_t channels = x.shape(3);
+    if (channels < 1 || channels > 1024 || weight.shape(0) != channels || weight.shape(1) != 9 || weight.shape(2) != channels) {
+      throw std::invalid_argument("weight: expected (C, 9, C) for values (N, H, W, C), C at most 1024");
+    }
+    return {static_cast<int>(x.shape(0)), static_cast<int>(x.shape(1)), static_cast<int>(x.shape(2)), static_cast<int>(channels)};
+  }
+
+  bitreplay::ConvTrainer trainer_;
+};
+
 }  // namespace
 
 NB_MODULE(_engine, m) {
@@ -154,6 +200,11 @@ NB_MODULE(_engine, m) {
       .def(nb::init<const Network&, int>(), nb::keep_alive<1, 2>())
       .def("latents", &Runner::latents)
       .def("features_of_latents", &Runner::features);
+
+  nb::class_<ConvTrainer>(m, "ConvTrainer")
+      .def(nb::init<int>())
+      .def("forward", &ConvTrainer::forward)
+      .def("backward", &ConvTrainer::backward);
 
   nb::class_<Learner>(m, "Learner")
       .def("__init__", [](Learner* self, const Network& network, size_t capacity, uint64_t seed, const nb::dict& settings,

@@ -56,26 +56,39 @@ def pretrain(
     warmup_steps: Annotated[int | None, typer.Option(help="Steps of linear warm-up.", min=0)] = None,
     cut_start: Annotated[float | None, typer.Option(help="Epochs after which the cut is blended in.", min=0)] = None,
     cut_ramp: Annotated[float | None, typer.Option(help="Epochs over which it is blended in.", min=0)] = None,
-    crop: Annotated[float | None, typer.Option(help="Smallest side of the random crop, as a share of the picture.", min=0, max=1)] = None,
+    cooldown: Annotated[
+        float | None,
+        typer.Option(help="Share of the steps, at the end, over which the learning rate falls to 0. Default: all.", min=0, max=1),
+    ] = None,
+    smallest: Annotated[float | None, typer.Option(help="Smallest random crop, as a share of the picture's area.", min=0, max=1)] = None,
+    stretch: Annotated[float | None, typer.Option(help="Largest ratio of a crop's sides.", min=1, max=4)] = None,
+    blurred: Annotated[
+        float | None, typer.Option(help="Share of the pictures of which the network sees a smaller copy, enlarged again.", min=0, max=1)
+    ] = None,
+    gradient_bits: Annotated[
+        int | None,
+        typer.Option(help="On a CPU: bits of the gradients of QuickNet's convolutions, 8 to 16; 0 computes them in floats.", min=0, max=16),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Keys every random draw.", min=0)] = None,
     precision: Annotated[str | None, typer.Option(help="Precision of Lightning Fabric, such as 32-true or bf16-mixed.")] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(readable=False, help="Start from this checkpoint: its network but for the cut, its epoch.", metavar="FILE"),
+        typer.Option(
+            readable=False,
+            help="Go on from a checkpoint (a branch, with this recipe) or from weights that --checkpoint-to wrote (with their own recipe).",
+            metavar="FILE|FOLDER/NAME",
+        ),
     ] = None,
     init: Annotated[
         Path | None, typer.Option(readable=False, help="Start from these weights, such as weights/quicknet-32.", metavar="FOLDER/NAME")
     ] = None,
-    teacher: Annotated[
+    soft_labels: Annotated[
         Path | None,
-        typer.Option(
-            readable=False,
-            help="Checkpoint of a network, such as residual-mini, whose answers are learned beside the labels.",
-            metavar="FILE",
-        ),
+        typer.Option(readable=False, help="Learn from a teacher's answers as well: a file that soft-labels wrote.", metavar="FILE"),
     ] = None,
-    teacher_share: Annotated[
-        float | None, typer.Option(help="Share of the loss that comes from the teacher. Default: 0.9 with one.", min=0, max=1)
+    soft_share: Annotated[
+        float | None,
+        typer.Option(help="Share of what features learn that comes from soft labels. Default: 0.5 with a file.", min=0, max=1),
     ] = None,
     until: Annotated[int | None, typer.Option(help="Stop after this many epochs of the schedule.", min=1)] = None,
     cache: Annotated[
@@ -84,39 +97,42 @@ def pretrain(
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile the layers first: up to twice as fast, needs a C++ compiler.")
     ] = False,
+    checkpoint_to: Annotated[
+        Path | None,
+        typer.Option(
+            readable=False, help="Write what continues the run elsewhere here, too: weights in halves, a few MB.", metavar="FOLDER/NAME"
+        ),
+    ] = None,
+    save_minutes: Annotated[float, typer.Option(help="Time between two checkpoints.", min=0)] = 5,
     threads: Annotated[int | None, typer.Option(help="Threads of torch.", min=1)] = None,
 ) -> None:
     """Train a network off the device. Options left out keep the defaults of Recipe and NetworkConfig, which are shown at the start."""
     import torch
 
-    from .training.pretrain import CHECKPOINT, Recipe
+    from .training.pretrain import CHECKPOINT, found_network
     from .training.pretrain import pretrain as run
+    from .training.recipe import Recipe
     from .training.zoo.names import config_of
     from .training.zoo.network import NetworkConfig
 
     if threads is not None:
         torch.set_num_threads(threads)
-    start = NetworkConfig() if network is None else config_of(network, image_size or 32)
     shape = _given(
         family=family, image_size=image_size, widths=_numbers(widths), blocks=_numbers(blocks), stem_strides=_numbers(stem_strides)
-    )
-    config = replace(start, **shape, **_given(tail_blocks=tail_blocks, cut=cut))
+    ) | _given(tail_blocks=tail_blocks, cut=cut)
+    found = found_network(out, resume, init)
+    config = replace(config_of(network, image_size or 32) if network else found or NetworkConfig(), **shape)
     recipe = Recipe(
         **_given(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, warmup_steps=warmup_steps),
-        **_given(
-            cut_start=cut_start,
-            cut_ramp=cut_ramp,
-            crop=crop,
-            seed=seed,
-            precision=precision,
-            teacher_share=0.9 if teacher and teacher_share is None else teacher_share,
-        ),
+        **_given(cooldown=cooldown, cut_start=cut_start, cut_ramp=cut_ramp, smallest=smallest, stretch=stretch, seed=seed),
+        **_given(blurred=blurred, gradient_bits=gradient_bits),
+        **_given(precision=precision, soft_share=0.5 if soft_labels and soft_share is None else soft_share),
     )
     if (out / CHECKPOINT).exists():
         note(f"goes on from {out / CHECKPOINT}, with its recipe")
     else:
         if resume is not None:
-            note(f"starts from {resume}, with its network but for the cut, and this recipe")
+            note(f"starts from {resume}")
         say(f"{config}\n{recipe}")
 
     def report(line: dict[str, Any]) -> None:
@@ -132,15 +148,72 @@ def pretrain(
             recipe,
             resume=resume,
             init=init,
-            teacher=teacher,
+            soft_labels=soft_labels,
             until=until,
             cache=cache,
             compiled=compiled,
+            checkpoint_to=checkpoint_to,
+            save_seconds=60 * save_minutes,
             progress=report,
         )
     except KeyboardInterrupt:
-        fail(f"interrupted: the same command goes on from the last finished epoch in {out}", 130)
+        fail(f"interrupted: the same command goes on from {out / CHECKPOINT}", 130)
     say(f"{out / CHECKPOINT}: written")
+
+
+@app.command("soft-labels")
+def soft_labels(
+    data: Annotated[Path, typer.Argument(readable=False, metavar="DATA", help="Data set, as for pretrain: its training pictures.")],
+    out: Annotated[Path, typer.Argument(readable=False, metavar="FILE", help="File to write; one that was interrupted is continued.")],
+    teacher: Annotated[
+        str, typer.Option(help="efficientnet-lite0, or the checkpoint of a network that pretrain trained.", metavar="NAME|FILE")
+    ] = "efficientnet-lite0",
+    image_size: Annotated[
+        int | None, typer.Option(help="Side of what a ready-made teacher looks at, in pixels. Default: 160.", min=32, max=1024)
+    ] = None,
+    crops: Annotated[int, typer.Option(help="Crops of each picture.", min=1, max=1024)] = 4,
+    kept: Annotated[int, typer.Option(help="Classes of each answer that are kept.", min=1, max=255)] = 5,
+    smallest: Annotated[float, typer.Option(help="Smallest crop, as a share of the picture's area.", min=0.01, max=1)] = 0.35,
+    stretch: Annotated[float, typer.Option(help="Largest ratio of a crop's sides.", min=1, max=4)] = 1.25,
+    seed: Annotated[int, typer.Option(help="Keys the crops.", min=0)] = 1,
+    cache: Annotated[
+        Path | None, typer.Option(readable=False, help="Folder for decoded pictures. Default: FILE.cache.", metavar="DIR")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the teacher. Default: all cores.", min=1)] = None,
+) -> None:
+    """Ask a teacher for its answers to crops of all training pictures, once, for pretrain --soft-labels."""
+    import os
+
+    from .data import cached_split
+    from .training.pretrain import STORED
+    from .training.soft_labels import Crops, make_soft_labels
+    from .training.teachers import READY_MADE, checkpoint_teacher
+
+    if teacher in READY_MADE:
+        seen_by = READY_MADE[teacher](image_size or 160)
+    elif Path(teacher).is_file():
+        if image_size is not None:
+            raise typer.BadParameter("--image-size is that of the checkpoint; leave it out")
+        seen_by = checkpoint_teacher(Path(teacher))
+    else:
+        raise ValueError(f"teacher: expected {' or '.join(READY_MADE)}, or the checkpoint of a network, got {teacher}, which is no file")
+    pictures = cached_split(data, "train", STORED * seen_by.image_size, cache or out.with_name(out.name + ".cache"), enlarge=False)
+    if pictures is None:
+        raise ValueError(f"{data}: expected training pictures, found none")
+    with progress() as bar:
+        try:
+            labels = make_soft_labels(
+                pictures,
+                out,
+                seen_by,
+                crops=Crops(crops, seed, smallest, stretch),
+                kept=kept,
+                threads=threads or os.cpu_count() or 1,
+                progress=bar,
+            )
+        except KeyboardInterrupt:
+            fail(f"interrupted: what is labelled is in {out}; the same command goes on", 130)
+    say(f"{out}: {labels.complete} crops of {labels.header.count:,} pictures, answered by {seen_by.name}")
 
 
 @app.command()

@@ -161,14 +161,17 @@ def remove_partials(path: Path) -> None:
 
 
 def replace_file(
-    path: Path, content: bytes, *, previous: Path | None = None, before: Callable[[int], None] = lambda descriptor: None
+    path: Path,
+    *content: bytes | memoryview,
+    previous: Path | None = None,
+    before: Callable[[int], None] = lambda descriptor: None,
 ) -> None:
     """Write `content` beside `path`, sync it, and rename it over `path`; whatever fails, the old file stays as it was.
 
     Parameters
     ----------
     path : what to replace; a link is followed.
-    content : the new file.
+    content : the new file, in one part or several.
     previous : in the same folder: where the old file, if there is one, is kept; replaced as a whole as well.
     before : called with the new file's descriptor before it takes its place.
 
@@ -185,7 +188,8 @@ def replace_file(
         raise OSError(error.errno, error.strerror, str(path)) from error
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+            for part in content:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
             mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()

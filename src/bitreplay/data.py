@@ -6,16 +6,19 @@ Owns the reading of whole data sets for training and experiments.  Single pictur
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .images import IMAGE_SUFFIXES, decode_image
+from .container import replace_file
+from .images import IMAGE_SUFFIXES, decode_image, shorter_side
 
 SPLIT_NAMES = {"train": ("train",), "valid": ("valid", "val", "validation", "test")}
 
@@ -29,11 +32,13 @@ class ImageSet:
     images : uint8 (N, S, S, 3), 0..255.
     labels : int64 (N,), 0..len(names)-1.
     names : class names, index = label.
+    digest : SHA-256 over the pictures' files in their order, whatever the size they are decoded to; "" where they have none.
     """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     names: tuple[str, ...]
+    digest: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -56,13 +61,42 @@ def _class_names(schema: object, column: str, count: int) -> tuple[str, ...]:
     return tuple(str(i) for i in range(count))
 
 
-def read_parquet(paths: Iterable[Path], image_size: int) -> ImageSet:
+# An encoded picture, as a path or as bytes, and what to say when it cannot be read.
+_Source = tuple[Path | bytes, str]
+
+
+def _open(source: Path | bytes) -> Path | io.BytesIO:
+    return source if isinstance(source, Path) else io.BytesIO(source)
+
+
+def _decoded(sources: Sequence[_Source], image_size: int, enlarge: bool) -> tuple[NDArray[np.uint8], str]:
+    """Pictures of the sources, brought to `image_size`, or, unless they may be enlarged, to the longest of their shorter sides if that is less; and their digest."""
+    digest = hashlib.sha256()
+
+    def each(read: Callable[[Path | io.BytesIO], Any]) -> Iterator[Any]:
+        for source, where in sources:
+            try:
+                yield read(_open(source))
+            except OSError as error:
+                raise ValueError(f"{where}: {error}") from error
+
+    side = image_size if enlarge else min(image_size, max(each(shorter_side)))
+    images = np.empty((len(sources), side, side, 3), np.uint8)
+    for row, image in enumerate(each(lambda file: decode_image(file, side))):
+        images[row] = image
+    for source, _ in sources:
+        digest.update(hashlib.sha256(source.read_bytes() if isinstance(source, Path) else source).digest())
+    return images, digest.hexdigest()
+
+
+def read_parquet(paths: Iterable[Path], image_size: int, *, enlarge: bool = True) -> ImageSet:
     """Read parquet files with columns ``image`` or ``img`` (struct with ``bytes``) and ``label`` or ``fine_label`` (integer).
 
     Parameters
     ----------
     paths : files, read in this order.
     image_size : side in pixels that every picture is brought to.
+    enlarge : whether a set of smaller pictures is brought to that size, too; else all come in the size of its largest.
 
     Raises
     ------
@@ -70,7 +104,8 @@ def read_parquet(paths: Iterable[Path], image_size: int) -> ImageSet:
     """
     import pyarrow.parquet as pq
 
-    images, labels = [], []
+    sources: list[_Source] = []
+    labels = []
     schema, label_column = None, ""
     for path in paths:
         table = pq.read_table(path)
@@ -80,21 +115,19 @@ def read_parquet(paths: Iterable[Path], image_size: int) -> ImageSet:
         if image_column is None or not label_column:
             raise ValueError(f"{path}: expected columns image and label, got {', '.join(table.column_names)}")
         for row, cell in enumerate(table.column(image_column)):
-            try:
-                value = cell.as_py()
-                value = value["bytes"] if isinstance(value, dict) else None
-                images.append(decode_image(io.BytesIO(value or b""), image_size))
-            except OSError as error:
-                raise ValueError(f"{path}: picture in row {row} cannot be read: {error}") from error
+            value = cell.as_py()
+            value = value["bytes"] if isinstance(value, dict) else None
+            sources.append((value or b"", f"{path}: picture in row {row} cannot be read"))
         known = len(_class_names(schema, label_column, 0))
         for row, label in enumerate(table.column(label_column).to_pylist()):
             if not isinstance(label, int) or not 0 <= label < (known or 2**31):
                 raise ValueError(f"{path}: label in row {row}: expected the number of a class, got {label!r}")
         labels.append(table.column(label_column).to_numpy().astype(np.int64))
-    if not images:
+    if not sources:
         raise ValueError("paths: expected at least one parquet file with pictures, got none")
+    images, digest = _decoded(sources, image_size, enlarge)
     all_labels = np.concatenate(labels)
-    return ImageSet(np.stack(images), all_labels, _class_names(schema, label_column, int(all_labels.max()) + 1))
+    return ImageSet(images, all_labels, _class_names(schema, label_column, int(all_labels.max()) + 1), digest)
 
 
 def class_files(folder: Path) -> Iterator[tuple[str, list[Path]]]:
@@ -109,31 +142,41 @@ def class_files(folder: Path) -> Iterator[tuple[str, list[Path]]]:
             yield child.name, files
 
 
-def read_folder(folder: Path, image_size: int) -> ImageSet:
-    """Read a folder with one subfolder per class.
+def read_folder(folder: Path, image_size: int, *, enlarge: bool = True) -> ImageSet:
+    """Read a folder with one subfolder per class; parameters as for `read_parquet`.
 
     Raises
     ------
     ValueError : no class folder holds a picture, or a picture cannot be decoded (its path is named).
     """
-    images: list[NDArray[np.uint8]] = []
+    sources: list[_Source] = []
     labels: list[int] = []
     names: list[str] = []
     for name, files in class_files(folder):
-        for path in files:
-            try:
-                images.append(decode_image(path, image_size))
-            except OSError as error:
-                raise ValueError(f"{path}: cannot be read as a picture: {error}") from error
+        sources += [(path, f"{path}: cannot be read as a picture") for path in files]
         labels += [len(names)] * len(files)
         names.append(name)
-    if not images:
+    if not sources:
         raise ValueError(f"{folder}: expected a subfolder per class with pictures in it, found none")
-    return ImageSet(np.stack(images), np.array(labels, np.int64), tuple(names))
+    images, digest = _decoded(sources, image_size, enlarge)
+    return ImageSet(images, np.array(labels, np.int64), tuple(names), digest)
 
 
-def read_split(folder: Path, split: str, image_size: int) -> ImageSet | None:
-    """Read the "train" or "valid" split of a data set folder; None if there is no such split.
+def _split_place(folder: Path, split: str) -> tuple[list[Path], Path | None]:
+    # Parquet files of a split, or the folder of its class folders, or nothing.
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: expected a folder with a data set, found none; name a folder of pictures or parquet files")
+    for name in SPLIT_NAMES[split]:
+        files = sorted(folder.glob(f"{name}*.parquet"))
+        if files:
+            return files, None
+        if (folder / name).is_dir():
+            return [], folder / name
+    return [], folder if split == "train" else None
+
+
+def read_split(folder: Path, split: str, image_size: int, *, enlarge: bool = True) -> ImageSet | None:
+    """Read the "train" or "valid" split of a data set folder; None if there is no such split.  Parameters as for `read_parquet`.
 
     The folder holds ``train*.parquet`` and ``valid*.parquet`` (or ``val*``, ``test*``), or subfolders of those names with a
     folder per class; a plain folder of class folders counts as "train".
@@ -142,12 +185,62 @@ def read_split(folder: Path, split: str, image_size: int) -> ImageSet | None:
     ------
     ValueError : `folder` does not exist, or what is found cannot be read.
     """
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: expected a folder with a data set, found none; name a folder of pictures or parquet files")
-    for name in SPLIT_NAMES[split]:
-        files = sorted(folder.glob(f"{name}*.parquet"))
-        if files:
-            return read_parquet(files, image_size)
-        if (folder / name).is_dir():
-            return read_folder(folder / name, image_size)
-    return read_folder(folder, image_size) if split == "train" else None
+    files, root = _split_place(folder, split)
+    if files:
+        return read_parquet(files, image_size, enlarge=enlarge)
+    return None if root is None else read_folder(root, image_size, enlarge=enlarge)
+
+
+def fingerprint(files: Iterable[Path], folder: Path) -> str:
+    """Digest of the names below `folder`, sizes and times of files: what changes with them, without reading one."""
+    digest = hashlib.sha256()
+    for path in files:
+        status = path.stat()
+        digest.update(f"{path.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def cached_split(folder: Path, split: str, image_size: int, cache: Path, *, enlarge: bool = True) -> ImageSet | None:
+    """As `read_split`, decoded once: arrays are kept below `cache` and mapped into memory afterwards.
+
+    A file that is added, changed (by size or time), renamed or removed makes the split be read again.
+
+    Raises
+    ------
+    OSError : no room for the arrays, or no right to write them.
+    """
+    files, root = _split_place(folder, split)
+    if root is not None:
+        files = [path for _, found in class_files(root) for path in found]
+        if not files and split != "train":
+            return None
+    key = hashlib.sha256(f"{split}\0{image_size}\0{enlarge}\0{fingerprint(files, folder)}".encode()).hexdigest()[:16]
+    place = cache / f"{split}-{image_size}-{key}"
+    if not (place / "set.json").is_file():
+        data = read_split(folder, split, image_size, enlarge=enlarge)
+        if data is None:
+            return None
+        place.mkdir(parents=True, exist_ok=True)
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(data.images))
+        replace_file(place / "images.npy", header.getvalue(), data.images.data.cast("B"))
+        told = {"names": data.names, "labels": data.labels.tolist(), "digest": data.digest}
+        replace_file(place / "set.json", json.dumps(told).encode("utf-8", "surrogatepass"))
+    told = json.loads((place / "set.json").read_bytes().decode("utf-8", "surrogatepass"))
+    images = np.load(place / "images.npy", mmap_mode="r")
+    return ImageSet(images, np.array(told["labels"], np.int64), tuple(told["names"]), told["digest"])
+
+
+def by_name(data: ImageSet, names: Sequence[str], where: str) -> ImageSet:
+    """The same pictures with their labels counted as in `names`.
+
+    Raises
+    ------
+    ValueError : a picture is of a class that is not among `names` (`where` and the class are named).
+    """
+    number = {name: index for index, name in enumerate(names)}
+    used = [data.names[label] for label in np.unique(data.labels)]
+    strange = [name for name in used if name not in number]
+    if strange:
+        raise ValueError(f"{where}: expected the classes of the training pictures, got {strange[0]!r} as well; rename it, or take it away")
+    return replace(data, labels=np.array([number.get(name, -1) for name in data.names], np.int64)[data.labels], names=tuple(names))

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import core50
-from .data import SPLIT_NAMES, ImageSet, class_files, read_split
+from .data import SPLIT_NAMES, ImageSet, class_files, fingerprint, read_split
 from .images import decode_image, fit_image
 
 CIFAR10_HOME = "https://www.cs.toronto.edu/~kriz/cifar.html, the binary version (cifar-10-batches-bin)"
@@ -309,16 +309,8 @@ def hold_out(sets: PictureSets, share: float) -> PictureSets:
 # -- decoded once ---------------------------------------------------------------------------------------------------------------------------
 
 
-def _fingerprint(folder: Path) -> str:
-    """Digest of the names, sizes and times of all files below a folder."""
-    digest = hashlib.sha256()
-    for parent, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            path = Path(parent, name)
-            status = path.stat()
-            digest.update(f"{path.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
+def _all_files(folder: Path) -> list[Path]:
+    return sorted(Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
 
 
 def load_cached(name: str, folder: Path, image_size: int, cache: Path, *, labels: str = "object", test_share: float = 0.2) -> PictureSets:
@@ -327,7 +319,7 @@ def load_cached(name: str, folder: Path, image_size: int, cache: Path, *, labels
     A changed file below `folder` (by size or time) makes it be read again.
     """
     kind = {"core50": labels, "folder": str(test_share)}.get(name, "")
-    key = hashlib.sha256(f"{name}\0{image_size}\0{kind}\0{_fingerprint(folder) if folder.is_dir() else ''}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{name}\0{image_size}\0{kind}\0{fingerprint(_all_files(folder), folder)}".encode()).hexdigest()[:16]
     place = cache / f"{name}-{image_size}-{key}"
     if not (place / "set.json").is_file():
         sets = load_set(name, folder, image_size, labels=labels, test_share=test_share)

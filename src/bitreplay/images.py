@@ -58,6 +58,19 @@ def fit_image(picture: Image.Image, image_size: int) -> NDArray[np.uint8]:
     return np.asarray(picture, dtype=np.uint8)
 
 
+def shorter_side(source: Path | IO[bytes]) -> int:
+    """The shorter side of a picture in pixels, from its header alone; OSError as for `decode_image`."""
+    from PIL import Image
+
+    try:
+        with Image.open(source) as opened:
+            return min(opened.size)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise OSError(str(error)) from error
+
+
 def decode_image(source: Path | IO[bytes], image_size: int, formats: tuple[str, ...] | None = None) -> NDArray[np.uint8]:
     """Decode one picture to the square input of a network.
 

@@ -242,7 +242,8 @@ def make_base(settings: BaseSettings, folder: Path, train: ImageSet, test: Image
     seed : keys every random draw of the first experience.
     """
     location = Path(settings.weights)
-    network = network_of(*load_weights(location.parent, location.name))
+    told, tensors, _ = load_weights(location)
+    network = network_of(told["config"], tensors)
     if settings.first_experience == "frozen":
         base = Base(Start(network, Model.open(settings.model)), folder, train, test)
         base.check()

@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..data import ImageSet
+from ..data import ImageSet, by_name, cached_split
 from ..model import Model, write_model
+from .crops import cut, whole
 from .fold import HEADROOM, Floats, Writer, affine, array, exponent_for, fold, pack_signs
 from .layers import ShiftedPReLU
-from .pretrain import _to_float, cached_split, load_checkpoint
+from .pretrain import STORED, load_checkpoint, to_float
 from .zoo.network import CutNetwork, NetworkConfig
 
 CALIBRATION_IMAGES = 2000
@@ -43,7 +44,7 @@ def _ranges(network: CutNetwork, images: NDArray[np.uint8]) -> dict[nn.Module, f
 
     handles = [m.register_forward_hook(look) for m in network.modules()]
     for i in range(0, len(images), 250):
-        network.features(_to_float(images[i : i + 250]))
+        network.features(to_float(images[i : i + 250]))
     for handle in handles:
         handle.remove()
     return found
@@ -54,7 +55,7 @@ def _float_pass(network: CutNetwork, data: ImageSet, progress: Progress, phase: 
     # Pooled features and packed latents of the float network.
     features, latents = [], []
     for i in range(0, len(data), 250):
-        stream = network.stream(_to_float(data.images[i : i + 250]).contiguous(memory_format=torch.channels_last))
+        stream = network.stream(to_float(data.images[i : i + 250]).contiguous(memory_format=torch.channels_last))
         features.append(array(network.pool(network.tail(network.cut(stream)))))
         packed = pack_signs((network.cut.norm(stream) < 0).permute(0, 2, 3, 1).numpy())
         latents.append(packed.reshape(len(packed), -1))
@@ -99,6 +100,14 @@ def _feature_layer(
     description["features"] = {"channels": len(matrix), "pool_shift": pool_shift, "shift": shift, "feature_bits": feature_bits}
     if not network.family.relu_before_pool:
         description["features"]["relu"] = False
+
+
+def at_size(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Whole pictures, uint8 (N, S, S, 3), brought to the network's size."""
+    if images.shape[1] == size:
+        return images
+    parts = [cut(images[i : i + 250], whole(len(images[i : i + 250])), size) for i in range(0, len(images), 250)]
+    return np.concatenate([(part + 0.5).floor().permute(0, 2, 3, 1).to(torch.uint8).numpy() for part in parts])
 
 
 def _integer_pass(model: Model, data: ImageSet, progress: Progress) -> tuple[NDArray[np.int8], NDArray[np.uint64]]:
@@ -153,23 +162,26 @@ def export_model(
     if not network.family.binary or network.config.cut != "binary":
         raise ValueError(
             f"checkpoint: expected a binary network with a binary cut, got family {network.config.family}, cut {network.config.cut}; "
-            "such networks are for comparison, or teach others (pretrain --teacher)"
+            "such networks are for comparison, or teach others (bitreplay soft-labels)"
         )
     size = network.config.image_size
     cache = cache or checkpoint.parent / "cache"
-    stored, valid = cached_split(data, "train", size * 2, cache), cached_split(data, "valid", size, cache)
+    stored, valid = cached_split(data, "train", STORED * size, cache, enlarge=False), cached_split(data, "valid", size, cache)
     if stored is None:
         raise ValueError(f"{data}: expected training pictures, found none")
+    if len(stored.names) != network.config.classes:
+        raise ValueError(
+            f"{data}: expected the {network.config.classes} classes of the checkpoint, got {len(stored.names)}; name the data it was trained on"
+        )
+    valid = None if valid is None else by_name(valid, state["names"], f"{data}: validation pictures")
     pick = np.sort(np.random.default_rng(0).permutation(len(stored))[:WHITENING_IMAGES])
-    # The stored pictures are twice the network's size: the mean of each 2x2 square is the box filter that `images.py` uses.
-    small = stored.images[pick].reshape(len(pick), size, 2, size, 2, 3).astype(np.uint16).sum((2, 4))
-    train = ImageSet(((small + 2) // 4).astype(np.uint8), stored.labels[pick], stored.names)
+    train = ImageSet(at_size(stored.images[pick], size), stored.labels[pick], stored.names)
     full_card = {
         "name": name,
         "epochs": state["epoch"],
         "config": state["config"],
         "recipe": state["recipe"],
-        **({"teacher": state["teacher"]} if state["teacher"] else {}),
+        **({"teacher": state["teacher"]} if state.get("teacher") else {}),
         **(card or {}),
     }
     integers = Integers(network, train, whitening, progress)

@@ -56,6 +56,7 @@ class BinaryConv2d(nn.Module):
         self.clip = clip
         self.scaled = scaled
         self.product: Callable[[Tensor, Tensor], Tensor] | None = None  # another way to convolve, as `small_maps.small_conv`
+        self.packed: Callable[[Tensor, Tensor, float], Tensor] | None = None  # sign and convolution in one, as `packed_conv.PackedConv`
         self.weight = nn.Parameter(torch.empty(channels_out, channels_in, kernel, kernel))
         self.offset = nn.Parameter(torch.zeros(channels_out, 1, 1, 1)) if offset else None
         nn.init.xavier_normal_(self.weight)
@@ -84,6 +85,12 @@ class BinaryConv2d(nn.Module):
         # A pad of +1 is the zero pad plus what a frame of ones alone gives: one picture's convolution, not a padded copy of all.
         return F.conv2d(s, w, stride=self.stride, padding=p) + F.conv2d(frame, w, stride=self.stride)
 
+    def of_sign(self, x: Tensor) -> Tensor:
+        """Convolve ``ste_sign(x, clip)`` of float (N, C_in, H, W)."""
+        if self.packed is not None and x.device.type == "cpu":
+            return self.packed(x, self.shadow(), self.clip)
+        return self(ste_sign(x, self.clip))  # type: ignore[no-any-return]
+
     @torch.no_grad()
     def clip_weights(self) -> None:
         """Keep the shadow weights inside the window in which their gradient passes."""
@@ -100,7 +107,7 @@ class QuickNetBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map float (N, C, H, W) to the same shape."""
-        y: Tensor = x + self.norm(F.relu(self.conv(ste_sign(x)))).float()
+        y: Tensor = x + self.norm(F.relu(self.conv.of_sign(x))).float()
         return y
 
 

@@ -10,50 +10,85 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
-from .pretrain import load_checkpoint
+from ..container import replace_file
 from .zoo.network import CutNetwork, NetworkConfig
 
 SHARD_BYTES = 6 * 2**20 - 65536
+_SOFT_HEAD = "soft_head."
+# What a run needs beside its tensors to go on elsewhere.
+_TOLD = ("config", "recipe", "names", "epoch", "step", "teacher", "labels", "crops", "loss", "seconds", "hours")
 
 
-def save_weights(checkpoint: Path, folder: Path, name: str) -> list[Path]:
-    """Write the weights of a checkpoint as fp16 to `folder`/`name`-NNNNN.safetensors; return the files written."""
-    state = load_checkpoint(checkpoint)
+def weight_files(place: Path) -> list[Path]:
+    """The shards of ``FOLDER/NAME``, in order; none if there is nothing of that name."""
+    return sorted(place.parent.glob(f"{place.name}-[0-9][0-9][0-9][0-9][0-9].safetensors"))
+
+
+def save_weights(state: dict[str, Any], place: Path) -> list[Path]:
+    """Write the weights of a checkpoint (`pretrain.load_checkpoint`) as fp16 to ``FOLDER/NAME``-NNNNN.safetensors; return the files written.
+
+    Each file is replaced atomically, and says of which moment of the run it is.
+    """
+    soft = {_SOFT_HEAD + key: value for key, value in state["soft_head"].items()}
     shards: list[dict[str, torch.Tensor]] = [{}]
     used = 0
-    for key, tensor in sorted(state["model"].items()):
-        half = tensor.half().contiguous() if tensor.is_floating_point() else tensor.contiguous()
+    for key, tensor in sorted((state["model"] | soft).items()):
+        half = tensor.detach().cpu()
+        half = half.half().contiguous() if half.is_floating_point() else half.contiguous()
         size = half.numel() * half.element_size()
         if used + size > SHARD_BYTES and shards[-1]:
             shards.append({})
             used = 0
         shards[-1][key] = half
         used += size
-    metadata = {"config": json.dumps(state["config"]), "recipe": json.dumps(state["recipe"]), "names": json.dumps(state["names"])}
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for i, shard in enumerate(shards):
-        files.append(folder / f"{name}-{i:05d}.safetensors")
-        save_file(shard, files[-1], metadata)
+    told = {key: json.dumps(state[key]) for key in _TOLD} | {"shards": str(len(shards))}
+    place.parent.mkdir(parents=True, exist_ok=True)
+    old = weight_files(place)
+    files = [place.with_name(f"{place.name}-{i:05d}.safetensors") for i in range(len(shards))]
+    for file, shard in zip(files, shards, strict=True):
+        replace_file(file, save(shard, told))
+    for file in set(old) - set(files):
+        file.unlink()
     return files
 
 
-def load_weights(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Read what `save_weights` wrote: the network's config and its float32 tensors; ValueError if there is nothing of that name."""
-    files = sorted(folder.glob(f"{name}-[0-9]*.safetensors"))
+def load_weights(place: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Read what `save_weights` wrote to ``FOLDER/NAME``.
+
+    Returns
+    -------
+    told : config, recipe, names and where the run stood (epoch, step, hours and so on).
+    network : its tensors, float32.
+    soft_head : those of the head for soft labels, if there was one.
+
+    Raises
+    ------
+    ValueError : there is nothing of that name, or the shards are not of one moment.
+    """
+    files = weight_files(place)
     if not files:
         raise ValueError(
-            f"{folder}: expected {name}-00000.safetensors and its shards, found none; those that ship lie in weights/ of the repository"
+            f"{place.parent}: expected {place.name}-00000.safetensors and its shards, found none; those that ship lie in weights/ of the repository"
         )
     tensors: dict[str, torch.Tensor] = {}
+    moments = []
     for file in files:
-        tensors |= {key: value.float() if value.is_floating_point() else value for key, value in load_file(file).items()}
-    with safe_open(files[0], "pt") as opened:
-        config: dict[str, Any] = json.loads(opened.metadata()["config"])
-    return config, tensors
+        try:
+            with safe_open(file, "pt") as opened:
+                moments.append(opened.metadata())
+                for key in opened.keys():  # noqa: SIM118
+                    value = opened.get_tensor(key)
+                    tensors[key] = value.float() if value.is_floating_point() else value
+        except SafetensorError as error:
+            raise ValueError(f"{file}: expected weights that bitreplay wrote, got a file that cannot be read: {error}") from error
+    if any(moment != moments[0] for moment in moments) or moments[0].get("shards", str(len(files))) != str(len(files)):
+        raise ValueError(f"{place}: its {len(files)} files are not of one moment of a run; take all of them from one commit")
+    soft = {key.removeprefix(_SOFT_HEAD): value for key, value in tensors.items() if key.startswith(_SOFT_HEAD)}
+    network = {key: value for key, value in tensors.items() if not key.startswith(_SOFT_HEAD)}
+    return {key: json.loads(value) for key, value in moments[0].items()}, network, soft
 
 
 def network_of(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> CutNetwork:
