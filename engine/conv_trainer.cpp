@@ -45,6 +45,10 @@ BITREPLAY_WIDE void widen(const int16_t* v, int64_t count, float* out) {
   for (int64_t i = 0; i < count; ++i) out[i] = static_cast<float>(v[i]);
 }
 
+BITREPLAY_WIDE void put_scaled(const int32_t* v, float scale, int64_t count, float* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = static_cast<float>(v[i]) * scale;
+}
+
 BITREPLAY_WIDE void add_scaled(const int32_t* v, float scale, int64_t count, float* out) {
   for (int64_t i = 0; i < count; ++i) out[i] += static_cast<float>(v[i]) * scale;
 }
@@ -169,7 +173,6 @@ void ConvTrainer::forward(const Batch& batch, const float* x, const float* weigh
 void ConvTrainer::backward(const Batch& batch, const float* g, const uint64_t* bits, const uint64_t* gate, const float* weight,
                            int gradient_bits, float* dx, float* dw) {
   const int64_t channels = batch.channels, pixels = int64_t{batch.height} * batch.width, weights = channels * kTaps * channels;
-  std::fill_n(dw, weights, 0.0f);
   float largest[kParts];
   workers_.run(kParts, [&](int part) {
     largest[part] = largest_of(g + share(batch.size(), part), share(batch.size(), part + 1) - share(batch.size(), part));
@@ -177,6 +180,7 @@ void ConvTrainer::backward(const Batch& batch, const float* g, const uint64_t* b
   const float top = *std::max_element(largest, largest + kParts);
   if (!(top > 0.0f) || !std::isfinite(top)) {
     std::fill_n(dx, batch.size(), std::isfinite(top) ? 0.0f : top);
+    std::fill_n(dw, weights, 0.0f);
     return;
   }
   const float scale = static_cast<float>((1 << (gradient_bits - 1)) - 1) / top, unit = 1.0f / scale;
@@ -216,7 +220,8 @@ void ConvTrainer::backward(const Batch& batch, const float* g, const uint64_t* b
     static_cast<void>(width);
     weight_gradient(part, gradient_bits, rounded, bits + start * batch.words(), sums, scratch, workers_);
     workers_.run(kParts, [&](int p) {
-      add_scaled(sums + share(weights, p), unit, share(weights, p + 1) - share(weights, p), dw + share(weights, p));
+      const int64_t first = share(weights, p), count = share(weights, p + 1) - first;
+      (from == 0 ? put_scaled : add_scaled)(sums + first, unit, count, dw + first);
     });
   }
 }

@@ -43,7 +43,7 @@ struct Result {
   explicit Result(std::initializer_list<size_t> shape) {
     size_t count = 1;
     for (const size_t s : shape) count *= s;
-    auto owner = std::make_unique<T[]>(count);
+    auto owner = std::make_unique_for_overwrite<T[]>(count);
     data = owner.get();
     nb::capsule capsule(owner.release(), [](void* p) noexcept { delete[] static_cast<T*>(p); });
     array = nb::cast(nb::ndarray<nb::numpy, T>(data, shape, capsule));

@@ -7,6 +7,7 @@ when a command runs.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -107,6 +108,8 @@ def pretrain(
     threads: Annotated[int | None, typer.Option(help="Threads of torch.", min=1)] = None,
 ) -> None:
     """Train a network off the device. Options left out keep the defaults of Recipe and NetworkConfig, which are shown at the start."""
+    # Before torch comes: its idle threads would spin for milliseconds on the cores that the engine's kernels are working on.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     import torch
 
     from .training.pretrain import CHECKPOINT, found_network
@@ -182,8 +185,6 @@ def soft_labels(
     threads: Annotated[int | None, typer.Option(help="Threads of the teacher. Default: all cores.", min=1)] = None,
 ) -> None:
     """Ask a teacher for its answers to crops of all training pictures, once, for pretrain --soft-labels."""
-    import os
-
     from .data import cached_split
     from .training.pretrain import STORED
     from .training.soft_labels import Crops, make_soft_labels

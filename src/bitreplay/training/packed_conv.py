@@ -20,7 +20,7 @@ class _Convolve(torch.autograd.Function):
         channels = len(w)
         weight = w.detach().permute(0, 2, 3, 1).float().contiguous().view(channels, 9, channels)
         z, bits, gate = trainer.forward(x.detach().permute(0, 2, 3, 1).float().contiguous().numpy(), weight.numpy(), clip)
-        ctx.trainer, ctx.bits, ctx.gate, ctx.gradient_bits, ctx.clip = trainer, bits, gate, gradient_bits, clip
+        ctx.trainer, ctx.bits, ctx.gate, ctx.gradient_bits = trainer, bits, gate, gradient_bits
         ctx.save_for_backward(weight)
         return torch.from_numpy(z).permute(0, 3, 1, 2)
 
@@ -29,13 +29,20 @@ class _Convolve(torch.autograd.Function):
         (weight,) = ctx.saved_tensors
         g = grad_outputs[0].permute(0, 2, 3, 1).float().contiguous()
         dx, dw = ctx.trainer.backward(g.numpy(), ctx.bits, ctx.gate, weight.numpy(), ctx.gradient_bits)
-        passed = torch.from_numpy(dw).mul_(weight.abs() <= ctx.clip)
         channels = len(weight)
-        return torch.from_numpy(dx).permute(0, 3, 1, 2), passed.view(channels, 3, 3, channels).permute(0, 3, 1, 2), None, None, None
+        return (
+            torch.from_numpy(dx).permute(0, 3, 1, 2),
+            torch.from_numpy(dw).view(channels, 3, 3, channels).permute(0, 3, 1, 2),
+            None,
+            None,
+            None,
+        )
 
 
 class PackedConv:
     """Dot products of sign(x) and sign(W) over 3x3 windows padded with +1, with the plain straight-through gradient of both signs.
+
+    The gradient of W passes everywhere: `BinaryConv2d.clip_weights` keeps the weights where it does.
 
     Parameters
     ----------
