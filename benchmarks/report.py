@@ -212,6 +212,37 @@ def memory_table(experiments: list[dict[str, Any]]) -> str:
     return table(head, rows)
 
 
+def features_table(lines: list[dict[str, Any]]) -> str:
+    """What frozen features are worth, from benchmarks/backbone.py; the last line of each backbone and moment counts."""
+    last = {(line["backbone"], line["epochs"], line["note"]): line for line in lines if line["split"] == "test"}
+    rows = []
+    for (name, epochs, note), line in last.items():
+        few = [f"{line[key]:.1f} ± {line[key + '_sd']:.1f}" for key in ("photos_10", "photos_20", "cifar10_20")]
+        hours = "" if line["hours"] is None else f"{line['hours']:.1f}"
+        cells = (f"{line['top1']:.1f}", f"{line['photos']:.1f}", few[0], few[1], f"{line['cifar10']:.1f}", few[2])
+        rows.append((name, str(line["config"]["image_size"]), "" if epochs is None else str(epochs), hours, *cells, note))
+    few_heads = ("photos, 10 a class", "photos, 20 a class", "CIFAR-10", "CIFAR-10, 20 a class")
+    return table(("", "pixels", "epochs", "hours", "Tiny-ImageNet top-1, %", "photos, all", *few_heads, ""), rows)
+
+
+def training_step_table(lines: list[dict[str, Any]]) -> str:
+    """The last run of benchmarks/training_step.py."""
+    if not lines:
+        return ""
+    line = lines[-1]
+    rows = []
+    for step in line["steps"]:
+        median, least = step["median_ms"], step["min_ms"]
+        cells = [f"{median[phase]:.0f} ({least[phase]:.0f})" for phase in ("batch", "forward", "backward", "optimizer")]
+        rows.append((step["convolutions"], *cells, f"{sum(median.values()) - median['batch']:.0f}"))
+    floor = ", ".join(f"{value:.0f} ms in {kind}" for kind, value in line["floor_ms"].items())
+    return (
+        table(("binary convolutions", "batch, beside the rest", "forward", "backward", "optimizer", "step"), rows)
+        + f"\n\nMilliseconds, median (least) of the steps; {line['network']} at {line['image_size']} pixels, batches of {line['batch_size']}, {line['threads']} threads, torch "
+        f"{line['torch']}. The binary convolutions of a step are {line['work'] / 1e9:.0f} G multiply-adds; at the rate of torch's matrix product on the same machine they take {floor}."
+    )
+
+
 def commands(*lines: str) -> str:
     """As a block of the docs; hours each, so that `tests/test_docs_commands.py` looks at their options only."""
     return "\n".join(["<!-- options only: runs for long -->", "```sh", *lines, "```", ""])
@@ -228,6 +259,11 @@ def main() -> None:
     choose = ROOT / "docs" / "choose.md"
     text = replace_between(choose.read_text(), "<!-- table: backbones -->", "<!-- end -->", backbone_table(experiments))
     choose.write_text(replace_between(text, "<!-- table: memory -->", "<!-- end -->", memory_table(experiments)))
+    pages = ROOT / "docs" / "backbone.md"
+    text = replace_between(pages.read_text(), "<!-- table: features -->", "<!-- end -->", features_table(read("backbone_features.jsonl")))
+    pages.write_text(
+        replace_between(text, "<!-- table: training step -->", "<!-- end -->", training_step_table(read("training_step.jsonl")))
+    )
     commits = sorted({line["commit"] for line in lines if line["split"] == "test"})
     models = sorted({line["model"] for line in lines if line["split"] == "test"})
     parts = [
