@@ -155,13 +155,11 @@ def test_decoded_bits_are_the_cut_of_the_float_network(base: Base) -> None:
 
 
 def test_the_first_experience_trains_the_whole_network_and_is_kept(tmp_path: Path) -> None:
-    from bitreplay.training.pretrain import CHECKPOINT
     from bitreplay.training.weights import save_weights
 
     made = network(QUICK)
     state = {"model": made.state_dict(), "config": QUICK.to_dict(), "recipe": {}, "names": [], "epoch": 1}
-    torch.save(state, tmp_path / CHECKPOINT)
-    save_weights(tmp_path / CHECKPOINT, tmp_path, "tiny")
+    save_weights(state, tmp_path / "tiny")
     settings = BaseSettings(weights=str(tmp_path / "tiny"), first_experience="whole", epochs=2, batch_size=20, learning_rate=0.01)
     train, test = pictures(80, 70), pictures(40, 71)
     rows = np.flatnonzero(train.labels < 2)

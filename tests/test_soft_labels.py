@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -232,3 +234,16 @@ def test_the_ready_made_teacher_knows_a_thousand_classes() -> None:
     teacher = efficientnet_lite0(64)
     assert teacher.digest() != efficientnet_lite0(96).digest()
     assert teacher.answers(1)(torch.zeros(2, 3, 64, 64)).shape == (2, 1000)
+
+
+def test_the_example_labels_pictures_with_a_module_of_ones_own(tmp_path: Path) -> None:
+    for name, colour in (("red", (200, 0, 0)), ("blue", (0, 0, 200))):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for i in range(3):
+            Image.new("RGB", (40, 30), colour).save(tmp_path / "pictures" / name / f"{i}.png")
+    script = Path(__file__).parents[1] / "examples" / "own_teacher.py"
+    done = subprocess.run(
+        [sys.executable, script, tmp_path / "pictures", tmp_path / "x.labels"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{tmp_path / 'x.labels'}: 4 crops of 6 pictures\n"
+    assert SoftLabels(tmp_path / "x.labels").header.teacher == "my network"

@@ -32,7 +32,7 @@ def save_weights(state: dict[str, Any], place: Path) -> list[Path]:
 
     Each file is replaced atomically, and says of which moment of the run it is.
     """
-    soft = {_SOFT_HEAD + key: value for key, value in state["soft_head"].items()}
+    soft = {_SOFT_HEAD + key: value for key, value in state.get("soft_head", {}).items()}
     shards: list[dict[str, torch.Tensor]] = [{}]
     used = 0
     for key, tensor in sorted((state["model"] | soft).items()):
@@ -44,7 +44,7 @@ def save_weights(state: dict[str, Any], place: Path) -> list[Path]:
             used = 0
         shards[-1][key] = half
         used += size
-    told = {key: json.dumps(state[key]) for key in _TOLD} | {"shards": str(len(shards))}
+    told = {key: json.dumps(state[key]) for key in _TOLD if key in state} | {"shards": str(len(shards))}
     place.parent.mkdir(parents=True, exist_ok=True)
     old = weight_files(place)
     files = [place.with_name(f"{place.name}-{i:05d}.safetensors") for i in range(len(shards))]
