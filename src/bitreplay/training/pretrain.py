@@ -30,11 +30,12 @@ from .batches import Batches
 from .packed_conv import PackedConv, use_packed
 from .recipe import Recipe
 from .soft_labels import SoftLabels, cross_entropy
-from .weights import load_weights, save_weights, weight_files
+from .weights import TOLD, load_weights, save_weights, weight_files
 from .zoo.network import CutNetwork, NetworkConfig
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
+_KEYS = {*TOLD, "model", "soft_head", "optimizer"}
 STORED = 2  # pictures are kept at up to this many times the network's size, so that a crop of half the side loses nothing
 
 
@@ -79,7 +80,7 @@ def _save(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read what `pretrain` wrote: keys config, recipe, epoch, step, model, soft_head, optimizer, names, teacher, labels, crops, loss, seconds, hours.
+    """Read what `pretrain` wrote: a dict with the keys of `_KEYS`, plain values and tensors.
 
     Raises
     ------
@@ -90,8 +91,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, KeyError, EOFError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: expected a checkpoint that pretrain wrote, got a file that torch cannot read as one") from error
-    if not isinstance(state, dict) or not {"config", "recipe", "epoch", "model", "names"} <= set(state):
-        raise ValueError(f"{path}: expected a checkpoint that pretrain wrote, got something else; name its checkpoint.pt")
+    if not isinstance(state, dict) or not set(state) >= _KEYS:
+        raise ValueError(f"{path}: expected a checkpoint that this version's pretrain wrote, got something else; name its checkpoint.pt")
     return state
 
 
@@ -227,16 +228,18 @@ def pretrain(
     known = told.get("teacher")
     epoch = step = 0
     crops, total, seconds, hours = 0, 0.0, 0.0, 0.0
+    history: list[dict[str, Any]] = []
     if start is not None:
         network.load_state_dict(start["model"])
         known, soft_head = start["teacher"], start["soft_head"]
         epoch, step, crops, total, seconds, hours = (start[key] for key in ("epoch", "step", "crops", "loss", "seconds", "hours"))
+        history = list(start["history"])
     if student.soft_head is not None and known == teacher:
         student.soft_head.load_state_dict(soft_head)
-    if start is not None and start["optimizer"] is not None and (known is None) == (teacher is None):
+    warm_from = epoch * steps_an_epoch + step  # without moments the rate warms up from here on
+    if start is not None and start["optimizer"] is not None and known == teacher:
         optimizer.load_state_dict(start["optimizer"])
-    fresh = not optimizer.state  # no moments yet: the rate warms up from here on
-    began_at = epoch * steps_an_epoch + step if fresh else 0
+        warm_from = start["warm_from"]
     if compiled:
         network.prefix.compile()
         network.tail.compile()
@@ -260,6 +263,8 @@ def pretrain(
             "loss": total,
             "seconds": seconds,
             "hours": hours,
+            "warm_from": warm_from,
+            "history": history,
             "model": network.state_dict(),
             "soft_head": {} if student.soft_head is None else student.soft_head.state_dict(),
             "optimizer": optimizer.state_dict(),
@@ -285,7 +290,7 @@ def pretrain(
                 network.cut.strength = recipe.strength(epoch + step / steps_an_epoch)
             at = epoch * steps_an_epoch + step
             for group in optimizer.param_groups:
-                group["lr"] = recipe.rate(at, steps, at - began_at)
+                group["lr"] = recipe.rate(at, steps, at - warm_from)
             images = batch.images[rank::world].to(device, memory_format=torch.channels_last)
             logits, soft_logits = model(images)
             loss = F.cross_entropy(logits.float(), batch.labels[rank::world].to(device))
@@ -316,10 +321,10 @@ def pretrain(
             line["crops"] = crops
         if fabric.is_global_zero and valid is not None:
             line["valid_top1"] = top1(network, valid)
+        history.append(line)
         state = save()
         if fabric.is_global_zero:
-            with (out / LOG).open("a") as log:
-                log.write(json.dumps(line) + "\n")
+            replace_file(out / LOG, "".join(json.dumps(line) + "\n" for line in history).encode())
         progress(line)
         fabric.barrier()
     return state

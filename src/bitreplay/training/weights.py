@@ -19,7 +19,7 @@ from .zoo.network import CutNetwork, NetworkConfig
 SHARD_BYTES = 6 * 2**20 - 65536
 _SOFT_HEAD = "soft_head."
 # What a run needs beside its tensors to go on elsewhere.
-_TOLD = ("config", "recipe", "names", "epoch", "step", "teacher", "labels", "crops", "loss", "seconds", "hours")
+TOLD = ("config", "recipe", "names", "epoch", "step", "teacher", "labels", "crops", "loss", "seconds", "hours", "warm_from", "history")
 
 
 def weight_files(place: Path) -> list[Path]:
@@ -44,7 +44,7 @@ def save_weights(state: dict[str, Any], place: Path) -> list[Path]:
             used = 0
         shards[-1][key] = half
         used += size
-    told = {key: json.dumps(state[key]) for key in _TOLD if key in state} | {"shards": str(len(shards))}
+    told = {key: json.dumps(state[key]) for key in TOLD if key in state} | {"shards": str(len(shards))}
     place.parent.mkdir(parents=True, exist_ok=True)
     old = weight_files(place)
     files = [place.with_name(f"{place.name}-{i:05d}.safetensors") for i in range(len(shards))]
