@@ -235,7 +235,7 @@ def test_labels_and_teachers_that_do_not_fit_are_refused(tmp_path: Path, picture
     (tmp_path / "text").write_text("no checkpoint")
     torch.save({"other": 1}, tmp_path / "other.pt")
     for name in ("text", "other.pt"):
-        with pytest.raises(ValueError, match="expected a checkpoint that (this version's )?pretrain wrote"):
+        with pytest.raises(ValueError, match=r"expected a checkpoint that (this version's )?pretrain wrote"):
             checkpoint_teacher(tmp_path / name)
     for values, message in (
         ({"soft_share": 2}, "soft_share: expected 0 to 1, got 2"),
