@@ -451,6 +451,7 @@ def test_a_state_of_another_model_is_taught_with_that_model_only(tmp_path: Path)
         ("sklearn", ("demo", "--out", "OUT"), "demo"),
         ("torch", ("pretrain", "DIR", "OUT"), "train"),
         ("torch", ("export", "OUT", "OUT", "--data", "DIR", "--name", "n"), "train"),
+        ("torch", ("soft-labels", "DIR", "OUT"), "train"),
     ],
 )
 def test_missing_extra_is_named(
@@ -512,6 +513,58 @@ def test_pretrain_continue_export(tmp_path: Path) -> None:
     assert "expected JSON" in run(*words, "--card", tmp_path / "card.json", code=1)[1]
     assert "expected" in run("pretrain", data, tmp_path / "b", "--widths", "8,x", code=2)[1]
     assert run("pretrain", data, tmp_path / "b", "--widths", "8", "--blocks", "1,2", code=1)[1].startswith("error: blocks: expected")
+
+
+def test_soft_labels_and_pretrain_from_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch", reason="torch is not installed (extra train)")
+    pytest.importorskip("lightning_fabric", reason="Lightning Fabric is not installed (extra train)")
+    data, labels = tmp_path / "data", tmp_path / "colours.labels"
+    write_lesson(data / "train", ["blue", "red"])
+    write_lesson(data / "valid", ["red"], first_seed=1000)  # matched by name: "blue" has no validation pictures
+    shape = ("--widths", "8,16", "--blocks", "1,1", "--tail-blocks", 1, "--threads", 1)
+    recipe = ("--batch-size", 8, "--precision", "32-true", "--warmup-steps", 1, "--epochs", 2, "--cut-start", 0, "--cut-ramp", 0)
+    teacher = tmp_path / "teacher"
+    run("pretrain", data, teacher, *shape, *recipe, "--family", "residual", "--cut", "none")
+    shown, _ = run("soft-labels", data, labels, "--teacher", teacher / "checkpoint.pt", "--crops", 2, "--kept", 2)
+    assert shown.startswith(f"{labels}: 2 crops of 24 pictures, answered by residual of 32 pixels")
+    before = labels.read_bytes()
+    run("soft-labels", data, labels, "--teacher", teacher / "checkpoint.pt", "--crops", 2, "--kept", 2)  # nothing is left to do
+    assert labels.read_bytes() == before
+    for words, message in (
+        (("--crops", 3, "--kept", 2), f"error: {labels}: was begun with another crops; name another file, or give the same again"),
+        (("--crops", 2, "--kept", 3), "error: kept: expected 1 to 2, the teacher's classes, got 3"),
+    ):
+        assert run("soft-labels", data, labels, "--teacher", teacher / "checkpoint.pt", *words, code=1)[1].strip() == message
+    assert "which is no file" in run("soft-labels", data, labels, "--teacher", "resnet", code=1)[1]
+    assert (
+        "is that of the checkpoint"
+        in run("soft-labels", data, labels, "--teacher", teacher / "checkpoint.pt", "--image-size", 64, code=2)[1]
+    )
+
+    student = ("pretrain", data, tmp_path / "student", *shape, *recipe, "--soft-labels", labels)
+    shown, _ = run(*student, "--until", 1, "--checkpoint-to", tmp_path / "weights" / "student")
+    assert "soft_share=0.5" in shown
+    run(*student)
+    log = [json.loads(line) for line in (tmp_path / "student" / "log.jsonl").read_text().splitlines()]
+    assert [(line["epoch"], line["crops"]) for line in log] == [(1, 2), (2, 2)]
+    assert log[-1]["valid_top1"] in (0, 1) or log[-1]["valid_top1"] > 0.5
+    elsewhere = ("pretrain", data, tmp_path / "elsewhere", "--resume", tmp_path / "weights" / "student", "--threads", 1)
+    assert "soft_labels: expected a file" in run(*elsewhere, code=1)[1]
+    run(*elsewhere, "--soft-labels", labels)
+    assert len((tmp_path / "elsewhere" / "log.jsonl").read_text().splitlines()) == 2
+    assert "widths: " in run("pretrain", data, tmp_path / "student", "--widths", "8,24", code=1)[1]
+
+    from bitreplay.training import pretrain as module
+
+    monkeypatch.setattr(module, "_save", interrupt)
+    out = tmp_path / "interrupted"
+    assert f"the same command goes on from {out / 'checkpoint.pt'}" in run("pretrain", data, out, *shape, *recipe, code=130)[1]
+    for name in ("model.pt", "weights/none"):
+        assert run("pretrain", data, tmp_path / "x", "--resume", tmp_path / name, code=1)[1].startswith("error: ")
+
+
+def interrupt(*args: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_undo_forget_and_rename(taught: Path, tmp_path: Path) -> None:
