@@ -243,6 +243,18 @@ def training_step_table(lines: list[dict[str, Any]]) -> str:
     )
 
 
+def gradient_bits_table(lines: list[dict[str, Any]]) -> str:
+    """Short runs with torch's convolutions and the engine's, from benchmarks/gradient_bits.py."""
+    rows = []
+    for bits in dict.fromkeys(line["gradient_bits"] for line in lines):
+        found = [line for line in lines if line["gradient_bits"] == bits]
+        cells = [
+            f"{statistics.mean(v):.3f} ± {statistics.stdev(v):.3f}" for v in ([line[key] for line in found] for key in ("loss", "top1"))
+        ]
+        rows.append((f"engine, {bits}-bit gradients" if bits else "torch, bfloat16", *cells, str(len(found))))
+    return table(("binary convolutions", "loss of the last epoch", "top-1, %", "seeds"), rows) if rows else ""
+
+
 def commands(*lines: str) -> str:
     """As a block of the docs; hours each, so that `tests/test_docs_commands.py` looks at their options only."""
     return "\n".join(["<!-- options only: runs for long -->", "```sh", *lines, "```", ""])
