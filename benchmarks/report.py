@@ -237,9 +237,9 @@ def training_step_table(lines: list[dict[str, Any]]) -> str:
         rows.append((step["convolutions"], *cells, f"{sum(median.values()) - median['batch']:.0f}"))
     floor = ", ".join(f"{value:.0f} ms in {kind}" for kind, value in line["floor_ms"].items())
     return (
-        table(("binary convolutions", "batch, beside the rest", "forward", "backward", "optimizer", "step"), rows)
-        + f"\n\nMilliseconds, median (least) of the steps; {line['network']} at {line['image_size']} pixels, batches of {line['batch_size']}, {line['threads']} threads, torch "
-        f"{line['torch']}. The binary convolutions of a step are {line['work'] / 1e9:.0f} G multiply-adds; at the rate of torch's matrix product on the same machine they take {floor}."
+        table(("binary convolutions", "batch (in a parallel thread, not in the step)", "forward", "backward", "optimizer", "step"), rows)
+        + f"\n\nMilliseconds per step, median (minimum); {line['network']} at {line['image_size']} pixels, batches of {line['batch_size']}, {line['threads']} threads, torch "
+        f"{line['torch']}. The binary convolutions of a step need {line['work'] / 1e9:.0f} G multiply-adds; at the speed of torch's matrix product on the same machine, these would take {floor}."
     )
 
 

@@ -531,13 +531,16 @@ def test_soft_labels_and_pretrain_from_them(tmp_path: Path, monkeypatch: pytest.
     run("soft-labels", data, labels, "--teacher", teacher / "checkpoint.pt", "--crops", 2, "--kept", 2)  # nothing is left to do
     assert labels.read_bytes() == before
     for words, message in (
-        (("--crops", 3, "--kept", 2), f"error: {labels}: was begun with another crops; name another file, or give the same again"),
+        (
+            ("--crops", 3, "--kept", 2),
+            f"error: {labels}: was begun with different crops; choose another file, or repeat the original settings",
+        ),
         (("--crops", 2, "--kept", 3), "error: kept: expected 1 to 2, the teacher's classes, got 3"),
     ):
         assert run("soft-labels", data, labels, "--teacher", teacher / "checkpoint.pt", *words, code=1)[1].strip() == message
-    assert "which is no file" in run("soft-labels", data, labels, "--teacher", "resnet", code=1)[1]
+    assert "which is not a file" in run("soft-labels", data, labels, "--teacher", "resnet", code=1)[1]
     assert (
-        "is that of the checkpoint"
+        "the checkpoint fixes the image size"
         in run("soft-labels", data, labels, "--teacher", teacher / "checkpoint.pt", "--image-size", 64, code=2)[1]
     )
 
@@ -558,7 +561,7 @@ def test_soft_labels_and_pretrain_from_them(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(module, "_save", interrupt)
     out = tmp_path / "interrupted"
-    assert f"the same command goes on from {out / 'checkpoint.pt'}" in run("pretrain", data, out, *shape, *recipe, code=130)[1]
+    assert f"run the same command to continue from the last checkpoint in {out}" in run("pretrain", data, out, *shape, *recipe, code=130)[1]
     for name in ("model.pt", "weights/none"):
         assert run("pretrain", data, tmp_path / "x", "--resume", tmp_path / name, code=1)[1].startswith("error: ")
 

@@ -168,7 +168,7 @@ def test_labels_of_others_are_refused(tmp_path: Path, data: ImageSet) -> None:
         (data, plain(), replace(CROPS, seed=5), "crops"),
         (replace(data, digest="e" * 64), plain(), CROPS, "pictures"),
     ):
-        with pytest.raises(ValueError, match=f"x: was begun with another {what}; name another file"):
+        with pytest.raises(ValueError, match=f"x: was begun with different {what}; choose another file"):
             make_soft_labels(other, path, teacher, crops=crops)
     with pytest.raises(ValueError, match="kept: expected 1 to 7, the teacher's classes, got 9"):
         make_soft_labels(data, tmp_path / "y", plain(), crops=CROPS, kept=9)

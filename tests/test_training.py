@@ -230,7 +230,7 @@ def test_labels_and_teachers_that_do_not_fit_are_refused(tmp_path: Path, picture
     with pytest.raises(ValueError, match=r"x\.labels: made for other pictures \(digest .*, 60 pictures\) than those of .*other"):
         pretrain(other, tmp_path / "x", CONFIG, taught, soft_labels=labels)
     pretrain(pictures, tmp_path / "early", CONFIG, replace(RECIPE, cut_start=2), until=1, cache=cache)
-    with pytest.raises(ValueError, match="stands at epoch 1, before its cut is binary"):
+    with pytest.raises(ValueError, match="is at epoch 1, before its cut is fully binary"):
         checkpoint_teacher(tmp_path / "early" / CHECKPOINT)
     (tmp_path / "text").write_text("no checkpoint")
     torch.save({"other": 1}, tmp_path / "other.pt")
@@ -427,11 +427,11 @@ def test_shards_of_two_moments_are_refused(tmp_path: Path, pictures: Path, monke
     load_weights(place)
     new = files[1].read_bytes()
     files[1].write_bytes(old)
-    with pytest.raises(ValueError, match="files are not of one moment of a run; take all of them from one commit"):
+    with pytest.raises(ValueError, match="files are not one complete set from a single checkpoint; take all of them from one commit"):
         load_weights(place)
     files[1].write_bytes(new)
     files[-1].unlink()
-    with pytest.raises(ValueError, match="not of one moment"):
+    with pytest.raises(ValueError, match="not one complete set"):
         load_weights(place)
     files[1].write_bytes(new[:100])
     with pytest.raises(ValueError, match="expected weights that bitreplay wrote"):

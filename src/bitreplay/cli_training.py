@@ -42,7 +42,7 @@ def pretrain(
         Path, typer.Argument(readable=False, metavar="OUT", help="Folder for checkpoint and log; a checkpoint in it is continued.")
     ],
     network: Annotated[
-        str | None, typer.Option(help="A network by name, such as reactnet-18; the options below that are given change it.")
+        str | None, typer.Option(help="A network by name, such as reactnet-18; the network options below override parts of it.")
     ] = None,
     family: Annotated[str | None, typer.Option(help="quicknet, reactnet, birealnet, or residual (float, a teacher).")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the square input in pixels.", min=1)] = None,
@@ -64,11 +64,16 @@ def pretrain(
     smallest: Annotated[float | None, typer.Option(help="Smallest random crop, as a share of the picture's area.", min=0, max=1)] = None,
     stretch: Annotated[float | None, typer.Option(help="Largest ratio of a crop's sides.", min=1, max=4)] = None,
     blurred: Annotated[
-        float | None, typer.Option(help="Share of the pictures of which the network sees a smaller copy, enlarged again.", min=0, max=1)
+        float | None,
+        typer.Option(help="Share of the pictures that are shrunk and enlarged again, so that the network sees them blurred.", min=0, max=1),
     ] = None,
     gradient_bits: Annotated[
         int | None,
-        typer.Option(help="On a CPU: bits of the gradients of QuickNet's convolutions, 8 to 16; 0 computes them in floats.", min=0, max=16),
+        typer.Option(
+            help="On a CPU: bits for gradients in QuickNet's binary convolutions, 8 to 16; 0 leaves these convolutions to torch.",
+            min=0,
+            max=16,
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Keys every random draw.", min=0)] = None,
     precision: Annotated[str | None, typer.Option(help="Precision of Lightning Fabric, such as 32-true or bf16-mixed.")] = None,
@@ -89,19 +94,25 @@ def pretrain(
     ] = None,
     soft_share: Annotated[
         float | None,
-        typer.Option(help="Share of what features learn that comes from soft labels. Default: 0.5 with a file.", min=0, max=1),
+        typer.Option(help="Share of the features' gradient that comes from soft labels. Default: 0.5 with --soft-labels.", min=0, max=1),
     ] = None,
     until: Annotated[int | None, typer.Option(help="Stop after this many epochs of the schedule.", min=1)] = None,
     cache: Annotated[
         Path | None, typer.Option(readable=False, help="Folder for decoded pictures. Default: OUT/cache.", metavar="DIR")
     ] = None,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile the layers first: up to twice as fast, needs a C++ compiler.")
+        bool,
+        typer.Option(
+            "--compile",
+            help="Compile the layers first: up to twice as fast for ReActNet and Bi-Real, not for QuickNet; needs a C++ compiler.",
+        ),
     ] = False,
     checkpoint_to: Annotated[
         Path | None,
         typer.Option(
-            readable=False, help="Write what continues the run elsewhere here, too: weights in halves, a few MB.", metavar="FOLDER/NAME"
+            readable=False,
+            help="Also save here what another machine needs to continue the run: fp16 weights, a few MB.",
+            metavar="FOLDER/NAME",
         ),
     ] = None,
     save_minutes: Annotated[float, typer.Option(help="Time between two checkpoints.", min=0)] = 5,
@@ -160,7 +171,7 @@ def pretrain(
             progress=report,
         )
     except KeyboardInterrupt:
-        fail(f"interrupted: the same command goes on from {out / CHECKPOINT}", 130)
+        fail(f"interrupted: run the same command to continue from the last checkpoint in {out}", 130)
     say(f"{out / CHECKPOINT}: written")
 
 
@@ -172,7 +183,7 @@ def soft_labels(
         str, typer.Option(help="efficientnet-lite0, or the checkpoint of a network that pretrain trained.", metavar="NAME|FILE")
     ] = "efficientnet-lite0",
     image_size: Annotated[
-        int | None, typer.Option(help="Side of what a ready-made teacher looks at, in pixels. Default: 160.", min=32, max=1024)
+        int | None, typer.Option(help="Input side of a ready-made teacher, in pixels. Default: 160.", min=32, max=1024)
     ] = None,
     crops: Annotated[int, typer.Option(help="Crops of each picture.", min=1, max=1024)] = 4,
     kept: Annotated[int, typer.Option(help="Classes of each answer that are kept.", min=1, max=255)] = 5,
@@ -194,10 +205,10 @@ def soft_labels(
         seen_by = READY_MADE[teacher](image_size or 160)
     elif Path(teacher).is_file():
         if image_size is not None:
-            raise typer.BadParameter("--image-size is that of the checkpoint; leave it out")
+            raise typer.BadParameter("the checkpoint fixes the image size; leave --image-size out")
         seen_by = checkpoint_teacher(Path(teacher))
     else:
-        raise ValueError(f"teacher: expected {' or '.join(READY_MADE)}, or the checkpoint of a network, got {teacher}, which is no file")
+        raise ValueError(f"teacher: expected {' or '.join(READY_MADE)}, or the checkpoint of a network, got {teacher}, which is not a file")
     pictures = cached_split(data, "train", STORED * seen_by.image_size, cache or out.with_name(out.name + ".cache"), enlarge=False)
     if pictures is None:
         raise ValueError(f"{data}: expected training pictures, found none")
@@ -213,7 +224,7 @@ def soft_labels(
                 progress=bar,
             )
         except KeyboardInterrupt:
-            fail(f"interrupted: what is labelled is in {out}; the same command goes on", 130)
+            fail(f"interrupted: the labels so far are in {out}; run the same command to continue", 130)
     say(f"{out}: {labels.complete} crops of {labels.header.count:,} pictures, answered by {seen_by.name}")
 
 

@@ -242,5 +242,5 @@ def by_name(data: ImageSet, names: Sequence[str], where: str) -> ImageSet:
     used = [data.names[label] for label in np.unique(data.labels)]
     strange = [name for name in used if name not in number]
     if strange:
-        raise ValueError(f"{where}: expected the classes of the training pictures, got {strange[0]!r} as well; rename it, or take it away")
+        raise ValueError(f"{where}: expected the classes of the training pictures, got {strange[0]!r} as well; rename or remove it")
     return replace(data, labels=np.array([number.get(name, -1) for name in data.names], np.int64)[data.labels], names=tuple(names))

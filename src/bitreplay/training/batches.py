@@ -47,7 +47,7 @@ class Batches:
     ----------
     data : training pictures.
     soft : soft labels of them, or None.
-    crops : how many crops of each picture are learned from, with soft labels: a picture shows another one every epoch, all of them in turn.
+    crops : with soft labels, how many crops of each picture to learn from; each epoch shows the next one, in rotation.
     image_size : side of the network's input in pixels.
     recipe : batch size, seed, and, without soft labels, what crops are like.
     epoch : number of the epoch, from 0.

@@ -1,6 +1,6 @@
 """The binary convolution of a block in training, by the engine's kernels: packed bits forward, integer gradients backward (docs/method.md, section 2.6).
 
-Owns the way between torch's tensors and the engine's arrays.  On a CPU alone; what else there is stays with torch.
+Owns the conversion between torch's tensors and the engine's arrays.  CPU only; everything else stays with torch.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class PackedConv:
     Parameters
     ----------
     threads : of the engine.
-    gradient_bits : to which a gradient is rounded, 8 to 16, once and to nearest, as a share of its largest value.
+    gradient_bits : 8 to 16; a gradient is rounded once, to nearest, to signed integers of this many bits, scaled by its largest magnitude.
     """
 
     def __init__(self, threads: int, gradient_bits: int) -> None:

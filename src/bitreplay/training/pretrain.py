@@ -102,7 +102,7 @@ def _continued(resume: Path) -> dict[str, Any]:
         return load_checkpoint(resume)
     told, model, soft_head = load_weights(resume)
     if "epoch" not in told:
-        raise ValueError(f"{resume}: these weights belong to no run that goes on; start from them with --init")
+        raise ValueError(f"{resume}: these weights hold no run to continue; start from them with --init")
     return {**told, "model": model, "soft_head": soft_head, "optimizer": None}
 
 
@@ -184,13 +184,17 @@ def pretrain(
             recipe = Recipe(**start["recipe"])
         else:
             if start["epoch"] > start["recipe"]["cut_start"] and found.cut != config.cut:
-                raise ValueError("cut: the checkpoint was trained with its cut already; branch from one before its cut_start")
+                raise ValueError(
+                    "cut: the checkpoint has already trained past its cut_start, so its cut cannot change; branch from one before its cut_start"
+                )
             _check_network(config, found, resume or own, ("cut", "image_size", "stem_strides"))
     elif init is not None:
         told, weights, soft_head = load_weights(init)
         _check_network(config, NetworkConfig.from_dict(told["config"]), init, ("cut", "image_size", "stem_strides"))
     if (soft_labels is None) != (recipe.soft_share == 0):
-        wanted = "a file, since the recipe has a soft_share" if soft_labels is None else "a soft_share above 0 beside it"
+        wanted = (
+            "a file, because the recipe's soft_share is above 0" if soft_labels is None else "a soft_share above 0 with a file of labels"
+        )
         raise ValueError(f"soft_labels: expected {wanted}")
     labels = None if soft_labels is None else SoftLabels(soft_labels)
     identity = None if labels is None else labels.identity
@@ -304,7 +308,7 @@ def pretrain(
             total += float(loss.detach())
             if not math.isfinite(total):
                 raise ValueError(
-                    f"the loss is no longer finite in epoch {epoch}, step {step}: go on from the last checkpoint with a lower learning rate"
+                    f"the loss became infinite or NaN in epoch {epoch}, step {step}; --resume the last checkpoint in another folder, with a lower learning rate"
                 )
             step += 1
             now = time.monotonic()

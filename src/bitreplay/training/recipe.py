@@ -19,9 +19,9 @@ class Recipe:
     cut_start, cut_ramp : epochs (fractions allowed) after which, and over which, the cut is blended in.
     smallest, stretch : random crops, as `crops.draw_boxes` takes them: smallest area, largest ratio of sides.  Soft labels bring crops of their own.
     seed : keys every random draw.
-    blurred : share of the pictures of which the network sees a smaller copy, enlarged again, as things far away and small files look: 3/8 to 3/4 of
-        its size, one size a batch.  A teacher sees the picture as it is.
-    gradient_bits : 8 to 16: on a CPU, convolutions of QuickNet's blocks run on the engine's kernels, forward exactly, with gradients rounded to so many
+    blurred : share of the pictures that are shrunk and enlarged again, to look like distant objects or small files: to 3/8 to 3/4 of the network's
+        input size, one size per batch.  A teacher sees the picture as it is.
+    gradient_bits : 8 to 16: on a CPU, convolutions of QuickNet's blocks run on the engine's kernels, forward exactly, with gradients rounded to this many
         bits (`packed_conv`); 0 leaves them to torch.
     precision : Fabric precision, e.g. "32-true" or "bf16-mixed".
     soft_share : share of the features' gradient that comes from soft labels, 0 (none) to 1; the rest comes from the labels.  ReActNet

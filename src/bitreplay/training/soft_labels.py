@@ -1,7 +1,7 @@
 """Soft labels: a teacher's answers for fixed crops of every picture, computed once (docs/method.md, section 2.5).
 
-Owns the file: a header that says whose answers to which crops of which pictures these are, and the likeliest classes of each answer in bytes,
-mapped into memory.  The layout is that of safetensors.  A file grows crop by crop; what is finished can be learned from while the rest is made.
+Owns the file: a header that names the teacher, the crops and the pictures, then the likeliest classes of each answer in bytes, mapped into
+memory.  The layout is that of safetensors.  A file grows crop by crop; what is finished can be learned from while the rest is made.
 """
 
 from __future__ import annotations
@@ -156,7 +156,9 @@ class SoftLabels:
                 f"({data.digest[:12]}, {len(data)}); make them for these: bitreplay soft-labels"
             )
         if not self.complete:
-            raise ValueError(f"{self.path}: no crop is labelled to the end; let the same bitreplay soft-labels command go on first")
+            raise ValueError(
+                f"{self.path}: no crop is labelled for every picture yet; run the same bitreplay soft-labels command again to continue it"
+            )
 
     def targets(self, crops: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """The teacher's answers for crop ``crops[i]`` of picture ``rows[i]``.
@@ -231,7 +233,7 @@ def make_soft_labels(
 
     Notes
     -----
-    A picture takes 3 bytes a class that is kept and crop: 100,000 pictures, four crops and five classes are 6 MB.
+    Each picture takes 3 bytes per crop and kept class: 100,000 pictures, four crops and five classes are 6 MB.
     """
     first = data.images[:1]
     digest = teacher.digest()
@@ -248,7 +250,7 @@ def make_soft_labels(
                 for name in ("pictures", "teacher", "teacher_digest", "teacher_image_size", "kept", "crops")
                 if getattr(old, name) != getattr(header, name)
             ]
-            raise ValueError(f"{path}: was begun with another {' and '.join(names)}; name another file, or give the same again")
+            raise ValueError(f"{path}: was begun with different {', '.join(names)}; choose another file, or repeat the original settings")
     else:
         _reserve(path, header)
     labels = SoftLabels(path, write=True)

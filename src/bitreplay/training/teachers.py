@@ -1,6 +1,6 @@
 """Float networks whose answers a binary network learns from: a torch module and its preprocessing.
 
-Owns what a teacher is, the two that come ready-made, and how one is run.  What its answers are written to is `soft_labels.py`'s.
+Owns the `Teacher` type, the ready-made teacher, teachers from checkpoints, and how a teacher is run.  `soft_labels.py` owns the file of its answers.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def checkpoint_teacher(path: Path) -> Teacher:
     state = load_checkpoint(path)
     config, recipe = NetworkConfig.from_dict(state["config"]), Recipe(**state["recipe"])
     if config.cut == "binary" and state["epoch"] < recipe.cut_start + recipe.cut_ramp:
-        raise ValueError(f"teacher: {path} stands at epoch {state['epoch']}, before its cut is binary; train it to the end")
+        raise ValueError(f"teacher: {path} is at epoch {state['epoch']}, before its cut is fully binary; train it further")
     network = CutNetwork(config)
     network.load_state_dict(state["model"])
     return Teacher(f"{config.family} of {config.image_size} pixels", network.eval(), config.image_size)

@@ -71,7 +71,7 @@ def load_weights(place: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor], 
     files = weight_files(place)
     if not files:
         raise ValueError(
-            f"{place.parent}: expected {place.name}-00000.safetensors and its shards, found none; those that ship lie in weights/ of the repository"
+            f"{place.parent}: expected {place.name}-00000.safetensors and its shards, found none; the weights that ship are in weights/ of the repository"
         )
     tensors: dict[str, torch.Tensor] = {}
     moments = []
@@ -85,7 +85,9 @@ def load_weights(place: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor], 
         except SafetensorError as error:
             raise ValueError(f"{file}: expected weights that bitreplay wrote, got a file that cannot be read: {error}") from error
     if any(moment != moments[0] for moment in moments) or moments[0].get("shards", str(len(files))) != str(len(files)):
-        raise ValueError(f"{place}: its {len(files)} files are not of one moment of a run; take all of them from one commit")
+        raise ValueError(
+            f"{place}: its {len(files)} files are not one complete set from a single checkpoint; take all of them from one commit"
+        )
     soft = {key.removeprefix(_SOFT_HEAD): value for key, value in tensors.items() if key.startswith(_SOFT_HEAD)}
     network = {key: value for key, value in tensors.items() if not key.startswith(_SOFT_HEAD)}
     return {key: json.loads(value) for key, value in moments[0].items()}, network, soft
