@@ -1,6 +1,7 @@
 #include "conv_trainer.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "forward.h"
@@ -23,18 +24,17 @@ namespace {
 constexpr int kParts = 64;  // of a tensor's values among the threads
 constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23: adding and taking it away rounds |v| < 2^22 to the nearest whole number
 
+inline int32_t magnitude(float value) { return std::bit_cast<int32_t>(value) & 0x7fffffff; }
+
 BITREPLAY_WIDE float largest_of(const float* v, int64_t count) {
-  // Independent lanes, so that the compiler may use vectors without reordering a sum; a maximum is the same in any order.
-  float lanes[16] = {};
+  // Of the bits: magnitudes are ordered as their bits are, and NaN lies above infinity.  Independent lanes, for vectors.
+  int32_t lanes[16] = {};
   int64_t i = 0;
   for (; i + 16 <= count; i += 16) {
-    for (int k = 0; k < 16; ++k) {
-      const float a = std::fabs(v[i + k]);
-      lanes[k] = a > lanes[k] ? a : lanes[k];
-    }
+    for (int k = 0; k < 16; ++k) lanes[k] = std::max(lanes[k], magnitude(v[i + k]));
   }
-  for (; i < count; ++i) lanes[0] = std::max(lanes[0], std::fabs(v[i]));
-  return *std::max_element(lanes, lanes + 16);
+  for (; i < count; ++i) lanes[0] = std::max(lanes[0], magnitude(v[i]));
+  return std::bit_cast<float>(*std::max_element(lanes, lanes + 16));
 }
 
 BITREPLAY_WIDE void round_values(const float* v, float scale, int64_t count, int16_t* out) {
@@ -177,13 +177,14 @@ void ConvTrainer::backward(const Batch& batch, const float* g, const uint64_t* b
   workers_.run(kParts, [&](int part) {
     largest[part] = largest_of(g + share(batch.size(), part), share(batch.size(), part + 1) - share(batch.size(), part));
   });
-  const float top = *std::max_element(largest, largest + kParts);
-  if (!(top > 0.0f) || !std::isfinite(top)) {
-    std::fill_n(dx, batch.size(), std::isfinite(top) ? 0.0f : top);
-    std::fill_n(dw, weights, 0.0f);
+  const float top = largest_of(largest, kParts);
+  const float scale = static_cast<float>((1 << (gradient_bits - 1)) - 1) / top, unit = 1.0f / scale;
+  if (!std::isfinite(top) || !std::isfinite(scale)) {  // what is not finite must be seen; what is too small to scale counts for nothing
+    const float all = std::isfinite(top) ? 0.0f : top;
+    std::fill_n(dx, batch.size(), all);
+    std::fill_n(dw, weights, all);
     return;
   }
-  const float scale = static_cast<float>((1 << (gradient_bits - 1)) - 1) / top, unit = 1.0f / scale;
   pack_weight(batch, weight);
   const int64_t most = std::max<int64_t>(1, INT32_MAX / (int64_t{1} << (gradient_bits - 1)) / pixels);  // rows whose sums of dW fit
   for (int64_t from = 0; from < batch.rows; from += most) {

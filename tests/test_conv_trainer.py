@@ -79,8 +79,13 @@ def test_no_gradient_gives_none_and_one_that_is_not_finite_is_passed_on() -> Non
     _, packed, gate = trainer.forward(x, weight, 1.25)
     for found in trainer.backward(np.zeros_like(x), packed, gate, weight, 8):
         assert not found.any()
-    dx, _ = trainer.backward(np.full_like(x, np.inf), packed, gate, weight, 8)
-    assert not np.isfinite(dx).any()
+    for strange in (np.inf, np.nan):
+        g = np.ones_like(x)
+        g[1, 2, 1, 3] = strange
+        for found in trainer.backward(g, packed, gate, weight, 8):
+            assert not np.isfinite(found).any()
+    for found in trainer.backward(np.full_like(x, 1e-44), packed, gate, weight, 8):  # too small to be scaled
+        assert not found.any()
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -89,6 +94,8 @@ def test_what_does_not_fit_is_refused() -> None:
     _, packed, gate = trainer.forward(x, weight, 1.25)
     with pytest.raises(ValueError, match=r"weight: expected \(C, 9, C\)"):
         trainer.forward(x, weight[:4], 1.25)
+    with pytest.raises(ValueError, match=r"expected values \(N, H, W, C\), each from 1"):
+        trainer.forward(x[:, :0], weight, 1.25)
     with pytest.raises(ValueError, match="bits, gate: expected what forward gave for these rows"):
         trainer.backward(x[:1], packed, gate, weight, 8)
     for bits in (7, 17):

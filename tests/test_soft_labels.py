@@ -182,8 +182,26 @@ def test_damaged_label_files_are_refused(tmp_path: Path, data: ImageSet) -> None
     good = path.read_bytes()
     header = json.loads(good[8:4096])
     told = json.loads(header["__metadata__"]["header"])
+
+    def told_as(text: str) -> bytes:
+        changed = header | {"__metadata__": header["__metadata__"] | {"header": text}}
+        return good[:8] + json.dumps(changed).encode().ljust(4088) + good[4096:]
+
+    hostile = [told_as(json.dumps(told | change)) for change in (
+        {"count": -23, "kept": -5}, {"kept": 2**62}, {"count": 4.0}, {"kept": 9}, {"classes": 10**9}, {"classes": "x"}, {"pictures": 5},
+        {"teacher": "x" * 300}, {"crops": told["crops"] | {"seed": -1}}, {"crops": 5}, {"crops": told["crops"] | {"count": 0}},
+    )]  # fmt: skip
+    hostile += [told_as(json.dumps(told).replace("23", "Infinity")), good[:8] + b"[" * 4088]
     huge = header | {"__metadata__": header["__metadata__"] | {"header": json.dumps(told | {"count": 2**60})}}
-    for content in (b"", b"x" * 5000, good[:-1], good + b"\0", good[:4096], good[:8] + json.dumps(huge).encode().ljust(4088) + good[4096:]):
+    for content in (
+        *hostile,
+        b"",
+        b"x" * 5000,
+        good[:-1],
+        good + b"\0",
+        good[:4096],
+        good[:8] + json.dumps(huge).encode().ljust(4088) + good[4096:],
+    ):
         path.write_bytes(content)
         with pytest.raises(ValueError, match="x: expected soft labels that bitreplay soft-labels wrote, got something else"):
             SoftLabels(path)
@@ -247,3 +265,30 @@ def test_the_example_labels_pictures_with_a_module_of_ones_own(tmp_path: Path) -
     )
     assert done.stdout == f"{tmp_path / 'x.labels'}: 4 crops of 6 pictures\n"
     assert SoftLabels(tmp_path / "x.labels").header.teacher == "my network"
+
+
+def test_classes_that_the_teacher_does_not_have_are_refused_when_they_are_met(tmp_path: Path, data: ImageSet) -> None:
+    labels = make_soft_labels(data, tmp_path / "x", plain(), crops=CROPS)
+    content = bytearray((tmp_path / "x").read_bytes())
+    content[4096:4098] = b"\xff\xff"
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises(ValueError, match="x: expected classes below 7, got 65535"):
+        labels.targets(np.zeros(2, np.int64), np.arange(2))
+
+
+def test_answers_that_are_not_finite_are_refused(tmp_path: Path, data: ImageSet) -> None:
+    teacher = plain()
+    with torch.no_grad():
+        teacher.module.linear.weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="teacher: expected finite logits"):
+        make_soft_labels(data, tmp_path / "x", teacher, crops=CROPS)
+
+
+def test_a_module_that_onnx_does_not_know_is_run_by_torch() -> None:
+    from bitreplay.training.zoo.network import CutNetwork, NetworkConfig
+
+    network = CutNetwork(NetworkConfig(image_size=16, widths=(8, 16), blocks=(1, 2), tail_blocks=1, classes=5)).eval()
+    pixels = torch.randint(0, 256, (3, 3, 16, 16)).float()
+    found = Teacher("binary", network, 16).answers(1)(pixels)
+    with torch.no_grad():
+        assert np.allclose(found, network(pixels).numpy(), atol=1e-5)

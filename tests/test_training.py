@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -182,7 +183,8 @@ def test_a_float_network_teaches_a_binary_one(tmp_path: Path, pictures: Path) ->
         with pytest.raises(ValueError, match=f"soft_labels: {message}"):
             train("parts", taught, soft)
     assert same(train("parts", taught, labels[1]), whole)
-    pretrain(pictures, tmp_path / "branch", CONFIG, taught, resume=tmp_path / "alone" / CHECKPOINT, soft_labels=labels[1], cache=cache)
+    longer = replace(taught, epochs=4)
+    pretrain(pictures, tmp_path / "branch", CONFIG, longer, resume=tmp_path / "alone" / CHECKPOINT, soft_labels=labels[1], cache=cache)
     export_model(tmp_path / "whole" / CHECKPOINT, tmp_path / "x.model", data=pictures, name="x", cache=cache)
     card = Model.load(tmp_path / "x.model").card
     assert card["recipe"]["soft_share"] == 0.5
@@ -192,7 +194,6 @@ def test_a_float_network_teaches_a_binary_one(tmp_path: Path, pictures: Path) ->
 def test_with_soft_labels_alone_the_labels_teach_the_head_and_not_the_features(tmp_path: Path, pictures: Path) -> None:
     cache = tmp_path / "cache"
     pretrain(pictures, tmp_path / "teacher", FLOATS, replace(RECIPE, epochs=1), cache=cache)
-    labels = labelled(pictures, tmp_path / "teacher" / CHECKPOINT, tmp_path / "labels", cache)
     results = []
     for turn in (0, 1):
         folder = tmp_path / f"set{turn}"
@@ -211,7 +212,6 @@ def test_with_soft_labels_alone_the_labels_teach_the_head_and_not_the_features(t
         results.append(pretrain(folder, tmp_path / f"run{turn}", CONFIG, recipe, soft_labels=own, cache=tmp_path / f"cache{turn}")["model"])
     assert torch.equal(results[0]["prefix.0.conv.weight"], results[1]["prefix.0.conv.weight"])
     assert not torch.equal(results[0]["head.weight"], results[1]["head.weight"])
-    assert labels.exists()
 
 
 def test_labels_and_teachers_that_do_not_fit_are_refused(tmp_path: Path, pictures: Path) -> None:
@@ -260,30 +260,30 @@ def test_the_rate_warms_up_stays_and_cools_down() -> None:
 
 def test_a_killed_run_goes_on_within_the_epoch_bit_for_bit(tmp_path: Path, pictures: Path) -> None:
     cache = tmp_path / "cache"
+    # The process kills itself behind the n-th checkpoint that it writes; each epoch has six steps.
     script = (
-        "import sys, torch; from pathlib import Path; torch.set_num_threads(1)\n"
-        "from bitreplay.training.pretrain import pretrain\n"
+        "import os, signal, sys, torch; from pathlib import Path; torch.set_num_threads(1)\n"
+        "from bitreplay.training import pretrain as module\n"
         "from bitreplay.training.recipe import Recipe\n"
         "from bitreplay.training.zoo.network import NetworkConfig\n"
+        "save, left = module._save, int(sys.argv[4])\n"
+        "def killing(*args):\n"
+        "    global left\n"
+        "    save(*args)\n"
+        "    left -= 1\n"
+        "    if left == 0: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "module._save = killing\n"
         f"config, recipe = {CONFIG!r}, {RECIPE!r}\n"
-        "pretrain(Path(sys.argv[1]), Path(sys.argv[2]), config, recipe, cache=Path(sys.argv[3]), save_seconds=0)\n"
+        "module.pretrain(Path(sys.argv[1]), Path(sys.argv[2]), config, recipe, cache=Path(sys.argv[3]), save_seconds=0)\n"
     )
     torch.set_num_threads(1)
     whole = pretrain(pictures, tmp_path / "whole", CONFIG, RECIPE, cache=cache)
     out = tmp_path / "killed"
-    moments = []
-    for step in (2, 4):
-        process = subprocess.Popen([sys.executable, "-c", script, str(pictures), str(out), str(cache)])
-        while process.poll() is None:
-            if (out / CHECKPOINT).exists():
-                state = load_checkpoint(out / CHECKPOINT)
-                if state["step"] >= step or state["epoch"] >= step:
-                    process.kill()
-                    break
-        process.wait()
+    for checkpoints, moment in ((4, (0, 4)), (6, (1, 4))):
+        done = subprocess.run([sys.executable, "-c", script, str(pictures), str(out), str(cache), str(checkpoints)], check=False)
+        assert done.returncode == -signal.SIGKILL
         state = load_checkpoint(out / CHECKPOINT)
-        moments.append((state["epoch"], state["step"]))
-    assert moments[0] < moments[1] or moments[0] == (3, 0), moments
+        assert (state["epoch"], state["step"]) == moment
     resumed = pretrain(pictures, out, CONFIG, RECIPE, cache=cache)
     assert same(whole, resumed)
     logs = [[json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()] for folder in (tmp_path / "whole", out)]
@@ -302,9 +302,11 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, pictures: Path, m
     with pytest.raises(OSError, match="No space left") as caught:
         pretrain(pictures, tmp_path / "run", CONFIG, RECIPE, cache=cache)
     assert caught.value.filename == str(tmp_path / "run" / CHECKPOINT)
+    monkeypatch.setattr(os, "posix_fallocate", lambda descriptor, start, size: full(descriptor))
     with pytest.raises(OSError, match="No space left") as caught:
         pretrain(pictures, tmp_path / "other", CONFIG, RECIPE, cache=tmp_path / "new")
-    assert "images.npy" in caught.value.filename
+    assert caught.value.filename.endswith("images.npy")
+    assert [path.name for path in (tmp_path / "new").rglob("*") if path.is_file()] == ["lock"]
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [CHECKPOINT, "log.jsonl"]
     assert (tmp_path / "run" / CHECKPOINT).read_bytes() == before
 
@@ -355,7 +357,7 @@ def test_training_continues_from_shipped_weights(tmp_path: Path, pictures: Path)
     told, tensors, _ = load_weights(place)
     assert NetworkConfig.from_dict(told["config"]) == NetworkConfig.from_dict(state["config"])
     for name, tensor in state["model"].items():
-        assert torch.equal(tensors[name], tensor.half().float() if tensor.is_floating_point() else tensor), name
+        assert torch.equal(tensors[name], tensor.half().float() if tensor.dim() > 1 else tensor), name
     more = replace(RECIPE, epochs=1, learning_rate=1e-6, warmup_steps=0, cut_start=0, cut_ramp=0)
     config = NetworkConfig.from_dict(told["config"])
     after = pretrain(pictures, tmp_path / "more", config, more, init=place, cache=cache)
@@ -409,7 +411,7 @@ def test_a_run_that_warms_up_again_does_so_across_an_interruption(tmp_path: Path
     parts = pretrain(pictures, tmp_path / "parts", CONFIG, recipe, resume=place, cache=cache)
     whole = pretrain(pictures, tmp_path / "whole", CONFIG, recipe, resume=place, cache=cache)
     assert same(whole, parts)
-    assert whole["warm_from"] == 6
+    assert whole["warm"] == 18  # steps of its own moments
     with pytest.raises(ValueError, match=r"image_size: .*run has 16, got 32"):
         pretrain(pictures, tmp_path / "big", replace(CONFIG, image_size=32), recipe, resume=place, cache=cache)
 
@@ -498,3 +500,111 @@ def test_the_engines_kernels_convolve_as_torch_does() -> None:
     reference.of_sign(wide).sum().backward()
     assert wide.grad is not None
     assert (wide.grad.flatten() != 0).tolist() == [False, True, True, False]
+
+
+def test_weights_keep_what_fp16_cannot_hold_and_refuse_what_is_not_finite(tmp_path: Path, pictures: Path) -> None:
+    state = pretrain(pictures, tmp_path / "run", CONFIG, replace(RECIPE, epochs=1), cache=tmp_path / "cache")
+    variance = state["model"]["tail.0.norm.running_var"]
+    variance[3] = 1e6
+    save_weights(state, tmp_path / "weights" / "x")
+    _, tensors, _ = load_weights(tmp_path / "weights" / "x")
+    assert tensors["tail.0.norm.running_var"][3] == 1e6
+    before = {file.name: file.read_bytes() for file in (tmp_path / "weights").iterdir()}
+    state["model"]["tail.0.conv.weight"][0, 0, 0, 0] = 1e6  # infinite as fp16
+    with pytest.raises(ValueError, match=r"x: tail\.0\.conv\.weight holds a value that is infinite or NaN; nothing is written"):
+        save_weights(state, tmp_path / "weights" / "x")
+    assert {file.name: file.read_bytes() for file in (tmp_path / "weights").iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["quicknet-32", "reactnet-32"])
+def test_the_shipped_weights_are_finite(name: str) -> None:
+    _, tensors, _ = load_weights(Path(__file__).parents[1] / "weights" / name)
+    assert all(bool(tensor.isfinite().all()) for tensor in tensors.values())
+
+
+def test_weights_of_others_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    for metadata in (None, {"format": "pt"}):
+        save_file({"a": torch.zeros(2)}, tmp_path / "other-00000.safetensors", metadata)
+        with pytest.raises(
+            ValueError, match=r"other-00000\.safetensors: expected weights that bitreplay wrote, got safetensors of something else"
+        ):
+            load_weights(tmp_path / "other")
+
+
+def test_a_branch_from_the_middle_of_an_epoch(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bitreplay.training import pretrain as module
+
+    torch.set_num_threads(1)
+    cache = tmp_path / "cache"
+    pretrain(pictures, tmp_path / "teacher", FLOATS, replace(RECIPE, epochs=1), cache=cache)
+    labels = labelled(pictures, tmp_path / "teacher" / CHECKPOINT, tmp_path / "x.labels", cache)
+    save, left = module._save, 9  # of a run that is interrupted in its second epoch, behind step 3
+
+    def interrupt(path: Path, state: dict[str, Any]) -> None:
+        nonlocal left
+        save(path, state)
+        left -= 1
+        if left == 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_save", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(pictures, tmp_path / "run", CONFIG, RECIPE, cache=cache, save_seconds=0)
+    middle = tmp_path / "run" / CHECKPOINT
+    assert (load_checkpoint(middle)["epoch"], load_checkpoint(middle)["step"]) == (1, 3)
+    # Another batch or soft labels: the epoch begins anew, with a rate above 0 throughout.
+    rates: list[float] = []
+    rate = Recipe.rate
+    monkeypatch.setattr(Recipe, "rate", lambda self, *args: rates.append(rate(self, *args)) or rates[-1])  # type: ignore[func-returns-value]
+    for name, recipe, soft, steps in (
+        ("large", replace(RECIPE, batch_size=30), None, 4),
+        ("soft", replace(RECIPE, soft_share=0.5), labels, 12),
+        ("same", RECIPE, None, 9),
+    ):
+        rates.clear()
+        done = pretrain(pictures, tmp_path / name, CONFIG, recipe, resume=middle, soft_labels=soft, cache=cache)
+        assert (done["epoch"], len(rates)) == (3, steps)
+        assert min(rates) > 0
+    with pytest.raises(ValueError, match=r"epochs: expected more than the 1 that .* has been trained for, got 1"):
+        pretrain(pictures, tmp_path / "nothing", CONFIG, RECIPE, resume=middle, until=1, cache=cache)
+    with pytest.raises(ValueError, match="init: expected no weights to start from beside a run to resume"):
+        pretrain(pictures, tmp_path / "both", CONFIG, RECIPE, resume=middle, init=tmp_path / "x", cache=cache)
+    early = replace(RECIPE, cut_start=1)  # the cut began within this very epoch
+    assert load_checkpoint(middle)["recipe"]["cut_start"] == early.cut_start
+    with pytest.raises(ValueError, match="branch from one before its cut_start"):
+        pretrain(pictures, tmp_path / "none", replace(CONFIG, cut="none"), RECIPE, resume=middle, cache=cache)
+
+
+def test_a_run_goes_on_with_its_own_pictures_precision_and_labels_alone(tmp_path: Path, pictures: Path) -> None:
+    torch.set_num_threads(1)
+    cache = tmp_path / "cache"
+    place = tmp_path / "weights" / "run"
+    pretrain(pictures, tmp_path / "run", CONFIG, RECIPE, until=1, cache=cache, checkpoint_to=place)
+    other = tmp_path / "set"
+    shutil.copytree(pictures, other)
+    Image.new("RGB", (32, 32), "red").save(other / "train" / "red" / "more.png")
+    with pytest.raises(ValueError, match="the run was trained on other pictures"):
+        pretrain(other, tmp_path / "run", CONFIG, RECIPE)
+    half = replace(RECIPE, precision="bf16-mixed")
+    results = [
+        pretrain(pictures, tmp_path / name, CONFIG, recipe, resume=place, cache=cache) for name, recipe in (("a", RECIPE), ("b", half))
+    ]
+    assert results[1]["recipe"]["precision"] == "32-true"
+    assert same(*results)
+
+
+def test_the_head_is_kept_where_the_classes_are_as_many(tmp_path: Path, pictures: Path) -> None:
+    cache = tmp_path / "cache"
+    place = tmp_path / "weights" / "run"
+    pretrain(pictures, tmp_path / "run", CONFIG, RECIPE, cache=cache, checkpoint_to=place)
+    _, tensors, _ = load_weights(place)
+    still = replace(RECIPE, epochs=1, learning_rate=1e-9, cut_start=0, cut_ramp=0)
+    kept = pretrain(pictures, tmp_path / "kept", CONFIG, still, init=place, cache=cache)  # CONFIG says 200 classes; the pictures have 3
+    assert torch.allclose(kept["model"]["head.weight"], tensors["head.weight"], atol=1e-6)
+    fewer = tmp_path / "fewer"
+    shutil.copytree(pictures, fewer)
+    for split in ("train", "valid"):
+        shutil.rmtree(fewer / split / "red")
+    assert pretrain(fewer, tmp_path / "new", CONFIG, still, init=place)["model"]["head.weight"].shape == (2, 16)

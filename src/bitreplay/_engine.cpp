@@ -139,6 +139,10 @@ class ConvTrainer {
     if (channels < 1 || channels > 1024 || weight.shape(0) != channels || weight.shape(1) != 9 || weight.shape(2) != channels) {
       throw std::invalid_argument("weight: expected (C, 9, C) for values (N, H, W, C), C at most 1024");
     }
+    for (size_t i = 0; i < 3; ++i) {
+      if (x.shape(i) < 1 || x.shape(i) > 65535) throw std::invalid_argument("expected values (N, H, W, C), each from 1 to 65535");
+    }
+    if (x.shape(1) * x.shape(2) > 65535) throw std::invalid_argument("expected maps of at most 65535 pixels: sums have 32 bits");
     return {static_cast<int>(x.shape(0)), static_cast<int>(x.shape(1)), static_cast<int>(x.shape(2)), static_cast<int>(channels)};
   }
 

@@ -123,7 +123,7 @@ def pretrain(
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     import torch
 
-    from .training.pretrain import CHECKPOINT, found_network
+    from .training.pretrain import CHECKPOINT, continued
     from .training.pretrain import pretrain as run
     from .training.recipe import Recipe
     from .training.zoo.names import config_of
@@ -134,20 +134,18 @@ def pretrain(
     shape = _given(
         family=family, image_size=image_size, widths=_numbers(widths), blocks=_numbers(blocks), stem_strides=_numbers(stem_strides)
     ) | _given(tail_blocks=tail_blocks, cut=cut)
-    found = found_network(out, resume, init)
-    config = replace(config_of(network, image_size or 32) if network else found or NetworkConfig(), **shape)
+    source = continued(out, resume, init)
+    config = replace(config_of(network, image_size or 32) if network else source.network if source else NetworkConfig(), **shape)
     recipe = Recipe(
         **_given(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, warmup_steps=warmup_steps),
         **_given(cooldown=cooldown, cut_start=cut_start, cut_ramp=cut_ramp, smallest=smallest, stretch=stretch, seed=seed),
         **_given(blurred=blurred, gradient_bits=gradient_bits),
         **_given(precision=precision, soft_share=0.5 if soft_labels and soft_share is None else soft_share),
     )
-    if (out / CHECKPOINT).exists():
-        note(f"goes on from {out / CHECKPOINT}, with its recipe")
-    else:
-        if resume is not None:
-            note(f"starts from {resume}")
-        say(f"{config}\n{recipe}")
+    if source is not None:
+        note(f"goes on from {source.where}" + (", with its recipe" if source.own_recipe else ""))
+        recipe = source.recipe(recipe)
+    say(f"{config}\n{recipe}")
 
     def report(line: dict[str, Any]) -> None:
         done = "valid_top1" in line or "cut_strength" in line
@@ -171,7 +169,11 @@ def pretrain(
             progress=report,
         )
     except KeyboardInterrupt:
-        fail(f"interrupted: run the same command to continue from the last checkpoint in {out}", 130)
+        kept = (out / CHECKPOINT).exists()
+        fail(
+            f"interrupted: run the same command to {'continue from ' + str(out / CHECKPOINT) if kept else 'begin again; there was no checkpoint yet'}",
+            130,
+        )
     say(f"{out / CHECKPOINT}: written")
 
 

@@ -162,7 +162,8 @@ def remove_partials(path: Path) -> None:
 
 def replace_file(
     path: Path,
-    *content: bytes | memoryview,
+    content: bytes | memoryview,
+    *,
     previous: Path | None = None,
     before: Callable[[int], None] = lambda descriptor: None,
 ) -> None:
@@ -171,7 +172,7 @@ def replace_file(
     Parameters
     ----------
     path : what to replace; a link is followed.
-    content : the new file, in one part or several.
+    content : the new file.
     previous : in the same folder: where the old file, if there is one, is kept; replaced as a whole as well.
     before : called with the new file's descriptor before it takes its place.
 
@@ -188,8 +189,7 @@ def replace_file(
         raise OSError(error.errno, error.strerror, str(path)) from error
     try:
         with os.fdopen(descriptor, "wb") as file:
-            for part in content:
-                file.write(part)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
             mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
@@ -229,6 +229,20 @@ def _keep(path: Path, previous: Path) -> None:
         with contextlib.suppress(OSError):
             os.unlink(second)
         raise
+
+
+def reserve(descriptor: int, size: int) -> None:
+    """Take `size` bytes of the disk for an open file now; OSError if there is no room, instead of the end of the process when a mapped page finds none."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+    zeros = bytes(1 << 20)
+    for at in range(os.fstat(descriptor).st_size, size, len(zeros)):
+        os.pwrite(descriptor, zeros[: size - at], at)
 
 
 def sync_folder(folder: Path) -> None:

@@ -6,18 +6,20 @@ Owns the reading of whole data sets for training and experiments.  Single pictur
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .container import replace_file
+from .container import replace_file, reserve
 from .images import IMAGE_SUFFIXES, decode_image, shorter_side
 
 SPLIT_NAMES = {"train": ("train",), "valid": ("valid", "val", "validation", "test")}
@@ -69,7 +71,15 @@ def _open(source: Path | bytes) -> Path | io.BytesIO:
     return source if isinstance(source, Path) else io.BytesIO(source)
 
 
-def _decoded(sources: Sequence[_Source], image_size: int, enlarge: bool) -> tuple[NDArray[np.uint8], str]:
+# Makes room for the pictures of a set, uint8 of the shape given.
+_Room = Callable[[tuple[int, ...]], NDArray[np.uint8]]
+
+
+def _in_memory(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    return np.empty(shape, np.uint8)
+
+
+def _decoded(sources: Sequence[_Source], image_size: int, enlarge: bool, room: _Room) -> tuple[NDArray[np.uint8], str]:
     """Pictures of the sources, brought to `image_size`, or, unless they may be enlarged, to the longest of their shorter sides if that is less; and their digest."""
     digest = hashlib.sha256()
 
@@ -81,7 +91,7 @@ def _decoded(sources: Sequence[_Source], image_size: int, enlarge: bool) -> tupl
                 raise ValueError(f"{where}: {error}") from error
 
     side = image_size if enlarge else min(image_size, max(each(shorter_side)))
-    images = np.empty((len(sources), side, side, 3), np.uint8)
+    images = room((len(sources), side, side, 3))
     for row, image in enumerate(each(lambda file: decode_image(file, side))):
         images[row] = image
     for source, _ in sources:
@@ -89,7 +99,7 @@ def _decoded(sources: Sequence[_Source], image_size: int, enlarge: bool) -> tupl
     return images, digest.hexdigest()
 
 
-def read_parquet(paths: Iterable[Path], image_size: int, *, enlarge: bool = True) -> ImageSet:
+def read_parquet(paths: Iterable[Path], image_size: int, *, enlarge: bool = True, room: _Room = _in_memory) -> ImageSet:
     """Read parquet files with columns ``image`` or ``img`` (struct with ``bytes``) and ``label`` or ``fine_label`` (integer).
 
     Parameters
@@ -97,6 +107,7 @@ def read_parquet(paths: Iterable[Path], image_size: int, *, enlarge: bool = True
     paths : files, read in this order.
     image_size : side in pixels that every picture is brought to.
     enlarge : whether a set of smaller pictures is brought to that size, too; else all come in the size of its largest.
+    room : gives the array that pictures are decoded into.
 
     Raises
     ------
@@ -125,7 +136,7 @@ def read_parquet(paths: Iterable[Path], image_size: int, *, enlarge: bool = True
         labels.append(table.column(label_column).to_numpy().astype(np.int64))
     if not sources:
         raise ValueError("paths: expected at least one parquet file with pictures, got none")
-    images, digest = _decoded(sources, image_size, enlarge)
+    images, digest = _decoded(sources, image_size, enlarge, room)
     all_labels = np.concatenate(labels)
     return ImageSet(images, all_labels, _class_names(schema, label_column, int(all_labels.max()) + 1), digest)
 
@@ -142,7 +153,7 @@ def class_files(folder: Path) -> Iterator[tuple[str, list[Path]]]:
             yield child.name, files
 
 
-def read_folder(folder: Path, image_size: int, *, enlarge: bool = True) -> ImageSet:
+def read_folder(folder: Path, image_size: int, *, enlarge: bool = True, room: _Room = _in_memory) -> ImageSet:
     """Read a folder with one subfolder per class; parameters as for `read_parquet`.
 
     Raises
@@ -158,7 +169,7 @@ def read_folder(folder: Path, image_size: int, *, enlarge: bool = True) -> Image
         names.append(name)
     if not sources:
         raise ValueError(f"{folder}: expected a subfolder per class with pictures in it, found none")
-    images, digest = _decoded(sources, image_size, enlarge)
+    images, digest = _decoded(sources, image_size, enlarge, room)
     return ImageSet(images, np.array(labels, np.int64), tuple(names), digest)
 
 
@@ -175,7 +186,7 @@ def _split_place(folder: Path, split: str) -> tuple[list[Path], Path | None]:
     return [], folder if split == "train" else None
 
 
-def read_split(folder: Path, split: str, image_size: int, *, enlarge: bool = True) -> ImageSet | None:
+def read_split(folder: Path, split: str, image_size: int, *, enlarge: bool = True, room: _Room = _in_memory) -> ImageSet | None:
     """Read the "train" or "valid" split of a data set folder; None if there is no such split.  Parameters as for `read_parquet`.
 
     The folder holds ``train*.parquet`` and ``valid*.parquet`` (or ``val*``, ``test*``), or subfolders of those names with a
@@ -187,8 +198,8 @@ def read_split(folder: Path, split: str, image_size: int, *, enlarge: bool = Tru
     """
     files, root = _split_place(folder, split)
     if files:
-        return read_parquet(files, image_size, enlarge=enlarge)
-    return None if root is None else read_folder(root, image_size, enlarge=enlarge)
+        return read_parquet(files, image_size, enlarge=enlarge, room=room)
+    return None if root is None else read_folder(root, image_size, enlarge=enlarge, room=room)
 
 
 def fingerprint(files: Iterable[Path], folder: Path) -> str:
@@ -200,10 +211,48 @@ def fingerprint(files: Iterable[Path], folder: Path) -> str:
     return digest.hexdigest()
 
 
-def cached_split(folder: Path, split: str, image_size: int, cache: Path, *, enlarge: bool = True) -> ImageSet | None:
-    """As `read_split`, decoded once: arrays are kept below `cache` and mapped into memory afterwards.
+def _wait_for(file: IO[str]) -> None:
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows: two processes decode the same pictures, and the last one's file stays
+        return
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(file, fcntl.LOCK_EX)
 
-    A file that is added, changed (by size or time), renamed or removed makes the split be read again.
+
+def _decode_to(place: Path, folder: Path, split: str, image_size: int, enlarge: bool) -> bool:
+    partial = place / "images.partial"
+
+    def on_disk(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        with partial.open("w+b") as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            file.flush()
+            at = file.tell()
+            reserve(file.fileno(), at + math.prod(shape))
+        return np.memmap(partial, np.uint8, "r+", at, shape)
+
+    try:
+        data = read_split(folder, split, image_size, enlarge=enlarge, room=on_disk)
+        if data is None:
+            return False
+        assert isinstance(data.images, np.memmap)
+        data.images.flush()
+        partial.replace(place / "images.npy")
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(place / "images.npy")) from error
+        raise
+    told = {"names": data.names, "labels": data.labels.tolist(), "digest": data.digest}
+    replace_file(place / "set.json", json.dumps(told).encode("utf-8", "surrogatepass"))
+    return True
+
+
+def cached_split(folder: Path, split: str, image_size: int, cache: Path, *, enlarge: bool = True) -> ImageSet | None:
+    """As `read_split`, decoded once, into a file below `cache` that is mapped into memory.
+
+    A file that is added, changed (by size or time), renamed or removed makes the split be read again.  Processes that ask for the same split wait for the
+    one that decodes it.
 
     Raises
     ------
@@ -217,15 +266,11 @@ def cached_split(folder: Path, split: str, image_size: int, cache: Path, *, enla
     key = hashlib.sha256(f"{split}\0{image_size}\0{enlarge}\0{fingerprint(files, folder)}".encode()).hexdigest()[:16]
     place = cache / f"{split}-{image_size}-{key}"
     if not (place / "set.json").is_file():
-        data = read_split(folder, split, image_size, enlarge=enlarge)
-        if data is None:
-            return None
         place.mkdir(parents=True, exist_ok=True)
-        header = io.BytesIO()
-        np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(data.images))
-        replace_file(place / "images.npy", header.getvalue(), data.images.data.cast("B"))
-        told = {"names": data.names, "labels": data.labels.tolist(), "digest": data.digest}
-        replace_file(place / "set.json", json.dumps(told).encode("utf-8", "surrogatepass"))
+        with (place / "lock").open("w") as lock:
+            _wait_for(lock)
+            if not (place / "set.json").is_file() and not _decode_to(place, folder, split, image_size, enlarge):
+                return None
     told = json.loads((place / "set.json").read_bytes().decode("utf-8", "surrogatepass"))
     images = np.load(place / "images.npy", mmap_mode="r")
     return ImageSet(images, np.array(told["labels"], np.int64), tuple(told["names"]), told["digest"])

@@ -21,6 +21,7 @@ from .recipe import Recipe
 from .soft_labels import SoftLabels
 
 _AHEAD = 3
+_ORDER, _PIXELS, _FIRST_CROP = 1, 2, 3  # what is drawn: the last of the numbers that key a generator; that of a teacher's crops has none
 
 
 @dataclass(frozen=True)
@@ -55,21 +56,24 @@ class Batches:
 
     def __init__(self, data: ImageSet, soft: SoftLabels | None, crops: int, image_size: int, recipe: Recipe, epoch: int) -> None:
         self._data, self._soft, self._size, self._recipe, self._epoch = data, soft, image_size, recipe, epoch
-        self._order = np.random.default_rng((recipe.seed, epoch)).permutation(len(data))
+        self._order = self._generator(_ORDER).permutation(len(data))
         if soft is not None:
-            first = np.random.default_rng(recipe.seed).integers(0, crops, len(data))
+            first = np.random.default_rng((recipe.seed, 0, 0, _FIRST_CROP)).integers(0, crops, len(data))
             self._crop = (first + epoch) % crops
-            drawn = [soft.header.crops.boxes(number, len(data)) for number in range(crops)]
-            self._boxes = Boxes(
-                np.stack([boxes.edges for boxes in drawn])[self._crop, np.arange(len(data))],
-                np.stack([boxes.mirrored for boxes in drawn])[self._crop, np.arange(len(data))],
-            )
+            self._boxes = Boxes(np.empty((len(data), 4), np.float32), np.empty(len(data), np.bool_))
+            for number in range(crops):
+                rows = np.flatnonzero(self._crop == number)
+                drawn = soft.header.crops.boxes(number, len(data))[rows]
+                self._boxes.edges[rows], self._boxes.mirrored[rows] = drawn.edges, drawn.mirrored
+
+    def _generator(self, purpose: int, step: int = 0) -> np.random.Generator:
+        return np.random.default_rng((self._recipe.seed, self._epoch, step, purpose))
 
     def make(self, step: int) -> Batch:
         """The batch of one step."""
         recipe = self._recipe
         rows = np.sort(self._order[step * recipe.batch_size : (step + 1) * recipe.batch_size])  # in the order of the file
-        generator = np.random.default_rng((recipe.seed, self._epoch, step))
+        generator = self._generator(_PIXELS, step)
         boxes = self._boxes[rows] if self._soft is not None else draw_boxes(len(rows), recipe.smallest, recipe.stretch, generator)
         pixels = self._data.images[rows]
         images = cut(pixels, boxes, self._size)

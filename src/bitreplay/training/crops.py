@@ -45,7 +45,8 @@ def draw_boxes(count: int, smallest: float, stretch: float, generator: np.random
     Parameters
     ----------
     count : pictures N.
-    smallest : smallest area of a box as a share of the picture's, above 0 and at most 1; the area is uniform from there to 1.
+    smallest : smallest area of a box as a share of the picture's, above 0 and at most 1; the area is uniform from there to 1, before what would
+        reach beyond the picture is cut off.
     stretch : largest ratio of the sides, at least 1; its logarithm is uniform on both sides of 0.
     generator : what is drawn from: five numbers a picture.
     """

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from .. import _engine
 from .layers import QuickNetBlock
 
+_CHANNELS = 1024  # what the kernels serve
+
 
 class _Convolve(torch.autograd.Function):
     @staticmethod
@@ -62,5 +64,5 @@ class PackedConv:
 def use_packed(network: nn.Module, convolution: PackedConv) -> None:
     """Let the blocks of `network` that have the plain straight-through gradient convolve this way."""
     for module in network.modules():
-        if isinstance(module, QuickNetBlock):
+        if isinstance(module, QuickNetBlock) and len(module.conv.weight) <= _CHANNELS:
             module.conv.packed = convolution

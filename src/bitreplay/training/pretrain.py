@@ -12,7 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -24,7 +24,7 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..container import replace_file
+from ..container import remove_partials, replace_file
 from ..data import ImageSet, by_name, cached_split
 from .batches import Batches
 from .packed_conv import PackedConv, use_packed
@@ -96,24 +96,55 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def _continued(resume: Path) -> dict[str, Any]:
-    # A checkpoint, or the weights of one: without the optimizer's moments.
-    if resume.suffix == ".pt" or resume.is_file() or not weight_files(resume):
-        return load_checkpoint(resume)
-    told, model, soft_head = load_weights(resume)
-    if "epoch" not in told:
-        raise ValueError(f"{resume}: these weights hold no run to continue; start from them with --init")
-    return {**told, "model": model, "soft_head": soft_head, "optimizer": None}
+@dataclass(frozen=True)
+class Continued:
+    """What a run goes on from.
+
+    Parameters
+    ----------
+    state : the checkpoint, or what `weights.load_weights` told with "model", "soft_head" and no "optimizer"; None where weights are but a beginning.
+    where : its path.
+    own_recipe : whether the run goes on with the recipe that it had.
+    told, model, soft_head : of weights that are but a beginning.
+    """
+
+    state: dict[str, Any] | None
+    where: Path
+    own_recipe: bool = False
+    told: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Tensor] = field(default_factory=dict)
+    soft_head: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def network(self) -> NetworkConfig:
+        """Its network."""
+        return NetworkConfig.from_dict((self.state or self.told)["config"])
+
+    def recipe(self, asked: Recipe) -> Recipe:
+        """The recipe that training follows: its own, or the one that is asked for."""
+        return Recipe(**self.state["recipe"]) if self.own_recipe and self.state else asked
 
 
-def found_network(out: Path, resume: Path | None = None, init: Path | None = None) -> NetworkConfig | None:
-    """The network that `pretrain` with these arguments would go on with; None where it begins from nothing."""
+def continued(out: Path, resume: Path | None = None, init: Path | None = None) -> Continued | None:
+    """What `pretrain` with these arguments goes on from; None where it begins from nothing.
+
+    Raises
+    ------
+    ValueError : it is no checkpoint or no weights; both `resume` and `init` are given.
+    """
+    if resume is not None and init is not None:
+        raise ValueError("init: expected no weights to start from beside a run to resume; leave one of them out")
     own = out / CHECKPOINT
     if own.exists():
-        return NetworkConfig.from_dict(load_checkpoint(own)["config"])
+        return Continued(load_checkpoint(own), own, own_recipe=True)
+    if resume is not None and weight_files(resume) and not resume.is_file():
+        told, model, soft_head = load_weights(resume)
+        if "epoch" not in told:
+            raise ValueError(f"{resume}: these weights hold no run to continue; start from them with --init")
+        return Continued({**told, "model": model, "soft_head": soft_head, "optimizer": None}, resume, own_recipe=True)
     if resume is not None:
-        return NetworkConfig.from_dict(_continued(resume)["config"])
-    return None if init is None else NetworkConfig.from_dict(load_weights(init)[0]["config"])
+        return Continued(load_checkpoint(resume), resume)
+    return None if init is None else Continued(None, init, False, *load_weights(init))
 
 
 def _check_network(config: NetworkConfig, found: NetworkConfig, where: Path, free: tuple[str, ...]) -> None:
@@ -147,7 +178,7 @@ def pretrain(
     ----------
     folder : data set as `bitreplay.data.read_split` takes it.
     out : folder for the results; a checkpoint that lies there already is continued, with its network and recipe.
-    config : network; where something is continued, its own (`found_network`), but for what may differ.  `config.classes` is taken from the data.
+    config : network; where something is continued, its own (`continued`), but for what may differ.  `config.classes` is taken from the data.
     recipe : training.
     resume : go on from this checkpoint, or from weights that `checkpoint_to` wrote, ``FOLDER/NAME``, in a new `out`.  A checkpoint is branched
         from: its network, optimizer and epoch, with `recipe`'s schedule from there on; ``config.cut`` may differ while the cut has not
@@ -167,30 +198,23 @@ def pretrain(
     -------
     The last checkpoint.
     """
-    fabric = Fabric(accelerator="auto", devices="auto" if torch.cuda.is_available() else 1, precision=recipe.precision)  # type: ignore[arg-type]
-    fabric.launch()
     out.mkdir(parents=True, exist_ok=True)
     cache = cache or out / "cache"
     own = out / CHECKPOINT
-    from_weights = resume is not None and not own.exists() and bool(weight_files(resume))
-    start = load_checkpoint(own) if own.exists() else _continued(resume) if resume else None
-    told: dict[str, Any] = {}
-    weights: dict[str, Tensor] = {}
-    soft_head: dict[str, Tensor] = {}
-    if start is not None:
-        found = NetworkConfig.from_dict(start["config"])
-        if own.exists() or from_weights:
-            _check_network(config, found, own if own.exists() else resume or own, ())
-            recipe = Recipe(**start["recipe"])
-        else:
-            if start["epoch"] > start["recipe"]["cut_start"] and found.cut != config.cut:
+    for path in (own, out / LOG):
+        remove_partials(path)
+    source = continued(out, resume, init)
+    start = source.state if source else None
+    free = () if source is None or source.own_recipe else ("cut", "image_size", "stem_strides")
+    if source is not None:
+        if start is not None and not source.own_recipe and source.network.cut != config.cut:
+            begun = start["epoch"] + start["step"] / max(1, start["pictures"]["count"] // start["recipe"]["batch_size"])
+            if begun > start["recipe"]["cut_start"]:
                 raise ValueError(
                     "cut: the checkpoint has already trained past its cut_start, so its cut cannot change; branch from one before its cut_start"
                 )
-            _check_network(config, found, resume or own, ("cut", "image_size", "stem_strides"))
-    elif init is not None:
-        told, weights, soft_head = load_weights(init)
-        _check_network(config, NetworkConfig.from_dict(told["config"]), init, ("cut", "image_size", "stem_strides"))
+        _check_network(config, source.network, source.where, free)
+        recipe = source.recipe(recipe)
     if (soft_labels is None) != (recipe.soft_share == 0):
         wanted = (
             "a file, because the recipe's soft_share is above 0" if soft_labels is None else "a soft_share above 0 with a file of labels"
@@ -199,11 +223,13 @@ def pretrain(
     labels = None if soft_labels is None else SoftLabels(soft_labels)
     identity = None if labels is None else labels.identity
     teacher = None if labels is None else {"name": labels.header.teacher, "digest": labels.header.teacher_digest}
-    if (own.exists() or from_weights) and start is not None and start["labels"] != identity:
+    if source is not None and start is not None and source.own_recipe and start["labels"] != identity:
         raise ValueError(
             f"soft_labels: expected the labels that the run began with, made by the same teacher for the same crops; {soft_labels} has others"
         )
 
+    fabric = Fabric(accelerator="auto", devices="auto" if torch.cuda.is_available() else 1, precision=recipe.precision)  # type: ignore[arg-type]
+    fabric.launch()
     if fabric.is_global_zero:
         for split, size in (("train", STORED * config.image_size), ("valid", config.image_size)):
             cached_split(folder, split, size, cache, enlarge=split == "valid")
@@ -213,12 +239,15 @@ def pretrain(
     assert train is not None
     names = list(train.names)
     valid = None if valid is None else by_name(valid, names, f"{folder}: validation pictures")
+    pictures = {"digest": train.digest, "count": len(train)}
     if start is not None and names != start["names"]:
         raise ValueError(f"{folder}: the checkpoint was trained on other classes; name the same data set")
+    if source is not None and start is not None and source.own_recipe and start["pictures"] != pictures:
+        raise ValueError(
+            f"{folder}: the run was trained on other pictures; name the same data set, or branch from its checkpoint with --resume"
+        )
     if labels is not None:
         labels.require(train, folder)
-    if weights and config.classes != len(names):
-        weights = {key: value for key, value in weights.items() if not key.startswith("head.")}
     config = replace(config, classes=len(names))
     steps_an_epoch = len(train) // recipe.batch_size
     if steps_an_epoch == 0:
@@ -228,22 +257,32 @@ def pretrain(
     network = CutNetwork(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     student = _Student(network, labels.header.classes if labels else 0, recipe.soft_share)
     optimizer = torch.optim.Adam(student.parameters(), recipe.learning_rate, fused=True)
-    network.load_state_dict(weights, strict=False)
-    known = told.get("teacher")
-    epoch = step = 0
-    crops, total, seconds, hours = 0, 0.0, 0.0, 0.0
+    epoch = step = warm = crops = 0
+    total, seconds, hours = 0.0, 0.0, 0.0
     history: list[dict[str, Any]] = []
+    if source is not None and start is None:
+        same_classes = source.network.classes == len(names)
+        network.load_state_dict(
+            {key: value for key, value in source.model.items() if same_classes or not key.startswith("head.")}, strict=False
+        )
+        if student.soft_head is not None and source.told.get("teacher") == teacher:
+            student.soft_head.load_state_dict(source.soft_head)
     if start is not None:
         network.load_state_dict(start["model"])
-        known, soft_head = start["teacher"], start["soft_head"]
-        epoch, step, crops, total, seconds, hours = (start[key] for key in ("epoch", "step", "crops", "loss", "seconds", "hours"))
-        history = list(start["history"])
-    if student.soft_head is not None and known == teacher:
-        student.soft_head.load_state_dict(soft_head)
-    warm_from = epoch * steps_an_epoch + step  # without moments the rate warms up from here on
-    if start is not None and start["optimizer"] is not None and known == teacher:
-        optimizer.load_state_dict(start["optimizer"])
-        warm_from = start["warm_from"]
+        epoch, hours, history = start["epoch"], start["hours"], list(start["history"])
+        if start["teacher"] == teacher:
+            if student.soft_head is not None:
+                student.soft_head.load_state_dict(start["soft_head"])
+            if start["optimizer"] is not None:
+                optimizer.load_state_dict(start["optimizer"])
+                warm = start["warm"]
+        same_steps = all(start["recipe"][key] == getattr(recipe, key) for key in ("batch_size", "seed"))
+        if same_steps and start["labels"] == identity and start["pictures"] == pictures:  # else the epoch begins anew
+            step, crops, total, seconds = (start[key] for key in ("step", "crops", "loss", "seconds"))
+    if labels is not None and step > 0 and labels.complete < crops:
+        raise ValueError(
+            f"{soft_labels}: the epoch began with {crops} finished crops, found {labels.complete}; run the same bitreplay soft-labels command again first"
+        )
     if compiled:
         network.prefix.compile()
         network.tail.compile()
@@ -267,7 +306,8 @@ def pretrain(
             "loss": total,
             "seconds": seconds,
             "hours": hours,
-            "warm_from": warm_from,
+            "warm": warm,
+            "pictures": pictures,
             "history": history,
             "model": network.state_dict(),
             "soft_head": {} if student.soft_head is None else student.soft_head.state_dict(),
@@ -283,6 +323,8 @@ def pretrain(
         return state
 
     last = min(recipe.epochs, until or recipe.epochs)
+    if epoch >= last and not own.exists():
+        raise ValueError(f"epochs: expected more than the {epoch} that {source.where if source else out} has been trained for, got {last}")
     while epoch < last:
         model.train()
         if step == 0:
@@ -294,7 +336,7 @@ def pretrain(
                 network.cut.strength = recipe.strength(epoch + step / steps_an_epoch)
             at = epoch * steps_an_epoch + step
             for group in optimizer.param_groups:
-                group["lr"] = recipe.rate(at, steps, at - warm_from)
+                group["lr"] = recipe.rate(at, steps, warm)
             images = batch.images[rank::world].to(device, memory_format=torch.channels_last)
             logits, soft_logits = model(images)
             loss = F.cross_entropy(logits.float(), batch.labels[rank::world].to(device))
@@ -310,7 +352,7 @@ def pretrain(
                 raise ValueError(
                     f"the loss became infinite or NaN in epoch {epoch}, step {step}; --resume the last checkpoint in another folder, with a lower learning rate"
                 )
-            step += 1
+            step, warm = step + 1, warm + 1
             now = time.monotonic()
             seconds, hours, clock = seconds + now - clock, hours + (now - clock) / 3600, now
             if step < steps_an_epoch and now - saved >= save_seconds:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..container import reserve
 from ..data import ImageSet
 from .crops import Boxes, cut, draw_boxes
 from .teachers import Teacher
@@ -29,6 +31,8 @@ KIND = "bitreplay soft labels 1"
 _HEADER_BYTES = 4096
 _CHUNK = 1000  # pictures that are labelled between two marks in the file
 _BATCH = 100
+_CLASSES = 2**16  # of a teacher: their numbers take two bytes
+_TEXT = 200
 
 
 @dataclass(frozen=True)
@@ -80,12 +84,23 @@ class _Header:
             "done": ("U8", (self.crops.count, chunks)),
         }
 
+    def check(self) -> None:
+        """ValueError unless every value is of its type and within its range: before a size is computed from them."""
+        whole = (self.count, self.classes, self.kept, self.teacher_image_size, self.crops.count, self.crops.seed)
+        texts = (self.pictures, self.teacher, self.teacher_digest)
+        if any(type(value) is not int for value in whole) or any(type(text) is not str or len(text) > _TEXT for text in texts):
+            raise ValueError(f"expected whole numbers, and texts of at most {_TEXT} characters")
+        if not 1 <= self.kept <= self.classes <= _CLASSES or not 1 <= self.count <= 2**40 or self.crops.seed < 0:
+            raise ValueError(
+                f"expected 1 <= kept <= classes <= {_CLASSES} and at least one picture, got {self.kept}, {self.classes}, {self.count}"
+            )
+
     def bytes(self) -> bytes:
         """The file up to its arrays."""
         head: dict[str, object] = {"__metadata__": {"kind": KIND, "header": json.dumps(asdict(self))}}
         at = 0
         for name, (dtype, shape) in self.layout().items():
-            end = at + int(np.prod(shape)) * _BYTES[dtype].itemsize
+            end = at + math.prod(shape) * _BYTES[dtype].itemsize
             head[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, end]}
             at = end
         text = json.dumps(head).encode()
@@ -93,7 +108,7 @@ class _Header:
 
     def size(self) -> int:
         """Bytes of the whole file."""
-        return _HEADER_BYTES + sum(int(np.prod(shape)) * _BYTES[dtype].itemsize for dtype, shape in self.layout().values())
+        return _HEADER_BYTES + sum(math.prod(shape) * _BYTES[dtype].itemsize for dtype, shape in self.layout().values())
 
 
 _BYTES: dict[str, np.dtype[Any]] = {"U16": np.dtype("<u2"), "U8": np.dtype("u1")}
@@ -109,9 +124,10 @@ def _read_header(path: Path) -> _Header:
             raise wrong
         values = json.loads(told["header"])
         header = _Header(**{**values, "crops": Crops(**values["crops"])})
+        header.check()
         if start != header.bytes() or path.stat().st_size != header.size():
             raise wrong
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise wrong from error
     return header
 
@@ -168,7 +184,10 @@ class SoftLabels:
         classes : int64 (N, kept), the likeliest classes.
         shares : float32 (N, kept), their probabilities.
         """
-        classes = torch.from_numpy(self._arrays["classes"][crops, rows].astype(np.int64))
+        found = self._arrays["classes"][crops, rows].astype(np.int64)
+        if int(found.max(initial=0)) >= self.header.classes:
+            raise ValueError(f"{self.path}: expected classes below {self.header.classes}, got {found.max()}; make the labels again")
+        classes = torch.from_numpy(found)
         shares = torch.from_numpy(self._arrays["levels"][crops, rows].astype(np.float32)).div_(255.0).square_()
         return classes, shares / shares.sum(1, keepdim=True).clamp_(min=1.0)
 
@@ -178,6 +197,8 @@ class SoftLabels:
 
     def put(self, crop: int, first: int, probabilities: NDArray[np.float32]) -> None:
         """Write the answers for a chunk of pictures, float (N, classes), and mark it as done once they are on the disk."""
+        if not np.isfinite(probabilities).all():
+            raise ValueError("teacher: expected finite logits, got infinite ones or NaN")
         kept = self.header.kept
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, :kept]
         levels = np.rint(255 * np.sqrt(np.take_along_axis(probabilities, best, 1)))
@@ -242,6 +263,7 @@ def make_soft_labels(
     if not 1 <= kept <= classes:
         raise ValueError(f"kept: expected 1 to {classes}, the teacher's classes, got {kept}")
     header = _Header(data.digest, len(data), classes, kept, teacher.name, digest, teacher.image_size, crops)
+    header.check()
     if path.exists():
         old = _read_header(path)
         if old != header:
@@ -281,7 +303,7 @@ def _reserve(path: Path, header: _Header) -> None:
         with partial.open("wb") as file:
             file.write(header.bytes())
             file.flush()
-            os.posix_fallocate(file.fileno(), 0, header.size())
+            reserve(file.fileno(), header.size())
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)

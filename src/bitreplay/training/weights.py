@@ -1,11 +1,13 @@
-"""Float weights that training continues from: fp16 safetensors in shards that fit a repository.
+"""Float weights that training continues from: safetensors in shards that fit a repository, fp16 where there are many values.
 
 Owns the split into shards; what the tensors mean is the network's.
 """
 
 from __future__ import annotations
 
+import glob
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +21,47 @@ from .zoo.network import CutNetwork, NetworkConfig
 SHARD_BYTES = 6 * 2**20 - 65536
 _SOFT_HEAD = "soft_head."
 # What a run needs beside its tensors to go on elsewhere.
-TOLD = ("config", "recipe", "names", "epoch", "step", "teacher", "labels", "crops", "loss", "seconds", "hours", "warm_from", "history")
+TOLD = (
+    "config",
+    "recipe",
+    "names",
+    "epoch",
+    "step",
+    "teacher",
+    "labels",
+    "crops",
+    "loss",
+    "seconds",
+    "hours",
+    "warm",
+    "pictures",
+    "history",
+)
 
 
 def weight_files(place: Path) -> list[Path]:
     """The shards of ``FOLDER/NAME``, in order; none if there is nothing of that name."""
-    return sorted(place.parent.glob(f"{place.name}-[0-9][0-9][0-9][0-9][0-9].safetensors"))
+    return sorted(place.parent.glob(f"{glob.escape(place.name)}-[0-9][0-9][0-9][0-9][0-9].safetensors"))
 
 
 def save_weights(state: dict[str, Any], place: Path) -> list[Path]:
-    """Write the weights of a checkpoint (`pretrain.load_checkpoint`) as fp16 to ``FOLDER/NAME``-NNNNN.safetensors; return the files written.
+    """Write the weights of a checkpoint (`pretrain.load_checkpoint`) to ``FOLDER/NAME``-NNNNN.safetensors; return the files written.
 
-    Each file is replaced atomically, and says of which moment of the run it is.
+    Kernels and matrices are rounded to fp16.  Vectors stay float32: they are few, and the variances of batch norm pass fp16's range.  All files are
+    written before the first takes its place, and each says of which moment of the run it is.
+
+    Raises
+    ------
+    ValueError : a value is not finite; nothing is written.
     """
     soft = {_SOFT_HEAD + key: value for key, value in state.get("soft_head", {}).items()}
     shards: list[dict[str, torch.Tensor]] = [{}]
     used = 0
     for key, tensor in sorted((state["model"] | soft).items()):
-        half = tensor.detach().cpu()
-        half = half.half().contiguous() if half.is_floating_point() else half.contiguous()
+        half = tensor.detach().cpu().contiguous()
+        half = half.half() if half.is_floating_point() and half.dim() > 1 else half
+        if half.is_floating_point() and not bool(half.isfinite().all()):
+            raise ValueError(f"{place}: {key} holds a value that is infinite or NaN; nothing is written")
         size = half.numel() * half.element_size()
         if used + size > SHARD_BYTES and shards[-1]:
             shards.append({})
@@ -48,8 +72,11 @@ def save_weights(state: dict[str, Any], place: Path) -> list[Path]:
     place.parent.mkdir(parents=True, exist_ok=True)
     old = weight_files(place)
     files = [place.with_name(f"{place.name}-{i:05d}.safetensors") for i in range(len(shards))]
-    for file, shard in zip(files, shards, strict=True):
+    fresh = [file.with_suffix(".new") for file in files]
+    for file, shard in zip(fresh, shards, strict=True):
         replace_file(file, save(shard, told))
+    for new, file in zip(fresh, files, strict=True):
+        os.replace(new, file)
     for file in set(old) - set(files):
         file.unlink()
     return files
@@ -78,12 +105,14 @@ def load_weights(place: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor], 
     for file in files:
         try:
             with safe_open(file, "pt") as opened:
-                moments.append(opened.metadata())
+                moments.append(opened.metadata() or {})
                 for key in opened.keys():  # noqa: SIM118
                     value = opened.get_tensor(key)
                     tensors[key] = value.float() if value.is_floating_point() else value
         except SafetensorError as error:
             raise ValueError(f"{file}: expected weights that bitreplay wrote, got a file that cannot be read: {error}") from error
+    if "config" not in moments[0]:
+        raise ValueError(f"{files[0]}: expected weights that bitreplay wrote, got safetensors of something else")
     if any(moment != moments[0] for moment in moments) or moments[0].get("shards", str(len(files))) != str(len(files)):
         raise ValueError(
             f"{place}: its {len(files)} files are not one complete set from a single checkpoint; take all of them from one commit"
