@@ -125,6 +125,7 @@ int main(int argc, char** argv) {
   check_operations();
   check_gradients();
   check_heads();
+  check_training();
   std::printf("%ld checks passed, operations with %s\n", g_checks, bitreplay::kernels().isa);
   if (timing) {
     bench_forward(bitreplay::kernels_scalar());

@@ -44,6 +44,7 @@ void check_forward(const Kernels& fast);
 void check_operations();
 void check_gradients();
 void check_heads();
+void check_training();
 void bench_forward(const Kernels& table);
 void bench_network();
 void bench_gradients();

@@ -74,7 +74,8 @@ __attribute__((target("avx512f"))) void pack_word_512(const float* x, float clip
   for (int k = 0; k < 4; ++k) {
     const __m512 v = _mm512_loadu_ps(x + 16 * k);
     negative |= static_cast<uint64_t>(_mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_LT_OQ)) << (16 * k);
-    open |= static_cast<uint64_t>(_mm512_cmp_ps_mask(_mm512_abs_ps(v), _mm512_set1_ps(clip), _CMP_LE_OQ)) << (16 * k);
+    const __m512 size = _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fffffff)));
+    open |= static_cast<uint64_t>(_mm512_cmp_ps_mask(size, _mm512_set1_ps(clip), _CMP_LE_OQ)) << (16 * k);
   }
   *bits = negative;
   if (gate != nullptr) *gate = open;
@@ -82,8 +83,9 @@ __attribute__((target("avx512f"))) void pack_word_512(const float* x, float clip
 
 __attribute__((target("avx512f"))) void open_word_512(const int32_t* v, float scale, uint64_t gate, float* out) {
   for (int k = 0; k < 4; ++k) {
-    const __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(v + 16 * k)), _mm512_set1_ps(scale));
-    _mm512_storeu_ps(out + 16 * k, _mm512_maskz_mov_ps(static_cast<__mmask16>(gate >> (16 * k)), value));
+    const auto mask = static_cast<__mmask16>(gate >> (16 * k));
+    const __m512 value = _mm512_maskz_cvtepi32_ps(mask, _mm512_loadu_si512(v + 16 * k));
+    _mm512_storeu_ps(out + 16 * k, _mm512_mul_ps(value, _mm512_set1_ps(scale)));
   }
 }
 

@@ -561,7 +561,7 @@ def test_soft_labels_and_pretrain_from_them(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(module, "_save", interrupt)
     out = tmp_path / "interrupted"
-    assert f"run the same command to continue from the last checkpoint in {out}" in run("pretrain", data, out, *shape, *recipe, code=130)[1]
+    assert "run the same command to begin again; there was no checkpoint yet" in run("pretrain", data, out, *shape, *recipe, code=130)[1]
     for name in ("model.pt", "weights/none"):
         assert run("pretrain", data, tmp_path / "x", "--resume", tmp_path / name, code=1)[1].startswith("error: ")
 
