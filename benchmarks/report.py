@@ -243,6 +243,22 @@ def training_step_table(lines: list[dict[str, Any]]) -> str:
     )
 
 
+def lda_parts(lines: list[dict[str, Any]]) -> list[str]:
+    last = {(line["model"], line["set"]): line for line in lines}
+    rows = []
+    for (model, name), line in last.items():
+        cells = [f"{line[key]:.2f}" for key in ("integer", "float", "same", "class_means")]
+        rows.append((model, name, str(line["classes"]), f"{line['learned']:,}", *cells, f"{line['add_us']:.0f}", f"{line['solve_ms']:.1f}"))
+    heads = ("integer, %", "float64, %", "same answers, %", "class means, %", "to add a row, µs", "to solve, ms")
+    return [
+        "\n## LDA from exact sums\n\n"
+        "The integer classifier of docs/method.md, 9, on the frozen features of the model file, beside the same in float64 by numpy's solver and beside the nearest class mean. CIFAR-10 and photos (30 classes of groceries): training pictures, then test "
+        "pictures; Tiny-ImageNet, which the backbone was trained on: half of the validation pictures, then the other half. No row is kept, and the order of the pictures cannot matter. Not yet a head of the learner.\n\n"
+        + commands("python benchmarks/lda_head.py DATA"),
+        table(("model", "set", "classes", "pictures learned", *heads), rows),
+    ]
+
+
 def gradient_bits_table(lines: list[dict[str, Any]]) -> str:
     """Short runs with torch's convolutions and the engine's, from benchmarks/gradient_bits.py."""
     rows = []
@@ -290,6 +306,8 @@ def main() -> None:
     parts.append((RESULTS / "notes.md").read_text())  # prose beside the figures of one run, written by hand; figures come from the files
     parts.append("\nWhat training the tail adds, in which widths, and beside which methods: [papers.md](papers.md).\n")
     parts += merge_parts(read("merge.jsonl")) + reject_parts(read("reject.jsonl"))
+    lda = read("lda_head.jsonl")
+    parts += lda_parts(lda) if lda else []
     gradients = read("gradients.jsonl")
     parts += gradient_parts(gradients) if gradients else []
     backbone = read("backbone.jsonl")

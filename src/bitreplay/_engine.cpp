@@ -14,6 +14,7 @@
 #include "../../engine/conv_trainer.h"
 #include "../../engine/fixed_point.h"
 #include "../../engine/kernels.h"
+#include "../../engine/lda.h"
 #include "../../engine/learner.h"
 
 namespace nb = nanobind;
@@ -204,6 +205,38 @@ NB_MODULE(_engine, m) {
       .def(nb::init<const Network&, int>(), nb::keep_alive<1, 2>())
       .def("latents", &Runner::latents)
       .def("features_of_latents", &Runner::features);
+
+  // The sums of docs/method.md, 9; labels are not checked beyond their range.
+  nb::class_<bitreplay::Statistics>(m, "Statistics")
+      .def(nb::init<int>())
+      .def("add",
+           [](bitreplay::Statistics& s, const Array<int8_t, 2>& rows, const Flat<int32_t>& labels, size_t classes) {
+             if (rows.shape(0) != labels.size() || rows.shape(1) != static_cast<size_t>(s.width)) {
+               throw std::invalid_argument("rows: expected features (N, width) and as many labels");
+             }
+             for (const int32_t label : view(labels)) {
+               if (label < 0 || static_cast<size_t>(label) >= classes) throw std::invalid_argument("labels: expected 0 to classes - 1");
+             }
+             nb::gil_scoped_release unlock;
+             s.open(classes);
+             s.add(view(rows), view(labels));
+           })
+      .def_prop_ro("count", [](const bitreplay::Statistics& s) { return Result<int64_t>({s.count.data(), s.count.size()}, {s.count.size()}).array; })
+      .def_prop_ro("sums",
+                   [](const bitreplay::Statistics& s) {
+                     return Result<int64_t>({s.sums.data(), s.sums.size()}, {s.classes(), static_cast<size_t>(s.width)}).array;
+                   })
+      .def_prop_ro("moment", [](const bitreplay::Statistics& s) { return Result<int64_t>({s.moment.data(), s.moment.size()}, {s.moment.size()}).array; })
+      .def("solve", [](const bitreplay::Statistics& s, double shrinkage, double pseudo_pictures, double variance, const Flat<int32_t>& order) {
+        for (const int32_t c : view(order)) {
+          if (c < 0 || static_cast<size_t>(c) >= s.classes() || s.count[static_cast<size_t>(c)] < 1) {
+            throw std::invalid_argument("order: expected classes that have rows");
+          }
+        }
+        const bitreplay::LinearClassifier found = solve(s, {shrinkage, pseudo_pictures, variance}, view(order));
+        return nb::make_tuple(Result<int16_t>({found.weight.data(), found.weight.size()}, {s.classes(), static_cast<size_t>(s.width)}).array,
+                              Result<int64_t>({found.bias.data(), found.bias.size()}, {s.classes()}).array, found.exponent);
+      });
 
   nb::class_<ConvTrainer>(m, "ConvTrainer")
       .def(nb::init<int>())
