@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bitreplay.data import ImageSet, cached_split
+from bitreplay.data import ImageSet, by_name, cached_split
 from bitreplay.training.export import load_network
 from bitreplay.training.packed_conv import PackedConv, use_packed
 from bitreplay.training.pretrain import to_float, top1
@@ -96,7 +96,7 @@ def main() -> None:
             train, test = (cached_split(args.data / name, split, size, args.cache) for split in ("train", "valid"))
             assert train is not None
             assert test is not None
-            return train, test
+            return train, by_name(test, train.names, name)
 
         line: dict[str, Any] = {
             "backbone": place.name if place.suffix != ".pt" else place.parent.name,
