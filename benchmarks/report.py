@@ -264,9 +264,10 @@ def gradient_bits_table(lines: list[dict[str, Any]]) -> str:
     rows = []
     for bits in dict.fromkeys(line["gradient_bits"] for line in lines):
         found = [line for line in lines if line["gradient_bits"] == bits]
-        cells = [
-            f"{statistics.mean(v):.3f} ± {statistics.stdev(v):.3f}" for v in ([line[key] for line in found] for key in ("loss", "top1"))
-        ]
+        cells = []
+        for key in ("loss", "top1"):
+            values = [line[key] for line in found]
+            cells.append(f"{statistics.mean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""))
         rows.append((f"engine, {bits}-bit gradients" if bits else "torch, bfloat16", *cells, str(len(found))))
     return table(("binary convolutions", "loss of the last epoch", "top-1, %", "seeds"), rows) if rows else ""
 
