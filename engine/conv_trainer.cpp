@@ -6,16 +6,10 @@
 
 #include "forward.h"
 #include "kernels.h"
+#include "wide.h"
 
 #ifdef BITREPLAY_HAVE_AVX2
 #include <immintrin.h>
-#endif
-
-// Plain loops on floats, compiled once for each width of the vectors where the compiler can choose at load time.
-#if defined(BITREPLAY_HAVE_AVX2) && defined(__GNUC__) && !defined(__clang__) && defined(__GLIBC__)
-#define BITREPLAY_WIDE __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define BITREPLAY_WIDE
 #endif
 
 namespace bitreplay {

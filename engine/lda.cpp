@@ -3,12 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-// Plain loops, compiled for each width of the vectors where the compiler can choose at load time; integers, or one float operation a value.
-#if (defined(__x86_64__) || defined(_M_X64)) && defined(__GNUC__) && !defined(__clang__) && defined(__GLIBC__) && !defined(BITREPLAY_DEVICE)
-#define BITREPLAY_WIDE __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define BITREPLAY_WIDE
-#endif
+#include "wide.h"
 
 namespace bitreplay {
 namespace {
