@@ -269,7 +269,7 @@ def gradient_bits_table(lines: list[dict[str, Any]]) -> str:
             values = [line[key] for line in found]
             cells.append(f"{statistics.mean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""))
         rows.append((f"engine, {bits}-bit gradients" if bits else "torch, bfloat16", *cells, str(len(found))))
-    return table(("binary convolutions", "loss of the last epoch", "top-1, %", "seeds"), rows) if rows else ""
+    return table(("binary convolutions", "loss", "top-1, %", "seeds"), rows) if rows else ""
 
 
 def commands(*lines: str) -> str:
@@ -290,9 +290,9 @@ def main() -> None:
     choose.write_text(replace_between(text, "<!-- table: memory -->", "<!-- end -->", memory_table(experiments)))
     pages = ROOT / "docs" / "backbone.md"
     text = replace_between(pages.read_text(), "<!-- table: features -->", "<!-- end -->", features_table(read("backbone_features.jsonl")))
-    pages.write_text(
-        replace_between(text, "<!-- table: training step -->", "<!-- end -->", training_step_table(read("training_step.jsonl")))
-    )
+    text = replace_between(text, "<!-- table: training step -->", "<!-- end -->", training_step_table(read("training_step.jsonl")))
+    text = replace_between(text, "<!-- table: gradient bits -->", "<!-- end -->", gradient_bits_table(read("gradient_bits.jsonl")))
+    pages.write_text(text)
     commits = sorted({line["commit"] for line in lines if line["split"] == "test"})
     models = sorted({line["model"] for line in lines if line["split"] == "test"})
     parts = [
