@@ -23,11 +23,11 @@ inline int32_t magnitude(float value) { return std::bit_cast<int32_t>(value) & 0
 BITREPLAY_WIDE float largest_of(const float* v, int64_t count) {
   // Of the bits: magnitudes are ordered as their bits are, and NaN lies above infinity.  Independent lanes, for vectors.
   int32_t lanes[16] = {};
-  int64_t i = 0;
-  for (; i + 16 <= count; i += 16) {
-    for (int k = 0; k < 16; ++k) lanes[k] = std::max(lanes[k], magnitude(v[i + k]));
+  const int64_t whole = count / 16;
+  for (int64_t i = 0; i < whole; ++i, v += 16) {
+    for (int k = 0; k < 16; ++k) lanes[k] = std::max(lanes[k], magnitude(v[k]));
   }
-  for (; i < count; ++i) lanes[0] = std::max(lanes[0], magnitude(v[i]));
+  for (int k = 0; k < static_cast<int>(count - 16 * whole); ++k) lanes[k] = std::max(lanes[k], magnitude(v[k]));
   return std::bit_cast<float>(*std::max_element(lanes, lanes + 16));
 }
 
