@@ -28,12 +28,13 @@ from bitreplay.training.packed_conv import PackedConv, use_packed  # noqa: E402
 from bitreplay.training.pretrain import CHECKPOINT, STORED, load_checkpoint, pretrain  # noqa: E402
 from bitreplay.training.quantizers import approx_sign, ste_sign  # noqa: E402
 from bitreplay.training.recipe import Recipe  # noqa: E402
-from bitreplay.training.soft_labels import Crops, make_soft_labels  # noqa: E402
+from bitreplay.training.soft_labels import Crops, SoftLabels, make_soft_labels  # noqa: E402
 from bitreplay.training.teachers import checkpoint_teacher  # noqa: E402
 from bitreplay.training.weights import load_weights, network_of, save_weights, weight_files  # noqa: E402
 from bitreplay.training.zoo.names import config_of, names  # noqa: E402
 from bitreplay.training.zoo.network import CutNetwork, NetworkConfig  # noqa: E402
 
+WEIGHTS = Path(__file__).parents[1] / "weights"
 CONFIG = NetworkConfig(image_size=16, widths=(8, 16), blocks=(1, 2), tail_blocks=1)
 RECIPE = Recipe(epochs=3, batch_size=10, learning_rate=5e-3, warmup_steps=2, cut_start=1, cut_ramp=1, precision="32-true")
 
@@ -516,10 +517,19 @@ def test_weights_keep_what_fp16_cannot_hold_and_refuse_what_is_not_finite(tmp_pa
     assert {file.name: file.read_bytes() for file in (tmp_path / "weights").iterdir()} == before
 
 
-@pytest.mark.parametrize("name", ["quicknet-32", "reactnet-32"])
-def test_the_shipped_weights_are_finite(name: str) -> None:
-    _, tensors, _ = load_weights(Path(__file__).parents[1] / "weights" / name)
+@pytest.mark.parametrize("name", ["quicknet-32", "quicknet-64", "reactnet-32"])
+def test_the_weights_in_the_repository_are_finite(name: str) -> None:
+    _, tensors, _ = load_weights(WEIGHTS / name)
     assert all(bool(tensor.isfinite().all()) for tensor in tensors.values())
+
+
+def test_the_run_in_the_repository_can_go_on() -> None:
+    told, _, soft_head = load_weights(WEIGHTS / "quicknet-64")
+    labels = SoftLabels(WEIGHTS / "tiny-imagenet.labels")
+    assert labels.identity == told["labels"]
+    assert labels.complete >= told["crops"] > 0
+    assert soft_head["weight"].shape == (labels.header.classes, told["config"]["widths"][-1])
+    assert [line["epoch"] for line in told["history"]] == list(range(1, told["epoch"] + 1))
 
 
 def test_weights_of_others_are_refused(tmp_path: Path) -> None:
