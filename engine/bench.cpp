@@ -196,21 +196,18 @@ std::vector<int32_t> labels_for(size_t rows, int classes) {
 // 128 rows of 1,024 features, 50 classes: softmax, gradient, step; the rows are gathered anew for every step, as in a lesson.
 void bench_head(const Options& options) {
   constexpr size_t kRows = 128, kWidth = 1024, kClasses = 50;
-  Head head;
-  head.weight.resize(kClasses * kWidth);
-  head.past_count.resize(kClasses);
   const std::vector<int32_t> labels = labels_for(kRows, kClasses);
   const auto features = random_values<int8_t>(kRows * kWidth, 3, 60);
   std::vector<int32_t> weight = random_values<int32_t>(kClasses * kWidth, 4, 1 << 22);
-  const Lesson lesson{.live_labels = labels, .stored_labels = {}, .head = head, .seen = {}, .classes = kClasses, .width = kWidth,
+  const Lesson lesson{.live_labels = labels, .stored_labels = {}, .classes = kClasses, .width = kWidth,
                       .feature_bits = 5};
   Settings settings;
   settings.learning_rate = 655;
   settings.live_batch = kRows;
   settings.epochs = kForever;
-  settings.prior = settings.class_means = false;
+  settings.prior = false;
   bench_steps(options, [&](StepReport report) {
-    train_head(lesson, settings, {.live = features, .stored = {}, .sums = {}}, weight, report);
+    train_head(lesson, settings, features, {}, weight, report);
   });
 }
 
@@ -241,16 +238,12 @@ void bench_tail(const Options& options, int gradient_bits, int weight_bits) {
   tail_settings.weight_bits = weight_bits;
   Tail tail(network, tail_settings, sources);
 
-  Head head;
-  head.weight.resize(size_t{kClasses} * kChannels);
-  head.past_count.resize(kClasses);
   const std::vector<int32_t> live_labels = labels_for(kLive, kClasses);
   const std::vector<int32_t> stored_ints = labels_for(kStored, kClasses);
   const std::vector<uint16_t> stored_labels(stored_ints.begin(), stored_ints.end());
-  const std::vector<uint64_t> rows = random_bits((kLive + kStored) * kRowBits / kChannels, kChannels, 50), seen(kClasses, 100);
+  const std::vector<uint64_t> rows = random_bits((kLive + kStored) * kRowBits / kChannels, kChannels, 50);
   std::vector<int32_t> weight = random_values<int32_t>(size_t{kClasses} * kChannels, 51, 1 << 24);
-  const Lesson lesson{.live_labels = live_labels, .stored_labels = stored_labels, .head = head, .seen = seen, .classes = kClasses,
-                      .width = kChannels, .feature_bits = 5, .gradient_bits = gradient_bits};
+  const Lesson lesson{.live_labels = live_labels, .stored_labels = stored_labels, .classes = kClasses, .width = kChannels, .feature_bits = 5, .gradient_bits = gradient_bits};
   Settings settings;
   settings.learning_rate = 655;
   settings.live_batch = kLive;

@@ -4,11 +4,11 @@
  * one that the learner keeps, and one that is the learner's for the time of one call.  What it writes as its state is byte for byte what
  * the Python package writes after the same lessons.
  *
- *     size_t bytes;
- *     bitreplay_kept_size(model, model_size, state, state_size, &bytes);
- *     void *kept = ...;                                                   // so many bytes
+ *     size_t kept_size, open_size;
+ *     bitreplay_sizes(model, model_size, state, state_size, &kept_size, &open_size);
+ *     void *kept = ..., *work = ...;                                      // so many bytes
  *     bitreplay_learner *learner;
- *     bitreplay_open(kept, bytes, model, model_size, state, state_size, &learner);
+ *     bitreplay_open(kept, kept_size, work, open_size, model, model_size, state, state_size, &learner);
  *     bitreplay_learn(learner, work, work_size, images, count, names, NULL, NULL);   // work_size: bitreplay_learn_size(learner, count)
  *     bitreplay_save(learner, out, out_size, &written);                   // out_size: bitreplay_state_size(learner)
  *
@@ -40,16 +40,18 @@ typedef struct bitreplay_learner bitreplay_learner;
 const char *bitreplay_status_text(bitreplay_status status);
 const char *bitreplay_last_error(void);
 
-/* Bytes that `bitreplay_open` needs for these files: exactly, but for up to 63 where the region is not 64-aligned, which are counted.
+/* Bytes that `bitreplay_open` needs for these files: those that stay the learner's, exactly, but for up to 63 where the region is not 64-aligned,
+ * which are counted; and those that are needed for the time of the call, a few KiB above what is used.
  * Reads the headers alone: whether the files are sound says `bitreplay_open`. */
-bitreplay_status bitreplay_kept_size(const void *model, size_t model_size, const void *state, size_t state_size, size_t *bytes);
+bitreplay_status bitreplay_sizes(const void *model, size_t model_size, const void *state, size_t state_size, size_t *kept_size, size_t *work_size);
 
 /* Checks both files, byte by byte, and makes a learner that knows what the state says.
  *   memory   stays the learner's as long as it is used; nothing has to be closed
+ *   work     is free again afterwards
  *   model    at a multiple of 8; stays as it is as long as the learner is used (it goes into states that carry their model)
  *   state    at a multiple of 8; not needed afterwards */
-bitreplay_status bitreplay_open(void *memory, size_t size, const void *model, size_t model_size, const void *state, size_t state_size,
-                                bitreplay_learner **learner);
+bitreplay_status bitreplay_open(void *memory, size_t size, void *work, size_t work_size, const void *model, size_t model_size, const void *state,
+                                size_t state_size, bitreplay_learner **learner);
 
 /* Side in pixels of the square pictures that the learner reads. */
 size_t bitreplay_image_side(const bitreplay_learner *learner);
@@ -86,9 +88,9 @@ typedef struct bitreplay_answer {
 size_t bitreplay_predict_size(const bitreplay_learner *learner);
 
 /* Names what is on one picture; changes nothing.
- *   mirrored           nonzero: look at the mirrored picture as well (docs/method.md, 4.1)
+ *   views              how many views of the picture are looked at (docs/method.md, 1.1); 0: as many as were learned from
  *   probabilities_q15  NULL, or count = bitreplay_class_count values with 15 fraction bits */
-bitreplay_status bitreplay_predict(const bitreplay_learner *learner, void *work, size_t work_size, const uint8_t *image, int mirrored,
+bitreplay_status bitreplay_predict(const bitreplay_learner *learner, void *work, size_t work_size, const uint8_t *image, int views,
                                    int32_t *probabilities_q15, size_t count, bitreplay_answer *answer);
 
 /* Bytes of the state file as it is now, exactly; 0 where the names are longer than a state may hold (2 MiB). */

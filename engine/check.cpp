@@ -83,7 +83,7 @@ void check_replay() {
     bitreplay::Replay replay(capacity, 1);
     Source random{capacity + 1};
     std::vector<uint64_t> seen(12, 0);
-    for (uint64_t experience = 0; experience < 40; ++experience) {
+    for (int experience = 0; experience < 40; ++experience) {
       const size_t classes = std::max(replay.seen().size(), static_cast<size_t>(1 + random() % 12));
       std::vector<int32_t> labels(random() % 40);
       std::vector<uint64_t> rows(labels.size());
@@ -91,7 +91,8 @@ void check_replay() {
         labels[i] = static_cast<int32_t>(random() % classes);
         rows[i] = static_cast<uint64_t>(labels[i]) << 32 | seen[static_cast<size_t>(labels[i])]++;
       }
-      replay.commit(replay.plan(labels, classes, g_seed, experience), rows.data());
+      const std::vector<uint8_t> offered(labels.size(), 1);
+      replay.commit(replay.plan(rows.data(), labels, offered, classes, g_seed, -1), rows.data());
       expect(replay.size() <= capacity, "replay: above its capacity");
       std::vector<size_t> stored(classes, 0);
       for (size_t slot = 0; slot < replay.size(); ++slot) {

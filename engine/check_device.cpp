@@ -98,14 +98,17 @@ struct Device {
   Device(const Bytes& m, const Bytes& s) : model(m), state(s), model_size(m.size()), state_size(s.size()) {}
 
   bitreplay_status open(size_t missing = 0) {
-    size_t size = 0;
+    size_t size = 0, work_size = 0;
     const bitreplay_status asked =
-        inside([&] { return bitreplay_kept_size(model.data(), model_size, state.data(), state_size, &size); });
+        inside([&] { return bitreplay_sizes(model.data(), model_size, state.data(), state_size, &size, &work_size); });
     if (asked != BITREPLAY_OK) return asked;
-    if (size > (size_t{1} << 28)) return BITREPLAY_NO_ROOM;  // a damaged capacity
+    if (size > (size_t{1} << 28) || work_size > (size_t{1} << 28)) return BITREPLAY_NO_ROOM;  // a damaged capacity
     size -= std::min(size, missing);
     kept = Region(size);
-    return inside([&] { return bitreplay_open(kept.data(), size, model.data(), model_size, state.data(), state_size, &learner); });
+    Region work(work_size);
+    return inside([&] {
+      return bitreplay_open(kept.data(), size, work.data(), work_size, model.data(), model_size, state.data(), state_size, &learner);
+    });
   }
   bitreplay_status learn(const Lesson& lesson, size_t missing = 0, bitreplay_progress progress = nullptr) {
     const size_t size = bitreplay_learn_size(learner, lesson.names.size());
@@ -121,7 +124,7 @@ struct Device {
     std::vector<int32_t> probabilities(classes);
     bitreplay_answer answer{};
     const auto status = inside([&] {
-      return bitreplay_predict(learner, work.data(), size - std::min(size, missing), lesson.pixels.data(), 1, probabilities.data(), classes, &answer);
+      return bitreplay_predict(learner, work.data(), size - std::min(size, missing), lesson.pixels.data(), 2, probabilities.data(), classes, &answer);
     });
     expect(status != BITREPLAY_OK || answer.best < classes, "predict: a class that is there");
     return status;

@@ -60,20 +60,13 @@ class HeadCheck {
     both<int64_t>(rows * width, "head_input_gradient",
                   [&](const HeadTable& t, int64_t* out) { t.input_gradient(batch, g.data(), forward.data(), out); });
     const auto dw = values<int32_t>(width, INT32_MAX, pattern, random);
-    const auto weight = values<int32_t>(width, INT32_MAX, pattern, random),
-               anchor = values<int32_t>(width, INT32_MAX, Pattern::random, random);
+    const auto weight = values<int32_t>(width, INT32_MAX, pattern, random);
     for (const int64_t rate : {int64_t{0}, int64_t{37}, int64_t{1} << 20, int64_t{INT32_MAX}, int64_t{1} << 31}) {
-      for (const int64_t pull : {int64_t{0}, int64_t{999}, (int64_t{1} << 29) - 1, int64_t{1} << 29}) {
-        for (const bool anchored : {false, true}) {
-          const std::span<const int32_t> to =
-              anchored ? std::span<const int32_t>(anchor.data(), width) : std::span<const int32_t>();
-          Exact<int32_t> plain = weight, fast = weight;
-          Exact<int16_t> plain_forward(width), fast_forward(width);
-          head_scalar().descend({plain.data(), width}, dw.data(), rate, to, pull, plain_forward.data());
-          fast_.descend({fast.data(), width}, dw.data(), rate, to, pull, fast_forward.data());
-          expect(plain == fast && plain_forward == fast_forward, "head_descend");
-        }
-      }
+      Exact<int32_t> plain = weight, fast = weight;
+      Exact<int16_t> plain_forward(width), fast_forward(width);
+      head_scalar().descend({plain.data(), width}, dw.data(), rate, plain_forward.data());
+      fast_.descend({fast.data(), width}, dw.data(), rate, fast_forward.data());
+      expect(plain == fast && plain_forward == fast_forward, "head_descend");
     }
   }
 
@@ -107,7 +100,6 @@ void bench_head(const HeadTable& table) {
   Source random{2};
   const auto features = values<int8_t>(128 * 1024, 127, Pattern::random, random);
   auto weight = values<int32_t>(50 * 1024, 1 << 25, Pattern::random, random);
-  const Exact<int32_t> anchor = weight;
   Exact<int16_t> forward(50 * 1024), g(128 * 50);
   Exact<int32_t> dw(50 * 1024);
   Exact<int64_t> p(128 * 50), prior(50), dh(128 * 1024);
@@ -124,18 +116,12 @@ void bench_head(const HeadTable& table) {
   const auto soft = [&] { table.softmax(batch, p.data(), prior.data(), 8); };
   const auto gradient = [&] { head_gradient(batch, p.data(), position.data(), g.data()); };
   const auto sum = [&] { table.weight_gradient(batch, features.data(), g.data(), dw.data(), scratch.data()); };
-  const auto descend = [&](bool anchored) {
-    for (size_t c = 0; c < 50; ++c) {
-      table.descend({weight.data() + c * 1024, 1024}, dw.data() + c * 1024, 40,
-                    anchored ? std::span(anchor.data() + c * 1024, 1024) : std::span<const int32_t>(), 300000,
-                    forward.data() + c * 1024);
-    }
+  const auto descend = [&] {
+    for (size_t c = 0; c < 50; ++c) table.descend({weight.data() + c * 1024, 1024}, dw.data() + c * 1024, 40, forward.data() + c * 1024);
   };
-  const double whole = many([&] { logits(), soft(), gradient(), sum(), descend(true); });
-  std::printf(
-      "%-7s head step 128x1024->50: %.4f ms (logits %.4f, softmax %.4f, g %.4f, dW %.4f, descend %.4f, pulled %.4f); dh %.3f\n",
-      table.isa, whole, many(logits), many([&] { logits(), soft(); }) - many(logits), many(gradient), many(sum),
-      many([&] { descend(false); }), many([&] { descend(true); }),
+  const double whole = many([&] { logits(), soft(), gradient(), sum(), descend(); });
+  std::printf("%-7s head step 128x1024->50: %.4f ms (logits %.4f, softmax %.4f, g %.4f, dW %.4f, descend %.4f); dh %.3f\n", table.isa, whole,
+              many(logits), many([&] { logits(), soft(); }) - many(logits), many(gradient), many(sum), many(descend),
       many([&] { table.input_gradient(batch, g.data(), forward.data(), dh.data()); }));
 }
 

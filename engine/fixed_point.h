@@ -1,4 +1,4 @@
-// Rounding, saturation, integer exponential, logarithm and square root (docs/method.md, preamble, 4.1, 4.2, 4.4).
+// Rounding, saturation, integer exponential, logarithm and square root (docs/method.md, preamble, 4.3, 6.2, 6.4).
 // Every function is exact and the same on every machine; arithmetic shifts of negative numbers floor (C++20).
 #pragma once
 

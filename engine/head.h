@@ -1,4 +1,4 @@
-// The CWR* head in integers (docs/method.md, 4): what is kept, the prior and consolidation; its
+// The CWR* head in integers (docs/method.md, 6): what is kept, the prior and consolidation; its
 // steps are in head_kernels.h.  Owns the arithmetic of the head; knows nothing of where a row came from.
 #pragma once
 

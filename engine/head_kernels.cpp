@@ -51,12 +51,9 @@ void weight_gradient(const HeadBatch& batch, const int8_t* features, const int16
   }
 }
 
-void descend(std::span<int32_t> weight, const int32_t* dw, int64_t rate, std::span<const int32_t> anchor, int64_t pull,
-             int16_t* forward) {
+void descend(std::span<int32_t> weight, const int32_t* dw, int64_t rate, int16_t* forward) {
   for (size_t j = 0; j < weight.size(); ++j) {
-    int64_t step = round_shift(dw[j] * rate, 16);
-    if (!anchor.empty()) step += round_shift((int64_t{weight[j]} - anchor[j]) * pull, 24);
-    weight[j] = sat32(weight[j] - step);
+    weight[j] = sat32(weight[j] - round_shift(dw[j] * rate, 16));
     if (forward) forward[j] = static_cast<int16_t>(weight[j] >> 16);
   }
 }
@@ -121,9 +118,8 @@ int64_t head_scratch(const HeadBatch& batch) {
   return pairs * (64 * int64_t{sizeof(int16_t)} + batch.classes * int64_t{sizeof(uint32_t)});
 }
 
-void head_descend(std::span<int32_t> weight, const int32_t* dw, int64_t rate, std::span<const int32_t> anchor, int64_t pull,
-                  int16_t* forward) {
-  table().descend(weight, dw, rate, anchor, pull, forward);
+void head_descend(std::span<int32_t> weight, const int32_t* dw, int64_t rate, int16_t* forward) {
+  table().descend(weight, dw, rate, forward);
 }
 
 void head_input_gradient(const HeadBatch& batch, const int16_t* g, const int16_t* forward, int64_t* dh) {

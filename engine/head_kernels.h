@@ -1,4 +1,4 @@
-// The head's step for a whole minibatch (docs/method.md, 4.1 and 4.3): logits, softmax, gradients, one step of the weights.  Buffers are
+// The head's step for a whole minibatch (docs/method.md, 4.3 and 6.3): logits, softmax, gradients, one step of the weights.  Buffers are
 // the caller's and nothing is allocated.  A step is
 //   head_logits, head_softmax, head_gradient, head_weight_gradient, head_descend (for each class).
 // features: int8 (rows, width), values in -127..127.  forward: int16 (classes, width), the top 16 bits of the weights.
@@ -28,10 +28,8 @@ void head_gradient(const HeadBatch& batch, const int64_t* probabilities, const u
 void head_weight_gradient(const HeadBatch& batch, const int8_t* features, const int16_t* g, int32_t* dw, void* scratch);
 int64_t head_scratch(const HeadBatch& batch);
 
-// One class: weight -= rs(dw * rate, 16) + rs((weight - anchor) * pull, 24), saturating; an empty anchor pulls nothing.
-// forward (width): the new forward copy, or nullptr.
-void head_descend(std::span<int32_t> weight, const int32_t* dw, int64_t rate, std::span<const int32_t> anchor, int64_t pull,
-                  int16_t* forward);
+// One class: weight -= rs(dw * rate, 16), saturating.  forward (width): the new forward copy, or nullptr.
+void head_descend(std::span<int32_t> weight, const int32_t* dw, int64_t rate, int16_t* forward);
 
 // dh (rows, width) = sum over classes of g * forward: the gradient of the features.
 void head_input_gradient(const HeadBatch& batch, const int16_t* g, const int16_t* forward, int64_t* dh);
@@ -41,8 +39,7 @@ struct HeadTable {
   void (*logits)(const HeadBatch& batch, const int8_t* features, const int16_t* forward, int feature_bits, int64_t* out);
   void (*softmax)(const HeadBatch& batch, int64_t* values, const int64_t* prior, int ghosts);
   void (*weight_gradient)(const HeadBatch& batch, const int8_t* features, const int16_t* g, int32_t* dw, void* scratch);
-  void (*descend)(std::span<int32_t> weight, const int32_t* dw, int64_t rate, std::span<const int32_t> anchor, int64_t pull,
-                  int16_t* forward);
+  void (*descend)(std::span<int32_t> weight, const int32_t* dw, int64_t rate, int16_t* forward);
   void (*input_gradient)(const HeadBatch& batch, const int16_t* g, const int16_t* forward, int64_t* dh);
 };
 

@@ -96,25 +96,18 @@ BITREPLAY_TARGET inline __m256i scaled(__m256i a, __m256i b) {
   return _mm256_blend_epi32(_mm256_srli_epi64(even, kShift), _mm256_slli_epi64(odd, 32 - kShift), 0xaa);
 }
 
-// descend where nothing leaves int32; anchor may be nullptr.
-BITREPLAY_TARGET void descend_narrow(int32_t* w, const int32_t* dw, int64_t size, int32_t rate, const int32_t* anchor,
-                                     int32_t pull) {
-  const __m256i rates = _mm256_set1_epi32(rate), pulls = _mm256_set1_epi32(pull);
+// descend where nothing leaves int32.
+BITREPLAY_TARGET void descend_narrow(int32_t* w, const int32_t* dw, int64_t size, int32_t rate) {
+  const __m256i rates = _mm256_set1_epi32(rate);
   int64_t j = 0;
   for (; j + 8 <= size; j += 8) {
     auto* to = reinterpret_cast<__m256i*>(w + j);
     const __m256i v = _mm256_loadu_si256(to);
-    __m256i step = scaled<16>(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(dw + j)), rates);
-    if (anchor) {
-      const __m256i away = _mm256_sub_epi32(v, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(anchor + j)));
-      step = _mm256_add_epi32(step, scaled<24>(away, pulls));
-    }
+    const __m256i step = scaled<16>(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(dw + j)), rates);
     _mm256_storeu_si256(to, _mm256_sub_epi32(v, step));
   }
   for (; j < size; ++j) {
-    const int64_t step =
-        round_shift(int64_t{dw[j]} * rate, 16) + (anchor ? round_shift(int64_t{w[j] - anchor[j]} * pull, 24) : 0);
-    w[j] -= static_cast<int32_t>(step);
+    w[j] -= static_cast<int32_t>(round_shift(int64_t{dw[j]} * rate, 16));
   }
 }
 

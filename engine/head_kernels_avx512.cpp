@@ -100,14 +100,9 @@ BITREPLAY_TARGET inline int32_t scaled(int32_t a, int32_t b, int shift) {
   return static_cast<int32_t>((static_cast<uint64_t>(int64_t{a} * b) + (uint64_t{1} << (shift - 1))) >> shift);
 }
 
-// descend where nothing leaves int32; anchor may be nullptr.
-BITREPLAY_TARGET void descend_narrow(int32_t* __restrict w, const int32_t* dw, int64_t size, int32_t rate, const int32_t* anchor,
-                                     int32_t pull) {
-  if (anchor) {
-    for (int64_t j = 0; j < size; ++j) w[j] -= scaled(dw[j], rate, 16) + scaled(w[j] - anchor[j], pull, 24);
-  } else {
-    for (int64_t j = 0; j < size; ++j) w[j] -= scaled(dw[j], rate, 16);
-  }
+// descend where nothing leaves int32.
+BITREPLAY_TARGET void descend_narrow(int32_t* __restrict w, const int32_t* dw, int64_t size, int32_t rate) {
+  for (int64_t j = 0; j < size; ++j) w[j] -= scaled(dw[j], rate, 16);
 }
 
 #include "head_passes.inc"

@@ -84,20 +84,17 @@ inline int32x4_t scaled(int32x4_t a, int32x4_t b) {
   return vrshrn_high_n_s64(low, vmull_high_s32(a, b), kShift);
 }
 
-// descend where nothing leaves int32; anchor may be nullptr.
-void descend_narrow(int32_t* w, const int32_t* dw, int64_t size, int32_t rate, const int32_t* anchor, int32_t pull) {
-  const int32x4_t rates = vdupq_n_s32(rate), pulls = vdupq_n_s32(pull);
+// descend where nothing leaves int32.
+void descend_narrow(int32_t* w, const int32_t* dw, int64_t size, int32_t rate) {
+  const int32x4_t rates = vdupq_n_s32(rate);
   int64_t j = 0;
   for (; j + 4 <= size; j += 4) {
     const int32x4_t v = vld1q_s32(w + j);
-    int32x4_t step = scaled<16>(vld1q_s32(dw + j), rates);
-    if (anchor) step = vaddq_s32(step, scaled<24>(vsubq_s32(v, vld1q_s32(anchor + j)), pulls));
+    const int32x4_t step = scaled<16>(vld1q_s32(dw + j), rates);
     vst1q_s32(w + j, vsubq_s32(v, step));
   }
   for (; j < size; ++j) {
-    const int64_t step =
-        round_shift(int64_t{dw[j]} * rate, 16) + (anchor ? round_shift(int64_t{w[j] - anchor[j]} * pull, 24) : 0);
-    w[j] -= static_cast<int32_t>(step);
+    w[j] -= static_cast<int32_t>(round_shift(int64_t{dw[j]} * rate, 16));
   }
 }
 

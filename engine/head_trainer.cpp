@@ -6,6 +6,7 @@
 
 #include "fixed_point.h"
 #include "gradient.h"
+#include "head.h"
 
 namespace bitreplay {
 
@@ -69,30 +70,30 @@ int64_t HeadTrainer::bytes(size_t classes, size_t width, size_t max_rows) {
          head_scratch(batch_of(max_rows, width, classes));
 }
 
-void HeadTrainer::choose(const Mix& mix, size_t others) {
+void HeadTrainer::choose(const Mix& mix) {
   active_count_ = absent_count_ = 0;
+  const size_t stored_rows = lesson_.stored_labels.size();
   const size_t live_rows = std::max<size_t>(lesson_.live_labels.size(), 1);  // without one, b_l is 0: any number will do
   for (size_t c = 0; c < lesson_.classes; ++c) {
-    const uint64_t share = mix.stand_ins ? live_[c] == 0 : stored_[c];
-    if (live_[c] + share == 0) continue;
+    if (live_[c] + stored_[c] == 0) continue;
     position_[c] = static_cast<uint32_t>(active_count_);
-    prior_[active_count_] = static_cast<int64_t>(mix.live_batch * live_[c] * others + mix.other_batch * share * live_rows);
+    prior_[active_count_] = static_cast<int64_t>(mix.live_batch * live_[c] * stored_rows + mix.stored_batch * stored_[c] * live_rows);
     if (live_[c] == 0) absent_[absent_count_++] = static_cast<uint32_t>(active_count_);
     active_[active_count_++] = static_cast<uint32_t>(c);
   }
   for (size_t i = 0; i < active_count_; ++i) {
-    if (!settings_.prior || mix.other_batch == 0) {
+    if (!settings_.prior || stored_rows == 0) {
       prior_[i] = 0;
       continue;
     }
     prior_[i] = prior_correction(active_count_, static_cast<uint64_t>(prior_[i]),
-                                 (mix.live_batch + mix.other_batch) * live_rows * others);
+                                 (mix.live_batch + mix.stored_batch) * live_rows * stored_rows);
     if (mix.by_heart) {
       const uint64_t rows = uint64_t{live_[active_[i]]} + stored_[active_[i]];
-      prior_[i] += round_shift(prior_correction(active_count_, rows, lesson_.live_labels.size() + others) * settings_.tail_prior, 8);
+      prior_[i] += round_shift(prior_correction(active_count_, rows, lesson_.live_labels.size() + stored_rows) * settings_.tail_prior, 8);
     }
   }
-  ghosts_ = settings_.class_means && mix.other_batch > 0 ? 0 : settings_.ghosts;
+  ghosts_ = stored_rows > 0 ? 0 : settings_.ghosts;
 }
 
 void HeadTrainer::load(std::span<const int32_t> weight) {
@@ -113,17 +114,13 @@ void HeadTrainer::backward(std::span<const int8_t> features, std::span<const uin
   head_weight_gradient(batch, features.data(), g_.data(), total_.data(), scratch_.data());
 }
 
-void HeadTrainer::descend(std::span<int32_t> weight, size_t rows, size_t left, size_t all, bool pulled) {
+void HeadTrainer::descend(std::span<int32_t> weight, size_t rows, size_t left, size_t all) {
   const int64_t rate = (settings_.learning_rate << (12 - lesson_.feature_bits)) * static_cast<int64_t>(left) /
                        static_cast<int64_t>(all * rows);
-  const int64_t pull = settings_.learning_rate * static_cast<int64_t>(left) / static_cast<int64_t>(all) * settings_.pull;
   const size_t width = lesson_.width;
   for (size_t i = 0; i < active_count_; ++i) {
     const size_t at = active_[i] * width;
-    const bool anchored = pulled && active_[i] < lesson_.seen.size() && lesson_.head.past_count[active_[i]] > 0;
-    head_descend(weight.subspan(at, width), total_.data() + i * width, rate * (int64_t{1} << shift_),
-                 anchored ? std::span(lesson_.head.weight.data() + at, width) : std::span<const int32_t>(), pull,
-                 forward_.data() + i * width);
+    head_descend(weight.subspan(at, width), total_.data() + i * width, rate * (int64_t{1} << shift_), forward_.data() + i * width);
   }
 }
 

@@ -1,4 +1,4 @@
-// The head's part of a training step (docs/method.md, 4.1 to 4.3, 7.3, 7.6): who is in the softmax, the gradient of every row, one step
+// The head's part of a training step (docs/method.md, 6.1 to 6.3, 7.3, 7.6): who is in the softmax, the gradient of every row, one step
 // of the weights; and in which order a lesson takes its rows.  Knows features and labels; nothing of images, latents or the tail.
 #pragma once
 
@@ -41,9 +41,8 @@ class Order {
 
 // What a minibatch is made of.
 struct Mix {
-  size_t live_batch = 0, other_batch = 0;
+  size_t live_batch = 0, stored_batch = 0;
   size_t steps = 0;
-  bool stand_ins = false;  // the other rows are made for absent classes
   bool by_heart = false;   // what learns can learn rows by heart: how many of them a class has counts too (7.6)
 };
 
@@ -79,15 +78,14 @@ class HeadTrainer {
   // Positions in the softmax of classes without a live row.
   std::span<const uint32_t> absent() const { return {absent_.data(), absent_count_}; }
 
-  // Decides who is in the softmax, and the prior of each (4.2, 7.6).
-  void choose(const Mix& mix, size_t others);
+  // Decides who is in the softmax, and the prior of each (6.2, 7.6).
+  void choose(const Mix& mix);
   // Forward copies of the weights; `descend` keeps them up to date.
   void load(std::span<const int32_t> weight);
   // g of the minibatch's rows, and its sums with the features.
   void backward(std::span<const int8_t> features, std::span<const uint32_t> labels, uint64_t step, Distillation* distillation = nullptr);
-  // One step of `rows` rows, `left` of `all` steps to go (4.3).
-  // `pulled`: known classes are pulled back to what the head knew of them.
-  void descend(std::span<int32_t> weight, size_t rows, size_t left, size_t all, bool pulled);
+  // One step of `rows` rows, `left` of `all` steps to go (6.3).
+  void descend(std::span<int32_t> weight, size_t rows, size_t left, size_t all);
 
  private:
   static HeadBatch batch_of(size_t rows, size_t width, size_t classes) {

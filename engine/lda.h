@@ -1,5 +1,5 @@
-// Streaming linear discriminant analysis on int8 features: sums of integers, and the linear classifier that they make (docs/method.md, 9).
-// Owns the sums; knows nothing of where a row came from.  What is solved is a function of the sums and of the order of the classes alone.
+// Streaming linear discriminant analysis on int8 features: sums of integers, and the linear classifier that they make (docs/method.md, 4).
+// Owns the sums; knows nothing of where a row came from.  What is solved is a function of the sums alone, not of the order of the classes.
 #pragma once
 
 #include <cstddef>
@@ -10,19 +10,48 @@
 
 namespace bitreplay {
 
-// What is known of every row ever seen.  Sums add: of two devices, of lessons in any order.
-struct Statistics {
+// Integers of 32 bits or of 64: the other is empty.
+struct Integers {
+  std::span<const int32_t> narrow;
+  std::span<const int64_t> wide;
+
+  size_t size() const { return narrow.empty() ? wide.size() : narrow.size(); }
+  int64_t operator[](size_t i) const { return narrow.empty() ? wide[i] : narrow[i]; }
+};
+
+// What is known of every row that counts.  Sums add: of two devices, of lessons in any order.
+class Statistics {
+ public:
   explicit Statistics(int width);
 
-  int width;                // features D
-  Buffer<int64_t> count;    // (classes)
-  Buffer<int64_t> sums;     // (classes, D)
-  Buffer<int64_t> moment;   // sum of x x^T, upper triangle by rows, D (D + 1) / 2
+  int width() const { return width_; }
+  size_t classes() const { return count_.size(); }
+  std::span<const int64_t> count() const { return {count_.data(), count_.size()}; }  // rows of a class
+  std::span<const int64_t> sums() const { return {sums_.data(), sums_.size()}; }     // (classes, D)
+  // Sum of x x^T, upper triangle by rows, D (D + 1) / 2 integers: 32 bits as long as these hold them, else 64.
+  bool is_wide() const { return narrow_.empty(); }
+  Integers moment() const { return {{narrow_.data(), narrow_.size()}, {wide_.data(), wide_.size()}}; }
+  int64_t largest() const;  // magnitude in the moment
+  int64_t saturated() const { return saturated_; }  // features at +-127 in all rows
 
-  size_t classes() const { return count.size(); }
   void open(size_t classes);  // more of them, without rows; never fewer
-  // rows: (labels.size(), D); labels below classes().
-  void add(std::span<const int8_t> rows, std::span<const int32_t> labels);
+  void add(const int8_t* row, size_t label);
+
+  void reserve(size_t classes);
+  void restore(std::span<const int64_t> count, const Integers& sums, const Integers& moment, int64_t saturated);
+  void take_over(Statistics& fresh) noexcept;
+  int64_t bytes() const { return bytes_of(count_) + bytes_of(sums_) + bytes_of(narrow_) + bytes_of(wide_) + bytes_of(row_); }
+  static int64_t bytes(size_t classes, int width, bool wide);
+
+ private:
+  void make_room();
+
+  int width_;
+  Buffer<int64_t> count_, sums_;
+  Buffer<int32_t> narrow_;
+  Buffer<int64_t> wide_;
+  Buffer<int32_t> row_;
+  int64_t saturated_ = 0, left_ = 0;  // left_: rows that 32 bits hold for certain
 };
 
 // How sums become a classifier: weights in rows.
@@ -37,11 +66,12 @@ struct LinearClassifier {
   Buffer<int16_t> weight;  // (classes, D)
   Buffer<int64_t> bias;    // (classes)
   int exponent = 0;
+
+  int64_t bytes() const { return bytes_of(weight) + bytes_of(bias); }
 };
 
-// order: the classes with rows, in an order that does not depend on when they were met; the others get zeros and the lowest bias.
-// Floats: + - * / on doubles, each value's operations in one order (docs/method.md, 9.2).
-LinearClassifier solve(const Statistics& statistics, const LdaSettings& settings, std::span<const int32_t> order);
+// Floats: + - * / on doubles, each value's operations in one order (docs/method.md, 4.2).  Every class has rows.
+LinearClassifier solve(const Statistics& statistics, const LdaSettings& settings);
 int64_t solve_bytes(size_t classes, int width);  // that it allocates at its highest, the result included
 
 }  // namespace bitreplay

@@ -4,16 +4,49 @@
 #include <utility>
 
 #include "fixed_point.h"
+#include "near_equal.h"
 #include "random.h"
 #include "rows.h"
+#include "views.h"
 
 namespace bitreplay {
+namespace {
+
+constexpr int kSettingBits = 8;  // fraction bits of the settings of LDA
+
+template <class T>
+std::span<T> view(Buffer<T>& buffer) {
+  return {buffer.data(), buffer.size()};
+}
+
+// Class c's row of LDA as the first weights of a trained branch: 27 fraction bits, at the temperature of `mixing`.
+void to_branch(const LinearClassifier& from, size_t c, size_t width, const Mixing& mixing, int feature_bits, int32_t* to) {
+  const int shift = from.exponent + kMixingBits - 27 - feature_bits;
+  for (size_t j = 0; j < width; ++j) {
+    const int64_t w = from.weight[c * width + j] * mixing.frozen;
+    to[j] = sat32(shift >= 0 ? round_shift(w, shift) : w << std::min(-shift, 30));
+  }
+}
+
+}  // namespace
+
+// What a lesson makes, beside what is known.
+struct Learner::Fresh {
+  Statistics statistics;
+  LinearClassifier classifier;
+  Buffer<int32_t> weight;
+  Buffer<uint32_t> past;
+  Tail tail;
+  Buffer<int32_t> tail_weight;
+  Mixing mixing;
+};
 
 Learner::Learner(const Network& network, size_t capacity, uint64_t seed, const Settings& settings, const TailSettings& tail,
                  std::span<const TailSource> tail_sources)
     : network_(network),
       settings_(settings),
       seed_(seed),
+      statistics_(settings.head == HeadKind::lda ? network.feature_count() : 0),
       replay_(capacity, network_.latent_words()),
       tail_(network_, tail, tail_sources) {
   if (tail.blocks == 0) return;
@@ -24,33 +57,48 @@ Learner::Learner(const Network& network, size_t capacity, uint64_t seed, const S
           "tail_replay_batch: too many rows a step for 32-bit sums of gradients; lower it, live_batch or gradient_bits");
 }
 
+LdaSettings Learner::lda_settings() const {
+  const auto real = [](int64_t value) { return static_cast<double>(value) / (1 << kSettingBits); };
+  const double views = settings_.views;
+  const int64_t one = int64_t{1} << network_.feature_bits();
+  return {real(settings_.shrinkage) * network_.feature_count() * views, real(settings_.pseudo_pictures) * views, static_cast<double>(one * one)};
+}
+
+int64_t Learner::near_bits() const { return settings_.near_equal == 0 ? -1 : settings_.near_equal * network_.latent_bits() >> 16; }
+
+int64_t Learner::head_bytes_at(size_t classes) const {
+  const auto width = static_cast<size_t>(network_.feature_count());
+  if (!has_lda()) return static_cast<int64_t>(classes * (width * sizeof(int32_t) + sizeof(uint32_t)));
+  const auto solved = static_cast<int64_t>(classes * (width * sizeof(int16_t) + sizeof(int64_t)));
+  return Statistics::bytes(classes, static_cast<int>(width), statistics_.is_wide()) + solved;
+}
+
 int64_t Learner::lesson_bytes(size_t capacity, size_t replay_rows, size_t live, size_t classes, int threads) const {
   const Network& network = network_;
-  const size_t features = static_cast<size_t>(network.feature_count());
-  const size_t workers = workers_for(live + replay_rows, threads);
-  const bool trains_tail = !tail_.blocks().empty();
-  const size_t kept = live * (network.latent_words() * sizeof(uint64_t) + features)  // latents and features of the lesson
-                      + replay_rows * features                                       // features of the replayed rows
-                      + classes * features * (sizeof(int32_t) + sizeof(int64_t))     // tw, which becomes cw; feature sums
-                      + classes * sizeof(uint32_t) * 2                               // counts: past, current
-                      + (trains_tail ? classes * features * sizeof(int32_t) : 0);    // the trained branch's head
-  const auto forward = static_cast<int64_t>(workers) * network.scratch_bytes();
-  const int64_t head = train_head_bytes(live, replay_rows, classes, features, settings_);
+  const size_t features = static_cast<size_t>(network.feature_count()), views = static_cast<size_t>(settings_.views);
+  const bool lda = has_lda(), trains_tail = !tail_.blocks().empty();
+  const size_t seen = live * views + (lda ? 0 : replay_rows);
+  const size_t workers = workers_for(seen, threads);
+  const size_t kept = live * (network.latent_words() * sizeof(uint64_t) + sizeof(uint8_t)) + seen * features  // rows of the lesson, and which count
+                      + (lda ? 0 : classes * sizeof(uint32_t))                                               // counts of the experience
+                      + (trains_tail ? classes * features * sizeof(int32_t) : 0);                            // the trained branch's head
+  const auto forward = static_cast<int64_t>(workers * (static_cast<size_t>(network.scratch_bytes()) + (views > 1 ? network.image_bytes() + network.latent_words() * sizeof(uint64_t) : 0)));
+  const int64_t head = lda ? solve_bytes(classes, static_cast<int>(features)) : train_head_bytes(live, replay_rows, classes, features, settings_);
   const bool trains = kTrainsTail && trains_tail && replay_rows > 0;
   const int64_t tail = trains ? train_tail_bytes(network, tail_, live, replay_rows, classes, settings_, threads) : 0;
-  const int64_t highest = std::max({forward, head, tail, Replay::planning_bytes(capacity, live, classes)});
-  return static_cast<int64_t>(kept) + tail_.bytes() + highest;
+  const int64_t highest = std::max({forward, head, tail, count_once_bytes(live), Replay::planning_bytes(capacity, live, classes)});
+  return static_cast<int64_t>(kept) + head_bytes_at(classes) + tail_.bytes() + highest;
 }
 
 void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> labels, size_t classes, int threads,
                     const Progress& progress) {
   require(experience_ < kMostLessons, "learn: expected at most {} lessons in all; make a new learner", {kMostLessons});
   for (const uint64_t seen : replay_.seen()) {
-    require(seen + labels.size() <= kMostLessons, "learn: expected at most {} rows of a class in all; make a new learner", {kMostLessons});
+    require(seen + labels.size() <= kMostLessons, "learn: expected at most {} pictures of a class in all; make a new learner", {kMostLessons});
   }
   const Network& network = network_;
-  const size_t live = labels.size();
-  const size_t stored = replay_.size();
+  const size_t live = labels.size(), stored = replay_.size(), views = static_cast<size_t>(settings_.views);
+  const size_t trained_on = has_lda() ? 0 : stored;  // stored rows that the head is trained on
   const size_t width = static_cast<size_t>(network.feature_count());
   const size_t words = network.latent_words();
   const auto report = [&](Phase phase, size_t done, size_t total) {
@@ -58,85 +106,134 @@ void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> la
   };
 
   Buffer<uint64_t> latents(live * words);
-  Buffer<int8_t> live_features(live * width);
-  Buffer<int8_t> stored_features(stored * width);
-  Buffer<int32_t> weight(classes * width, 0);
-  Buffer<int64_t> sums(classes * width, 0);
-  Buffer<uint32_t> past(classes, 0), current(classes, 0);
-  Tail tail = tail_;
-  Buffer<int32_t> tail_weight(tail.blocks().empty() ? 0 : classes * width);
-
-  for_rows(
-      network, live + stored, threads,
-      [&](size_t row, size_t, Scratch& scratch) {
-        if (row < live) {
-          network.latent(images.data() + row * network.image_bytes(), latents.data() + row * words, scratch);
-          network.features(latents.data() + row * words, live_features.data() + row * width, scratch);
-        } else {
-          network.features(replay_.row(row - live), stored_features.data() + (row - live) * width, scratch);
-        }
-      },
-      [&](size_t done) { report(Phase::latents, done, live + stored); });
-
-  std::copy(head_.weight.begin(), head_.weight.end(), weight.begin());
-  std::copy(head_.past_count.begin(), head_.past_count.end(), past.begin());
-  std::copy(sums_.begin(), sums_.end(), sums.begin());
-  for (size_t i = 0; i < live; ++i) {
-    ++current[labels[i]];
-    for (size_t j = 0; j < width; ++j) sums[labels[i] * width + j] += live_features[i * width + j];
+  Buffer<int8_t> features((live * views + trained_on) * width);  // of the views of each image, then of stored rows
+  const size_t jobs = live * views + trained_on;
+  {
+    const size_t bytes = network.image_bytes(), side = static_cast<size_t>(network.image_size());
+    Buffer<uint8_t> pictures(views > 1 ? workers_for(jobs, threads) * bytes : 0);
+    Buffer<uint64_t> viewed(views > 1 ? workers_for(jobs, threads) * words : 0);
+    for_rows(
+        network, jobs, threads,
+        [&](size_t job, size_t worker, Scratch& scratch) {
+          const size_t row = job / views, number = job % views;
+          if (row >= live) {
+            network.features(replay_.row(job - live * views), features.data() + job * width, scratch);
+            return;
+          }
+          const uint8_t* image = images.data() + row * bytes;
+          uint64_t* latent = latents.data() + row * words;
+          if (number > 0) {
+            make_view(image, side, static_cast<int>(number), pictures.data() + worker * bytes);
+            image = pictures.data() + worker * bytes;
+            latent = viewed.data() + worker * words;
+          }
+          network.latent(image, latent, scratch);
+          network.features(latent, features.data() + job * width, scratch);
+        },
+        [&](size_t done) { report(Phase::latents, done, jobs); });
   }
-  for (const uint16_t label : replay_.labels()) ++current[label];
-  const Lesson lesson{labels, replay_.labels(), head_, replay_.seen(), classes, width, network.feature_bits(), tail.settings().gradient_bits,
-                      seed_,  experience_};
-  const auto view = [](auto& buffer) { return std::span(buffer.data(), buffer.size()); };
-  train_head(lesson, settings_, {view(live_features), view(stored_features), view(sums)}, view(weight),
-             [&](size_t done, size_t total) { report(Phase::head, done, total); });
-  if (!tail_weight.empty()) {
-    std::copy(weight.begin(), weight.end(), tail_weight.begin());  // new classes start as the head learned them
-    std::copy(tail_weight_.begin(), tail_weight_.end(), tail_weight.begin());
+  const Buffer<uint8_t> counts = count_once(view(latents), words, labels, near_bits());
+
+  Fresh fresh{statistics_, {}, Buffer<int32_t>(has_lda() ? 0 : classes * width, 0), Buffer<uint32_t>(has_lda() ? 0 : classes, 0),
+              tail_, Buffer<int32_t>(tail_.blocks().empty() ? 0 : classes * width), mixing_};
+  const Lesson lesson{labels, replay_.labels(), classes, width, network.feature_bits(), tail_.settings().gradient_bits, seed_, experience_};
+  if (has_lda()) {
+    fresh.statistics.open(classes);
+    for (size_t i = 0; i < live; ++i) {
+      for (size_t v = 0; counts[i] != 0 && v < views; ++v) fresh.statistics.add(features.data() + (i * views + v) * width, static_cast<size_t>(labels[i]));
+    }
+#ifdef BITREPLAY_DEVICE
+    if (fresh.statistics.is_wide() && !statistics_.is_wide()) {  // there is no room for it
+      fail(Error::memory, "images: the sums of this learner outgrow 32 bits; save the state and open it again");
+    }
+#endif
+    report(Phase::head, 0, 1);
+    fresh.classifier = solve(fresh.statistics, lda_settings());
+    report(Phase::head, 1, 1);
+  } else {
+    Buffer<uint32_t> current(classes, 0);
+    std::copy(head_.weight.begin(), head_.weight.end(), fresh.weight.begin());
+    std::copy(head_.past_count.begin(), head_.past_count.end(), fresh.past.begin());
+    for (const int32_t label : labels) ++current[static_cast<size_t>(label)];
+    for (const uint16_t label : replay_.labels()) ++current[label];
+    train_head(lesson, settings_, {features.data(), live * width}, {features.data() + live * width, stored * width}, view(fresh.weight),
+               [&](size_t done, size_t total) { report(Phase::head, done, total); });
+    if (!fresh.tail_weight.empty()) std::copy(fresh.weight.begin(), fresh.weight.end(), fresh.tail_weight.begin());
+    if (live > 0) consolidate(view(head_.weight), view(fresh.weight), view(fresh.past), view(current), static_cast<int>(width));
+  }
+  if (!fresh.tail_weight.empty()) {
+    for (size_t c = this->classes(); has_lda() && c < classes; ++c) {
+      to_branch(fresh.classifier, c, width, fresh.mixing, network.feature_bits(), fresh.tail_weight.data() + c * width);
+    }
+    std::copy(tail_weight_.begin(), tail_weight_.end(), fresh.tail_weight.begin());
     if (kTrainsTail && stored > 0) {
       Workers team(threads);
       train_tail(
-          lesson, settings_, network, tail_, tail, [&](size_t row) { return latents.data() + row * words; },
-          [&](size_t row) { return replay_.row(row); }, view(tail_weight), team,
+          lesson, settings_, network, tail_, fresh.tail, [&](size_t row) { return latents.data() + row * words; },
+          [&](size_t row) { return replay_.row(row); }, view(fresh.tail_weight), team,
           [&](size_t done, size_t total) { report(Phase::tail, done, total); });
     }
   }
-  if (live > 0) consolidate(view(head_.weight), view(weight), view(past), view(current), static_cast<int>(width));
-  Replay::Plan plan = replay_.plan(labels, classes, seed_, experience_);
+  Replay::Plan plan = replay_.plan(latents.data(), labels, {counts.data(), counts.size()}, classes, seed_, near_bits());
 
-  flipped_ = tail.differing_weights(tail_);
-  take_over(head_.weight, weight);
-  take_over(head_.past_count, past);
-  take_over(sums_, sums);
-  tail_.take_over(tail);
-  take_over(tail_weight_, tail_weight);
+  flipped_ = fresh.tail.differing_weights(tail_);
+  counted_ = static_cast<size_t>(std::count(counts.begin(), counts.end(), 1));
+  statistics_.take_over(fresh.statistics);
+  take_over(classifier_.weight, fresh.classifier.weight);
+  take_over(classifier_.bias, fresh.classifier.bias);
+  classifier_.exponent = fresh.classifier.exponent;
+  take_over(head_.weight, fresh.weight);
+  take_over(head_.past_count, fresh.past);
+  tail_.take_over(fresh.tail);
+  take_over(tail_weight_, fresh.tail_weight);
+  mixing_ = fresh.mixing;
   if (live > 0) replay_.commit(std::move(plan), latents.data());
   ++experience_;
 }
 
 void Learner::rehearse(int threads, const Progress& progress) {
-  if (replay_.size() > 0) learn({}, {}, classes(), threads, progress);
+  if (replay_.size() > 0 && (!has_lda() || !tail_.blocks().empty())) learn({}, {}, classes(), threads, progress);
 }
 
 void Learner::reserve(size_t classes) {
   const size_t width = static_cast<size_t>(network_.feature_count());
-  head_.weight.reserve(classes * width);
-  head_.past_count.reserve(classes);
-  sums_.reserve(classes * width);
+  if (has_lda()) {
+    statistics_.reserve(classes);
+    classifier_.weight.reserve(classes * width);
+    classifier_.bias.reserve(classes);
+  } else {
+    head_.weight.reserve(classes * width);
+    head_.past_count.reserve(classes);
+  }
   replay_.reserve_classes(classes);
   if (!tail_.blocks().empty()) tail_weight_.reserve(classes * width);
 }
 
-void Learner::restore(std::span<const int32_t> weight, std::span<const uint32_t> past_count, std::span<const int64_t> sums,
-                      std::span<const uint64_t> rows, std::span<const uint16_t> labels, std::span<const uint64_t> seen,
-                      std::span<const int32_t> tail_weight, uint64_t experience) {
-  sums_.assign(sums.begin(), sums.end());
-  head_.weight.assign(weight.begin(), weight.end());
-  head_.past_count.assign(past_count.begin(), past_count.end());
-  replay_.restore(rows, labels, seen);
-  tail_weight_.assign(tail_weight.begin(), tail_weight.end());
-  experience_ = experience;
+void Learner::restore(const Content& content) {
+  experience_ = content.experience;
+  replay_.restore(content.rows, content.labels, content.seen);
+  if (has_lda()) statistics_.restore(content.count, content.sums, content.moment, content.saturated);
+  head_.weight.assign(content.weight.begin(), content.weight.end());
+  head_.past_count.assign(content.past_count.begin(), content.past_count.end());
+  tail_weight_.assign(content.tail_weight.begin(), content.tail_weight.end());
+  mixing_ = content.mixing;
+}
+
+void Learner::begin_branch(size_t c) {
+  const size_t width = static_cast<size_t>(network_.feature_count());
+  if (has_lda()) {
+    to_branch(classifier_, c, width, mixing_, network_.feature_bits(), tail_weight_.data() + c * width);
+  } else {
+    std::copy_n(head_.weight.data() + c * width, width, tail_weight_.data() + c * width);
+  }
+}
+
+void Learner::prepare() {
+  if (!has_lda()) return;
+  LinearClassifier fresh = solve(statistics_, lda_settings());
+  take_over(classifier_.weight, fresh.weight);
+  take_over(classifier_.bias, fresh.bias);
+  classifier_.exponent = fresh.exponent;
 }
 
 }  // namespace bitreplay

@@ -1,4 +1,4 @@
-// Owns head and replay memory around a frozen network, and the order of steps of a lesson (docs/method.md, 4 and 5).
+// Owns everything that is learned around a frozen network, and the order of steps of a lesson (docs/method.md).
 // A lesson is a transaction: everything is computed beside the state, then taken over by steps that cannot fail.
 // Knows no names of classes, no files, no clock.
 #pragma once
@@ -10,7 +10,9 @@
 #include "error.h"
 #include "function_ref.h"
 #include "head.h"
+#include "lda.h"
 #include "lesson.h"
+#include "mixing.h"
 #include "network.h"
 #include "replay.h"
 #include "tail.h"
@@ -22,14 +24,26 @@ enum class Phase { latents, head, tail };
 // Told how far a lesson is; returns false to give it up.
 using Progress = FunctionRef<bool(Phase phase, uint64_t done, uint64_t total)>;
 
-// Classes of constant logit 0 that stand for all that is not known, where certainty is asked for (docs/method.md, 4.5).
-inline constexpr int kUnknownGhosts = 64;
-
 // What is said of each row.
 struct Answers {
   std::span<int32_t> best;           // the class
   std::span<int32_t> certainty;      // that it is a known class at all, 15 fraction bits: how sure the frozen branch is
   std::span<int32_t> probabilities;  // (rows, classes) with 15 fraction bits, or empty
+};
+
+// What a state file holds, beside the values of the trained blocks.  Sizes fit; what does not belong to the kind of head is empty.
+struct Content {
+  uint64_t experience = 0;
+  std::span<const uint64_t> rows;
+  std::span<const uint16_t> labels;
+  std::span<const uint64_t> seen;
+  std::span<const int64_t> count;
+  Integers sums, moment;
+  int64_t saturated = 0;
+  std::span<const int32_t> weight;
+  std::span<const uint32_t> past_count;
+  std::span<const int32_t> tail_weight;
+  Mixing mixing;
 };
 
 class Learner {
@@ -39,71 +53,88 @@ class Learner {
           std::span<const TailSource> tail_sources);
 
   const Network& network() const { return network_; }
+  const Settings& settings() const { return settings_; }
+  // What the head is made from: sums where it is LDA, trained weights where it is CWR*.
+  const Statistics& statistics() const { return statistics_; }
   const Head& head() const { return head_; }
+  const LinearClassifier& classifier() const { return classifier_; }
   const Replay& replay() const { return replay_; }
   // The trained branch: its blocks, and its head (classes, feature_count); empty where no block is trained.
   const Tail& tail() const { return tail_; }
   std::span<const int32_t> tail_weight() const { return {tail_weight_.data(), tail_weight_.size()}; }
+  const Mixing& mixing() const { return mixing_; }
   // How many binary weights the last lesson turned over.
   int64_t flipped() const { return flipped_; }
-  // Sum of the features of every row ever taught, (classes, feature_count); replay().seen() counts the rows.
-  std::span<const int64_t> feature_sums() const { return {sums_.data(), sums_.size()}; }
-  static constexpr uint64_t kMostLessons = UINT32_MAX;  // and rows of a class: what files and random numbers hold
-  size_t classes() const { return head_.past_count.size(); }
+  // How many of its pictures counted: others were near-equal to one of them.
+  size_t counted() const { return counted_; }
+  static constexpr uint64_t kMostLessons = UINT32_MAX;  // and pictures of a class: what files and random numbers hold
+  size_t classes() const { return replay_.seen().size(); }
   uint64_t experience() const { return experience_; }
 
   // Learns `labels.size()` images; labels below `classes`, which is at least classes() (new classes follow the known ones).
   // Throws Cancelled, or std::bad_alloc; then nothing has changed.
   void learn(std::span<const uint8_t> images, std::span<const int32_t> labels, size_t classes, int threads, const Progress& progress);
 
-  // Trains the head, and the tail, on the stored rows alone (docs/method.md, 8.2); as `learn` otherwise.
+  // Trains the tail, or CWR*'s head, on the stored rows alone (docs/method.md, 8.2); as `learn` otherwise.
   void rehearse(int threads, const Progress& progress);
 
   // features: (rows, feature_count) of images.
   void features(std::span<const uint8_t> images, std::span<int8_t> features, int threads) const;
-  // mirrored: from each image and its mirror image.
-  void predict(std::span<const uint8_t> images, bool mirrored, const Answers& answers, int threads) const;
+  // views: how many of each image are looked at (docs/method.md, 1.1).
+  void predict(std::span<const uint8_t> images, int views, const Answers& answers, int threads) const;
   // The same of the rows in the replay memory, in slot order.
   void recall(const Answers& answers, int threads) const;
   // What that allocates at its highest.
-  int64_t predict_bytes(size_t rows, bool mirrored, int threads) const;
+  int64_t predict_bytes(size_t rows, int views, int threads) const;
   // The same with so many classes, and a trained branch or not.
-  int64_t predict_bytes_at(size_t rows, bool mirrored, int threads, size_t classes, bool has_branch) const;
+  int64_t predict_bytes_at(size_t rows, int views, int threads, size_t classes, bool has_branch) const;
 
   // Makes room for so many classes at once: as long as there are no more, lessons keep nothing that they allocate.
   void reserve(size_t classes);
 
-  // Takes over the content of a state file; the caller has checked the sizes.
-  void restore(std::span<const int32_t> weight, std::span<const uint32_t> past_count, std::span<const int64_t> sums,
-               std::span<const uint64_t> rows, std::span<const uint16_t> labels, std::span<const uint64_t> seen,
-               std::span<const int32_t> tail_weight, uint64_t experience);
+  // Takes over the content of a state file; the caller has checked it.  `prepare` follows.
+  void restore(const Content& content);
+  // Makes the head from the sums.
+  void prepare();
+  static int64_t prepare_bytes(size_t classes, int width) { return solve_bytes(classes, width); }
   Tail& tail() { return tail_; }
+  // Lets the trained branch begin class c anew, as the head knows it.
+  void begin_branch(size_t c);
 
   // What is kept between lessons, without the network.
-  int64_t state_bytes() const {
-    return bytes_of(head_.weight) + bytes_of(head_.past_count) + bytes_of(sums_) + replay_.bytes() + tail_.bytes() +
-           bytes_of(tail_weight_);
-  }
+  int64_t state_bytes() const { return head_bytes() + replay_.bytes() + tail_.bytes() + bytes_of(tail_weight_); }
+  int64_t head_bytes() const { return statistics_.bytes() + classifier_.bytes() + bytes_of(head_.weight) + bytes_of(head_.past_count); }
+  // The same with so many classes, as `reserve` makes it.
+  int64_t head_bytes_at(size_t classes) const;
   // What a lesson needs on top of that at its highest, for `live` images and `classes` classes afterwards.
   int64_t lesson_bytes(size_t capacity, size_t replay_rows, size_t live, size_t classes, int threads) const;
 
  private:
-  // features of the frozen network, and, unless empty, those of the trained branch; of the mirrored images where `mirrored`.
-  void see(std::span<const uint8_t> images, bool mirrored, std::span<int8_t> features, std::span<int8_t> trained, int threads) const;
+  struct Fresh;  // what a lesson makes
+
+  bool has_lda() const { return settings_.head == HeadKind::lda; }
+  LdaSettings lda_settings() const;
+  int64_t near_bits() const;  // rows that differ in no more bits are near-equal; negative: none is
+
+  // features of the frozen network, and, unless empty, those of the trained branch; of one view of the images.
+  void see(std::span<const uint8_t> images, int view, std::span<int8_t> features, std::span<int8_t> trained, int threads) const;
 
   // From features, one view behind the other, to answers; trained: those of the trained branch, or empty.
-  void judge(std::span<const int8_t> rows, std::span<const int8_t> trained, bool mirrored, const Answers& answers) const;
+  void judge(std::span<const int8_t> rows, std::span<const int8_t> trained, int views, const Answers& answers) const;
 
   const Network& network_;
   Settings settings_;
   uint64_t seed_;
   uint64_t experience_ = 0;
-  Head head_;
-  Buffer<int64_t> sums_;
+  Statistics statistics_;        // LDA
+  LinearClassifier classifier_;
+  Head head_;                    // CWR*
   Replay replay_;
   Tail tail_;
   Buffer<int32_t> tail_weight_;
+  Mixing mixing_;
   int64_t flipped_ = 0;
+  size_t counted_ = 0;
 };
 
 }  // namespace bitreplay

@@ -1,4 +1,4 @@
-// How a lesson trains (docs/method.md, 4.2, 4.3 and 7.6): minibatches of live and other rows, the head's steps, the tail's.
+// How a lesson trains (docs/method.md, 6 and 7.6): minibatches of live and other rows, the head's steps, the tail's.
 // Works on copies that the learner makes; knows nothing of what becomes of them.
 #pragma once
 
@@ -7,18 +7,23 @@
 #include <span>
 
 #include "function_ref.h"
-#include "head.h"
 #include "memory.h"
 #include "tail.h"
 
 namespace bitreplay {
 
-// How a lesson is learned; see docs/method.md 4 for each.
+// What names rows without training the network: sums of their features, or the papers' trained head.
+enum class HeadKind : uint8_t { lda, cwr };
+
+// How a lesson is learned; see docs/method.md for each.
 struct Settings {
-  int64_t learning_rate = 0;  // 16 fraction bits
-  int64_t pull = 0;           // 8 fraction bits
-  int epochs = 0, min_steps = 0, live_batch = 0, replay_batch = 0, ghosts = 0;
-  bool prior = true, class_means = true;
+  HeadKind head = HeadKind::lda;
+  int views = 1;
+  int64_t shrinkage = 0, pseudo_pictures = 0;  // 8 fraction bits
+  int64_t near_equal = 0;                      // share of a row's bits, 16 fraction bits
+  int64_t learning_rate = 0;                   // 16 fraction bits
+  int epochs = 0, live_batch = 0, replay_batch = 0, ghosts = 0;
+  bool prior = true;
   int tail_epochs = 0, tail_passes = 0, tail_replay_batch = 0;
   int tail_prior = 0;  // 8 fraction bits
   int tail_noise = 0;  // of 256
@@ -35,23 +40,14 @@ using RowSource = FunctionRef<const uint64_t*(size_t row)>;
 struct Lesson {
   std::span<const int32_t> live_labels;
   std::span<const uint16_t> stored_labels;
-  const Head& head;                       // as it was before the lesson
-  std::span<const uint64_t> seen;         // rows a class of earlier lessons
   size_t classes = 0, width = 0;
   int feature_bits = 0, gradient_bits = 16;
   uint64_t seed = 0, experience = 0;
 };
 
-// Features of the lesson's rows under one tail; those of stored rows are moved onto the class means.
-struct LessonFeatures {
-  std::span<const int8_t> live;
-  std::span<int8_t> stored;
-  std::span<const int64_t> sums;  // of every row of a class ever taught, this lesson's included
-};
-
-// Trains `weight` (classes, width): cw on entry, tw on return; rows of absent classes are put back.
-void train_head(const Lesson& lesson, const Settings& settings, const LessonFeatures& features, std::span<int32_t> weight,
-                StepReport report);
+// Trains `weight` (classes, width) on the features of the lesson's rows: cw on entry, tw on return.
+void train_head(const Lesson& lesson, const Settings& settings, std::span<const int8_t> live, std::span<const int8_t> stored,
+                std::span<int32_t> weight, StepReport report);
 
 // Trains `tail`, on entry a copy of `before`, and `weight` together on the latent rows of the lesson, live(i) and stored(i).
 void train_tail(const Lesson& lesson, const Settings& settings, const Network& network, const Tail& before, Tail& tail,

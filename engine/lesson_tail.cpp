@@ -40,15 +40,15 @@ void train_tail(const Lesson& lesson, const Settings& settings, const Network& n
   const size_t live_rows = lesson.live_labels.size();
   Mix mix;
   mix.live_batch = std::min<size_t>(settings.live_batch, live_rows);
-  mix.other_batch = std::min<size_t>(settings.tail_replay_batch, stored_rows);
-  const auto passes = [&](size_t count) { return ceil_div(count * stored_rows, mix.other_batch); };
+  mix.stored_batch = std::min<size_t>(settings.tail_replay_batch, stored_rows);
+  const auto passes = [&](size_t count) { return ceil_div(count * stored_rows, mix.stored_batch); };
   const auto most = static_cast<size_t>(settings.tail_passes);
   mix.steps = live_rows == 0 ? passes(ceil_div(most, 4))
                              : std::min(static_cast<size_t>(settings.tail_epochs) * ceil_div(live_rows, mix.live_batch), passes(most));
   mix.by_heart = true;
-  const size_t max_rows = mix.live_batch + mix.other_batch;
+  const size_t max_rows = mix.live_batch + mix.stored_batch;
   HeadTrainer head(lesson, settings, max_rows);
-  head.choose(mix, stored_rows);
+  head.choose(mix);
   TailTrainer trainer(network, tail, static_cast<int>(max_rows), workers);
   Order live_order(live_rows, lesson, Purpose::tail_live_order);
   Order stored_order(stored_rows, lesson, Purpose::tail_replay_order);
@@ -66,7 +66,7 @@ void train_tail(const Lesson& lesson, const Settings& settings, const Network& n
   for (size_t step = 0; step < mix.steps; ++step) {
     report(step, mix.steps);
     const size_t fresh = live_order.left() == 0 ? mix.live_batch : std::min(mix.live_batch, live_order.left());
-    const size_t rows = fresh + mix.other_batch;
+    const size_t rows = fresh + mix.stored_batch;
     for (size_t b = 0; b < rows; ++b) {
       const uint32_t row = b < fresh ? live_order.next() : stored_order.next();
       labels[b] = b < fresh ? static_cast<uint32_t>(lesson.live_labels[row]) : lesson.stored_labels[row];
@@ -77,7 +77,7 @@ void train_tail(const Lesson& lesson, const Settings& settings, const Network& n
     head.backward({x.data(), rows * width}, {labels.data(), rows}, step, heard);
     const int decay = (2 * step >= mix.steps) + (4 * step >= 3 * mix.steps) + (8 * step >= 7 * mix.steps);
     trainer.step(head.gradient(rows), head.forward(), x.data(), {lesson.seed, lesson.experience, step, decay});
-    head.descend(weight, rows, mix.steps - step, mix.steps, false);
+    head.descend(weight, rows, mix.steps - step, mix.steps);
   }
   report(mix.steps, mix.steps);
 }

@@ -1,4 +1,4 @@
-// Counter-based random numbers (docs/method.md, 6): a draw is a pure function of its key, so that no result depends on the
+// Counter-based random numbers (docs/method.md, 9): a draw is a pure function of its key, so that no result depends on the
 // order of calls or on threads.
 #pragma once
 
@@ -13,10 +13,7 @@ namespace bitreplay {
 enum class Purpose : uint64_t {
   live_order = 1,
   replay_order = 2,
-  replay_drop = 3,
-  replay_offer = 4,
-  deviation = 5,
-  absent_class = 6,
+  row_hash = 3,
   weight_rounding = 7,
   gradient_rounding = 8,
   tail_live_order = 9,
@@ -38,6 +35,13 @@ constexpr uint64_t draw(uint64_t seed, Purpose purpose, uint64_t step, uint64_t 
   h = mix(h + kGamma + static_cast<uint64_t>(purpose));
   h = mix(h + kGamma + step);
   return mix(h + kGamma + index);
+}
+
+// 64 bits of a packed row that depend on each of its bits: an order of rows that has nothing to do with when they came.
+inline uint64_t row_hash(uint64_t seed, std::span<const uint64_t> row) {
+  uint64_t h = draw(seed, Purpose::row_hash, 0, row.size());
+  for (const uint64_t word : row) h = mix((h ^ word) + 0x9e3779b97f4a7c15ULL);
+  return h;
 }
 
 // 32 random bits for number i under a key: cheap enough for every weight of every step.

@@ -3,22 +3,25 @@
 #include <algorithm>
 #include <utility>
 
+#include "near_equal.h"
 #include "random.h"
 
 namespace bitreplay {
 namespace {
 
-// An entry of a class's list: a slot that is kept, or a live row.
+// A row that may be kept: of a slot, or live.
 struct Entry {
+  uint64_t hash;
   uint32_t index;
+  uint16_t label;
   bool live;
 };
 
-// Largest level with sum(min(seen, level)) <= capacity, and how many classes may hold one row more.
-std::pair<uint64_t, uint64_t> water_level(std::span<const uint64_t> seen, uint64_t capacity) {
+// Largest level with sum(min(count, level)) <= capacity, and how many classes may hold one row more.
+std::pair<uint64_t, uint64_t> water_level(std::span<const uint64_t> counts, uint64_t capacity) {
   const auto held = [&](uint64_t level) {
     uint64_t total = 0;
-    for (const uint64_t s : seen) total += std::min(s, level);
+    for (const uint64_t n : counts) total += std::min(n, level);
     return total;
   };
   uint64_t low = 0, high = capacity;
@@ -42,82 +45,70 @@ Replay::Replay(size_t capacity, size_t row_words)
 }
 
 int64_t Replay::planning_bytes(size_t capacity, size_t live, size_t classes) {
-  const size_t slots = capacity;
-  return static_cast<int64_t>(sizeof(Write) * slots + sizeof(uint64_t) * classes         // the plan
-                              + sizeof(uint64_t) * 3 * classes                           // stored, target, first
-                              + sizeof(Entry) * slots + sizeof(uint8_t) * slots          // lists, occupied
-                              + sizeof(uint32_t) * live + sizeof(uint64_t) * (classes + 1));  // live rows by class
+  return static_cast<int64_t>(sizeof(Write) * capacity + sizeof(uint64_t) * classes                  // the plan
+                              + sizeof(Entry) * (capacity + live) + sizeof(uint8_t) * capacity      // entries, occupied
+                              + (2 * sizeof(uint64_t) + sizeof(Entry)) * classes);                  // counts, first, last rows
 }
 
-Replay::Plan Replay::plan(std::span<const int32_t> labels, size_t classes, uint64_t seed, uint64_t experience) const {
+Replay::Plan Replay::plan(const uint64_t* live, std::span<const int32_t> labels, std::span<const uint8_t> offered, size_t classes, uint64_t seed,
+                          int64_t near) const {
   Plan plan;
   plan.writes.reserve(capacity_);
   plan.seen.assign(classes, 0);
   std::copy(seen_.begin(), seen_.end(), plan.seen.begin());
-  for (const int32_t label : labels) ++plan.seen[label];
+  for (const int32_t label : labels) ++plan.seen[static_cast<size_t>(label)];
+  if (capacity_ == 0) return plan;
 
-  Buffer<uint64_t> stored(classes, 0), target(classes), first(classes);
-  for (const uint16_t label : this->labels()) ++stored[label];
-  const auto [level, remainder] = water_level({plan.seen.data(), classes}, capacity_);
-  uint64_t extra = remainder;
-  uint64_t total = 0;
-  for (size_t c = 0; c < classes; ++c) {
-    target[c] = std::min(plan.seen[c], level);
-    if (plan.seen[c] > level && extra > 0) {
-      ++target[c];
-      --extra;
-    }
-    first[c] = total;
-    total += target[c];
+  Buffer<Entry> entries(labels_.size() + labels.size());
+  Buffer<uint64_t> counts(classes, 0), first(classes);
+  size_t size = 0;
+  const auto enter = [&](const uint64_t* row, size_t index, size_t label, bool is_live) {
+    entries[size++] = {row_hash(seed, {row, row_words_}), static_cast<uint32_t>(index), static_cast<uint16_t>(label), is_live};
+    ++counts[label];
+  };
+  for (size_t slot = 0; slot < labels_.size(); ++slot) enter(row(slot), slot, labels_[slot], false);
+  for (size_t i = 0; i < labels.size(); ++i) {
+    if (offered[i] != 0) enter(live + i * row_words_, i, static_cast<size_t>(labels[i]), true);
   }
+  std::sort(entries.begin(), entries.begin() + static_cast<ptrdiff_t>(size), [](const Entry& a, const Entry& b) {
+    if (a.label != b.label) return a.label < b.label;
+    if (a.hash != b.hash) return a.hash < b.hash;
+    return a.live != b.live ? b.live : a.index < b.index;  // equal hashes: equal rows
+  });
+  const auto [level, spare] = water_level({counts.data(), classes}, capacity_);
+  const auto words_of = [&](const Entry& entry) { return entry.live ? live + size_t{entry.index} * row_words_ : row(entry.index); };
 
-  // Live rows by class, in their order.
-  Buffer<uint64_t> live_first(classes + 1, 0);
-  Buffer<uint32_t> live_rows(labels.size());
-  for (const int32_t label : labels) ++live_first[label + 1];
-  for (size_t c = 0; c < classes; ++c) live_first[c + 1] += live_first[c];
-  for (size_t i = 0; i < labels.size(); ++i) live_rows[live_first[labels[i]]++] = static_cast<uint32_t>(i);
-  for (size_t c = classes; c > 0; --c) live_first[c] = live_first[c - 1];
-  live_first[0] = 0;
+  // Of each class the first `level` rows, and the next one as a candidate for what is left over.
+  Buffer<Entry> next(classes);
+  size_t candidates = 0, begin = 0;
+  for (size_t c = 0; c < classes; ++c) {
+    first[c] = begin;
+    const size_t end = begin + counts[c];
+    size_t kept = begin;
+    for (size_t i = begin; i < end && kept < begin + level + 1; ++i) {
+      const Entry entry = entries[i];
+      bool known = false;
+      for (size_t k = begin; near >= 0 && !known && k < std::min(kept, begin + kMostCompared); ++k) {
+        known = entries[k].live != entry.live && near_equal(words_of(entries[k]), words_of(entry), row_words_, near);
+      }
+      if (!known) entries[kept++] = entry;
+    }
+    if (kept == begin + level + 1) next[candidates++] = entries[--kept];
+    counts[c] = kept - begin;
+    begin = end;
+  }
+  const size_t more = std::min<size_t>(candidates, spare);
+  const auto precedes = [](const Entry& a, const Entry& b) { return a.hash != b.hash ? a.hash < b.hash : a.label < b.label; };
+  std::sort(next.begin(), next.begin() + static_cast<ptrdiff_t>(candidates), precedes);
+  for (size_t i = 0; i < more; ++i) ++counts[next[i].label];  // it still lies there
 
-  Buffer<Entry> entries(capacity_);
   Buffer<uint8_t> occupied(capacity_, 0);
   for (size_t c = 0; c < classes; ++c) {
-    Entry* list = entries.data() + first[c];
-    uint64_t size = stored[c];
-    if (size > target[c]) {
-      // The list has room for the survivors only: they are drawn in `writes`, which is not used yet.
-      Buffer<Write>& ranks = plan.writes;
-      ranks.clear();
-      for (uint32_t slot = 0; slot < labels_.size(); ++slot) {
-        if (labels_[slot] == c) ranks.push_back({slot, 0, 0, false});
-      }
-      for (; size > target[c]; --size) {
-        ranks[below(size, draw(seed, Purpose::replay_drop, experience << 32 | c, size))] = ranks[size - 1];
-      }
-      for (uint64_t i = 0; i < size; ++i) list[i] = {ranks[i].to, false};
-      ranks.clear();
-    } else {
-      uint64_t i = 0;
-      for (uint32_t slot = 0; slot < labels_.size(); ++slot) {
-        if (labels_[slot] == c) list[i++] = {slot, false};
-      }
+    for (size_t i = first[c]; i < first[c] + counts[c]; ++i) {
+      if (!entries[i].live) occupied[entries[i].index] = 1;
     }
-    uint64_t index = c < seen_.size() ? seen_[c] : 0;
-    for (uint64_t i = live_first[c]; i < live_first[c + 1]; ++i, ++index) {
-      if (size < target[c]) {
-        list[size++] = {live_rows[i], true};
-      } else if (target[c] > 0) {
-        const uint64_t j = below(index + 1, draw(seed, Purpose::replay_offer, experience << 32 | c, index));
-        if (j < target[c]) list[j] = {live_rows[i], true};
-      }
-    }
-    target[c] = size;
-    for (uint64_t i = 0; i < size; ++i) {
-      if (!list[i].live) occupied[list[i].index] = 1;
-    }
+    plan.size += counts[c];
   }
-
   uint32_t free = 0;
   const auto next_free = [&] {
     while (occupied[free]) ++free;
@@ -125,11 +116,9 @@ Replay::Plan Replay::plan(std::span<const int32_t> labels, size_t classes, uint6
     return free;
   };
   for (size_t c = 0; c < classes; ++c) {
-    for (uint64_t i = 0; i < target[c]; ++i) {
-      const Entry entry = entries[first[c] + i];
-      if (entry.live) plan.writes.push_back({next_free(), entry.index, static_cast<uint16_t>(c), false});
+    for (size_t i = first[c]; i < first[c] + counts[c]; ++i) {
+      if (entries[i].live) plan.writes.push_back({next_free(), entries[i].index, static_cast<uint16_t>(c), false});
     }
-    plan.size += target[c];
   }
   // Close the holes: the highest occupied slot moves into the lowest free one.
   for (size_t high = labels_.size(); high-- > plan.size;) {

@@ -1,4 +1,5 @@
-// The replay memory (docs/method.md, 5): at most `capacity` rows of (latent, class), class-balanced, a reservoir within a class.
+// The replay memory (docs/method.md, 5): at most `capacity` rows of (latent, class), class-balanced; of a class those with the smallest hashes, so
+// that what is kept depends on what was offered, not on when.
 // Knows rows of words and class numbers; nothing of images, weights or names.
 #pragma once
 
@@ -44,10 +45,11 @@ class Replay {
   // Bytes of the plan and of the lists that making it needs, for `live` rows and `classes` classes.
   static int64_t planning_bytes(size_t capacity, size_t live, size_t classes);
 
-  // Decides which of the live rows (their classes in `labels`, all < classes) enter, and what they replace.
-  Plan plan(std::span<const int32_t> labels, size_t classes, uint64_t seed, uint64_t experience) const;
+  // Decides which of the live rows (their classes in `labels`, all < classes) enter, and what they replace.  offered: which may, 1 or 0.
+  // near: a live row that differs from a stored one of its class in at most so many bits does not stand beside it; negative: all may.
+  Plan plan(const uint64_t* live, std::span<const int32_t> labels, std::span<const uint8_t> offered, size_t classes, uint64_t seed, int64_t near) const;
 
-  // Carries a plan out; `live` holds the rows that `plan` was given the labels of.  Cannot fail.
+  // Carries a plan out; `live` holds the rows that `plan` was given.  Cannot fail.
   void commit(Plan&& plan, const uint64_t* live) noexcept;
 
   // Takes over the content of a state file; sizes have been checked by the caller.

@@ -16,7 +16,7 @@ constexpr size_t kExactLength = 512;  // 512 * 127 * 32767 < 2^31: what dot_i16 
 constexpr int32_t kMaxOffset = (1 << 23) - 1;
 constexpr int32_t kMaxBias = 1 << 29;
 constexpr int kMultiplierRange = 30, kSlopeRange = 29, kOffsetBits = 8, kMaxOffsetRange = 23, kMaxBiasRange = 29;
-// Tensors with a key of their own (docs/method.md, 6).
+// Tensors with a key of their own (docs/method.md, 9).
 enum HeadTensor : uint64_t { kFeatureGradient = 1, kWhitened = 2, kPooled = 3, kStreamEnd = 4 };
 enum BlockTensor : uint64_t { kSum = 1, kDots = 2, kInput = 4 };
 

@@ -7,6 +7,7 @@
 #include <new>
 
 #include "boundary.h"
+#include "../views.h"
 #include "state.h"
 
 using namespace bitreplay;
@@ -121,20 +122,22 @@ const char* bitreplay_status_text(bitreplay_status status) {
 
 const char* bitreplay_last_error(void) { return g_boundary.text; }
 
-bitreplay_status bitreplay_kept_size(const void* model, size_t model_size, const void* state, size_t state_size, size_t* bytes) {
+bitreplay_status bitreplay_sizes(const void* model, size_t model_size, const void* state, size_t state_size, size_t* kept_size, size_t* work_size) {
   Arena none;
   return guarded(none, [&] {
     require_aligned(model, state);
     const Files files(model, model_size, state, state_size);
     const uint64_t total = files.room.total() + kBufferAlignment - 1;
     if (total > PTRDIFF_MAX) fail(Error::memory, "memory: {} bytes are more than can be addressed", {total});
-    *bytes = static_cast<size_t>(total);
+    *kept_size = static_cast<size_t>(total);
+    const bool solves = files.head.settings.lesson.head == HeadKind::lda && files.head.classes > 0;
+    *work_size = solves ? static_cast<size_t>(Learner::prepare_bytes(files.head.classes, files.size.features)) + 16 * kSlack : 0;
   });
 }
 
-bitreplay_status bitreplay_open(void* memory, size_t size, const void* model, size_t model_size, const void* state, size_t state_size,
-                                bitreplay_learner** learner) {
-  Arena arena(memory, size);
+bitreplay_status bitreplay_open(void* memory, size_t size, void* work, size_t work_size, const void* model, size_t model_size, const void* state,
+                                size_t state_size, bitreplay_learner** learner) {
+  Arena arena(memory, size), working(work, work_size);
   volatile bool files_lie_well = false;
   const bitreplay_status status = guarded(arena, [&] {
     require_aligned(model, state);
@@ -152,6 +155,9 @@ bitreplay_status bitreplay_open(void* memory, size_t size, const void* model, si
     read_network(files.model, opened->network, trained);
     read_state(files.state, files.head, trained, *opened);
     opened->kept = arena;
+    Arena::current = &working;
+    opened->learner->prepare();
+    note(*opened, working);
     *learner = opened;
   });
   return status == BITREPLAY_ARGUMENT && files_lie_well ? BITREPLAY_FORMAT : status;  // what the core refuses is the files' fault
@@ -197,11 +203,11 @@ bitreplay_status bitreplay_learn(bitreplay_learner* learner, void* work, size_t 
 
 size_t bitreplay_predict_size(const bitreplay_learner* learner) {
   const auto classes = static_cast<size_t>(most_classes(learner->settings));
-  return static_cast<size_t>(learner->learner->predict_bytes_at(1, true, 1, classes, learner->settings.tail.blocks > 0)) + sizeof(Scratch) +
+  return static_cast<size_t>(learner->learner->predict_bytes_at(1, kMostViews, 1, classes, learner->settings.tail.blocks > 0)) + sizeof(Scratch) +
          16 * kSlack;
 }
 
-bitreplay_status bitreplay_predict(const bitreplay_learner* learner, void* work, size_t work_size, const uint8_t* image, int mirrored,
+bitreplay_status bitreplay_predict(const bitreplay_learner* learner, void* work, size_t work_size, const uint8_t* image, int views,
                                    int32_t* probabilities_q15, size_t count, bitreplay_answer* answer) {
   Arena arena(work, work_size);
   const bitreplay_status status = guarded(arena, [&] {
@@ -210,7 +216,8 @@ bitreplay_status bitreplay_predict(const bitreplay_learner* learner, void* work,
     require(image != nullptr && answer != nullptr, "predict: expected a picture and an answer");
     require(probabilities_q15 == nullptr || count == classes, "probabilities_q15: {}, not {}", {classes, count});
     int32_t best = 0, certainty = 0;
-    learner->learner->predict({image, learner->network.image_bytes()}, mirrored != 0,
+    require(views >= 0 && views <= kMostViews, "views: expected 0 to {}", {kMostViews});
+    learner->learner->predict({image, learner->network.image_bytes()}, views == 0 ? learner->settings.lesson.views : views,
                               {{&best, 1}, {&certainty, 1}, {probabilities_q15, probabilities_q15 == nullptr ? 0 : count}}, 1);
     *answer = {static_cast<size_t>(best), certainty};
   });

@@ -110,6 +110,8 @@ const uint8_t* File::take_raw(const char* name, const char* dtype, size_t value,
   return content_ + start_ + place.begin;
 }
 
+bool File::has_dtype(const char* name, const char* dtype) const { return header_.find(name).find("dtype").equals(dtype); }
+
 std::span<const uint8_t> File::take_bytes(const char* name) {
   const Json entry = header_.find(name);
   if (!entry.exists()) return {};

@@ -29,6 +29,9 @@ class File {
   // The values of a tensor, which must be there with that type and shape, and be taken once.
   template <class T>
   std::span<const T> take(const char* name, std::initializer_list<int64_t> shape);
+  // Whether there is a tensor of that name and type.
+  template <class T>
+  bool holds(const char* name) const;
   // A list of bytes of any length; empty where there is none.
   std::span<const uint8_t> take_bytes(const char* name);
   // After all were taken: no other tensor is there, and every byte behind the header belongs to one.
@@ -44,6 +47,7 @@ class File {
   bool place_of(const Json& entry, Place& place) const;
   bool describe(const Json& entry, const char* dtype, Place& place) const;
   bool is_seam(uint64_t offset) const;  // where a tensor that is not empty begins, or the data end
+  bool has_dtype(const char* name, const char* dtype) const;
   const uint8_t* take_raw(const char* name, const char* dtype, size_t value, std::initializer_list<int64_t> shape);
   void note(const Place& place);
 
@@ -73,6 +77,11 @@ std::span<const T> File::take(const char* name, std::initializer_list<int64_t> s
   int64_t count = 1;
   for (const int64_t size : shape) count *= size;
   return {reinterpret_cast<const T*>(take_raw(name, kDtype<T>, sizeof(T), shape)), static_cast<size_t>(count)};
+}
+
+template <class T>
+bool File::holds(const char* name) const {
+  return has_dtype(name, kDtype<T>);
 }
 
 // "prefix.3" and "weight" make "prefix.3.weight".

@@ -1,55 +1,58 @@
 #include "settings.h"
 
 #include "../error.h"
+#include "../views.h"
 
 namespace bitreplay {
 namespace {
 
-enum class Kind : uint8_t { whole, flag, scaled8, scaled16, images, weight_bits };
+enum class Kind : uint8_t { whole, flag, scaled8, scaled16, images, weight_bits, head };
 
 // In the order of their names.
 enum Index {
-  kCapacity, kClassMeans, kEpochs, kForwardBits, kGhosts, kGradientBits, kLearningRate, kLessonImages, kLiveBatch, kMaxClasses,
-  kMinSteps, kParameterStep, kPriorCorrection, kPull, kReplayBatch, kSeed, kSignReset, kTailDistillation, kTailEpochs, kTailMirror,
-  kTailNoise, kTailPasses, kTailPrior, kTailReplayBatch, kTrainBlocks, kWeightBits, kWeightStep,
+  kCapacity, kEpochs, kForwardBits, kGhosts, kGradientBits, kHead, kLearningRate, kLessonImages, kLiveBatch, kMaxClasses, kNearEqual,
+  kParameterStep, kPriorCorrection, kPseudoPictures, kReplayBatch, kSeed, kShrinkage, kSignReset, kTailDistillation, kTailEpochs, kTailMirror,
+  kTailNoise, kTailPasses, kTailPrior, kTailReplayBatch, kTrainBlocks, kViews, kWeightBits, kWeightStep,
 };
 
 struct Row {
   const char* name;
   Kind kind;
-  uint64_t low, high;      // of the value; where it has fraction bits, of value * 2^bits
-  const char* fallback;    // the value where it may be missing, as JSON
+  uint64_t low, high;  // of the value; where it has fraction bits, of value * 2^bits
 };
 
 constexpr Row kRows[] = {
-    {"capacity", Kind::whole, 0, 1 << 24, nullptr},
-    {"class_means", Kind::flag, 0, 1, nullptr},
-    {"epochs", Kind::whole, 1, 10'000, nullptr},
-    {"forward_bits", Kind::whole, 2, 16, "16"},
-    {"ghosts", Kind::whole, 0, 1024, nullptr},
-    {"gradient_bits", Kind::whole, 2, 16, "16"},
-    {"learning_rate", Kind::scaled16, 1, 4 << 16, nullptr},
-    {"lesson_images", Kind::images, 1, 1 << 24, nullptr},
-    {"live_batch", Kind::whole, 1, 256, nullptr},
-    {"max_classes", Kind::whole, 1, 65'535, nullptr},
-    {"min_steps", Kind::whole, 1, 1'000'000, nullptr},
-    {"parameter_step", Kind::whole, 0, 20, "0"},
-    {"prior_correction", Kind::flag, 0, 1, nullptr},
-    {"pull", Kind::scaled8, 0, 2 << 8, nullptr},
-    {"replay_batch", Kind::whole, 1, 256, nullptr},
-    {"seed", Kind::whole, 0, UINT64_MAX, nullptr},
-    {"sign_reset", Kind::flag, 0, 1, "false"},
-    {"tail_distillation", Kind::flag, 0, 1, "false"},
-    {"tail_epochs", Kind::whole, 1, 10'000, "1"},
-    {"tail_mirror", Kind::flag, 0, 1, "true"},
-    {"tail_noise", Kind::whole, 0, 128, "26"},
-    {"tail_passes", Kind::whole, 1, 10'000, "20"},
-    {"tail_prior", Kind::scaled8, 0, 1 << 8, "0.5"},
-    {"tail_replay_batch", Kind::whole, 1, 256, "128"},
-    {"train_blocks", Kind::whole, 0, 256, "0"},
-    {"weight_bits", Kind::weight_bits, 1, 16, "8"},
-    {"weight_step", Kind::whole, 1, 20, "5"},
+    {"capacity", Kind::whole, 0, 1 << 24},
+    {"epochs", Kind::whole, 1, 10'000},
+    {"forward_bits", Kind::whole, 2, 16},
+    {"ghosts", Kind::whole, 0, 1024},
+    {"gradient_bits", Kind::whole, 2, 16},
+    {"head", Kind::head, 0, 1},
+    {"learning_rate", Kind::scaled16, 1, 4 << 16},
+    {"lesson_images", Kind::images, 1, 1 << 24},
+    {"live_batch", Kind::whole, 1, 256},
+    {"max_classes", Kind::whole, 1, 65'535},
+    {"near_equal", Kind::scaled16, 0, 1 << 15},
+    {"parameter_step", Kind::whole, 0, 20},
+    {"prior_correction", Kind::flag, 0, 1},
+    {"pseudo_pictures", Kind::scaled8, 0, 1000 << 8},
+    {"replay_batch", Kind::whole, 1, 256},
+    {"seed", Kind::whole, 0, UINT64_MAX},
+    {"shrinkage", Kind::scaled8, 0, 64 << 8},
+    {"sign_reset", Kind::flag, 0, 1},
+    {"tail_distillation", Kind::flag, 0, 1},
+    {"tail_epochs", Kind::whole, 1, 10'000},
+    {"tail_mirror", Kind::flag, 0, 1},
+    {"tail_noise", Kind::whole, 0, 128},
+    {"tail_passes", Kind::whole, 1, 10'000},
+    {"tail_prior", Kind::scaled8, 0, 1 << 8},
+    {"tail_replay_batch", Kind::whole, 1, 256},
+    {"train_blocks", Kind::whole, 0, 256},
+    {"views", Kind::whole, 1, kMostViews},
+    {"weight_bits", Kind::weight_bits, 1, 16},
+    {"weight_step", Kind::whole, 1, 20},
 };
+constexpr const char* kHeads[] = {"lda", "cwr"};
 static_assert(sizeof kRows / sizeof kRows[0] == DeviceSettings::kCount);
 
 // Doubles a fraction, given by its decimals; returns what passes the point.
@@ -126,6 +129,9 @@ bool read(const Row& row, const Json& json, uint64_t& value, char* number) {
     case Kind::scaled8:
     case Kind::scaled16:
       return json.number(number, sizeof DeviceSettings::numbers[0]) && scale(number, row.kind == Kind::scaled8 ? 8 : 16, row.low, row.high, value);
+    case Kind::head:
+      value = json.equals(kHeads[1]);
+      return value == 1 || json.equals(kHeads[0]);
     case Kind::images:
       value = 0;
       if (json.is_null()) return true;
@@ -147,12 +153,7 @@ DeviceSettings::DeviceSettings(const Json& object) {
   }
   for (int i = 0; i < kCount; ++i) {
     const Row& row = kRows[i];
-    Json json = object.find(row.name);
-    if (!json.exists() && row.fallback != nullptr) {
-      const char* end = row.fallback;
-      while (*end != '\0') ++end;
-      Json::parse({row.fallback, end}, json);
-    }
+    const Json json = object.find(row.name);
     if (!json.exists() || !read(row, json, values[i], numbers[i])) fail(Error::format, "state: settings: {}: missing or out of range", {row.name});
   }
   if (values[kTrainBlocks] > 0 && values[kCapacity] == 0) fail(Error::format, "state: settings: train_blocks: expected 0 with capacity 0");
@@ -161,12 +162,33 @@ DeviceSettings::DeviceSettings(const Json& object) {
   seed = values[kSeed];
   lesson_images = values[kLessonImages];
   max_classes = values[kMaxClasses];
-  lesson = {static_cast<int64_t>(values[kLearningRate]), static_cast<int64_t>(values[kPull]), integer(kEpochs), integer(kMinSteps),
-            integer(kLiveBatch), integer(kReplayBatch), integer(kGhosts), values[kPriorCorrection] != 0, values[kClassMeans] != 0,
-            integer(kTailEpochs), integer(kTailPasses), integer(kTailReplayBatch), integer(kTailPrior), integer(kTailNoise),
-            values[kTailMirror] != 0, values[kTailDistillation] != 0};
-  tail = {integer(kTrainBlocks), integer(kForwardBits), integer(kGradientBits), integer(kWeightBits),
-          integer(kWeightStep), integer(kParameterStep), values[kSignReset] != 0};
+  const auto wide = [&](Index i) { return static_cast<int64_t>(values[i]); };
+  const auto flag = [&](Index i) { return values[i] != 0; };
+  lesson.head = flag(kHead) ? HeadKind::cwr : HeadKind::lda;
+  lesson.views = integer(kViews);
+  lesson.shrinkage = wide(kShrinkage);
+  lesson.pseudo_pictures = wide(kPseudoPictures);
+  lesson.near_equal = wide(kNearEqual);
+  lesson.learning_rate = wide(kLearningRate);
+  lesson.epochs = integer(kEpochs);
+  lesson.live_batch = integer(kLiveBatch);
+  lesson.replay_batch = integer(kReplayBatch);
+  lesson.ghosts = integer(kGhosts);
+  lesson.prior = flag(kPriorCorrection);
+  lesson.tail_epochs = integer(kTailEpochs);
+  lesson.tail_passes = integer(kTailPasses);
+  lesson.tail_replay_batch = integer(kTailReplayBatch);
+  lesson.tail_prior = integer(kTailPrior);
+  lesson.tail_noise = integer(kTailNoise);
+  lesson.tail_mirror = flag(kTailMirror);
+  lesson.tail_distillation = flag(kTailDistillation);
+  tail.blocks = integer(kTrainBlocks);
+  tail.forward_bits = integer(kForwardBits);
+  tail.gradient_bits = integer(kGradientBits);
+  tail.weight_bits = integer(kWeightBits);
+  tail.weight_step = integer(kWeightStep);
+  tail.parameter_step = integer(kParameterStep);
+  tail.sign_reset = flag(kSignReset);
 }
 
 const char* DeviceSettings::name(int i) { return kRows[i].name; }
@@ -176,6 +198,7 @@ const char* DeviceSettings::text(int i, char* scratch) const {
     case Kind::flag: return values[i] != 0 ? "true" : "false";
     case Kind::scaled8:
     case Kind::scaled16: return numbers[i];
+    case Kind::head: return values[i] != 0 ? "\"cwr\"" : "\"lda\"";
     case Kind::images:
       if (values[i] == 0) return "null";
       break;

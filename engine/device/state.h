@@ -35,6 +35,7 @@ struct StateHead {
   Json names;
   size_t classes = 0, name_bytes = 0;
   uint64_t experience = 0;
+  bool wide_moment = false;  // of LDA: 64 bits
 };
 
 // Adds what a learner with these settings keeps beside its network.

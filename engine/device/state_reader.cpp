@@ -44,10 +44,36 @@ void check_labels(std::span<const uint16_t> labels, std::span<const uint64_t> se
   }
 }
 
-void check_sums(std::span<const int64_t> sums, std::span<const uint64_t> seen, size_t width) {
-  for (size_t i = 0; i < sums.size(); ++i) {
-    const auto most = static_cast<int64_t>(127 * seen[i / width]);
-    check(sums[i] >= -most && sums[i] <= most, "head.feature_sum: expected sums of features in -127..127");
+Integers take_integers(File& file, const char* name, std::initializer_list<int64_t> shape) {
+  if (file.holds<int64_t>(name)) return {{}, file.take<int64_t>(name, shape)};
+  return {file.take<int32_t>(name, shape), {}};
+}
+
+// What LDA is made from.
+void read_sums(File& file, int views, int64_t width, std::span<const uint64_t> seen, Content& to) {
+  const auto classes = static_cast<int64_t>(seen.size());
+  to.count = file.take<int64_t>("head.count", {classes});
+  to.sums = take_integers(file, "head.feature_sum", {classes, width});
+  to.moment = take_integers(file, "head.moment", {width * (width + 1) / 2});
+  to.saturated = file.take<int64_t>("head.saturated", {1})[0];
+
+  int64_t rows = 0;
+  for (size_t c = 0; c < seen.size(); ++c) {
+    const int64_t n = to.count[c];
+    check(n >= 1 && static_cast<uint64_t>(n) <= seen[c] * static_cast<uint64_t>(views), "head.count: expected at least one row of each class, and no more than were seen");
+    rows += n;
+  }
+  for (size_t i = 0; i < to.sums.size(); ++i) {
+    const int64_t most = 127 * to.count[i / static_cast<size_t>(width)];
+    check(to.sums[i] >= -most && to.sums[i] <= most, "head.feature_sum: expected sums of features in -127..127");
+  }
+  check(to.saturated >= 0 && to.saturated <= rows * width, "head.saturated: expected a count of features");
+  const int64_t square = 127 * 127 * rows;
+  size_t k = 0;
+  for (int64_t i = 0; i < width; ++i) {
+    for (int64_t j = i; j < width; ++j, ++k) {
+      check(to.moment[k] >= (i == j ? 0 : -square) && to.moment[k] <= square, "head.moment: expected sums of products of features in -127..127");
+    }
   }
 }
 
@@ -80,7 +106,7 @@ void read_block(File& file, size_t i, int weight_bits, TailBlock& block) {
 
 }  // namespace
 
-StateHead::StateHead(const File& file) : settings(file.json("settings")), names(file.json("names")), experience(read_experience(file)) {
+StateHead::StateHead(const File& file) : settings(file.json("settings")), names(file.json("names")), experience(read_experience(file)), wide_moment(file.holds<int64_t>("head.moment")) {
   check(names.is_list(), "names: expected a list");
   for (Entries entries(names); entries.next(); ++classes) {
     check(entries.value.is_string() && classes < settings.max_classes, "names: expected at most max_classes texts");
@@ -96,10 +122,19 @@ void measure_learner(const StateHead& head, const NetworkSize& network, Room& ro
   const uint64_t classes = head.settings.max_classes, capacity = head.settings.capacity, width = static_cast<uint64_t>(network.features);
   room.add(capacity * network.latent_words, sizeof(uint64_t));
   room.add(capacity, sizeof(uint16_t));
-  room.add(classes * width, sizeof(int32_t));
-  room.add(classes, sizeof(uint32_t));
-  room.add(classes * width, sizeof(int64_t));
   room.add(classes, sizeof(uint64_t));
+  if (head.settings.lesson.head == HeadKind::lda) {
+    room.add(classes, sizeof(int64_t));
+    room.add(classes * width, sizeof(int64_t));
+    room.add(width * (width + 1) / 2, sizeof(int32_t));
+    if (head.wide_moment) room.add(width * (width + 1) / 2, sizeof(int64_t));
+    room.add(width, sizeof(int32_t));
+    room.add(classes * width, sizeof(int16_t));
+    room.add(classes, sizeof(int64_t));
+  } else {
+    room.add(classes * width, sizeof(int32_t));
+    room.add(classes, sizeof(uint32_t));
+  }
   if (head.settings.tail.blocks > 0) room.add(classes * width, sizeof(int32_t));
   room.add(classes, sizeof(uint32_t));
   room.add(head.name_bytes + kNameBytes * (classes - head.classes));
@@ -111,18 +146,24 @@ void read_state(File& file, const StateHead& head, std::span<const TailSource> s
   const auto classes = static_cast<int64_t>(head.classes);
   const int64_t rows = file.length("replay.labels");
   check(rows <= static_cast<int64_t>(settings.capacity), "replay.rows: expected no more than the capacity");
-  const auto weight = file.take<int32_t>("head.weight", {classes, features});
-  const auto past = file.take<uint32_t>("head.past_count", {classes});
-  const auto sums = file.take<int64_t>("head.feature_sum", {classes, features});
-  const auto seen = file.take<uint64_t>("replay.seen", {classes});
-  const auto latents = file.take<uint64_t>("replay.rows", {rows, static_cast<int64_t>(to.network.latent_words())});
-  const auto labels = file.take<uint16_t>("replay.labels", {rows});
-  std::span<const int32_t> tail_weight;
-  if (!sources.empty()) tail_weight = file.take<int32_t>("tail.weight", {classes, features});
+  Content content;
+  content.experience = head.experience;
+  content.seen = file.take<uint64_t>("replay.seen", {classes});
+  content.rows = file.take<uint64_t>("replay.rows", {rows, static_cast<int64_t>(to.network.latent_words())});
+  content.labels = file.take<uint16_t>("replay.labels", {rows});
+  check_labels(content.labels, content.seen);
+  check_unused_bits(content.rows, features, "replay.rows: expected unused bits to be 0");
+  const auto mixing = file.take<int64_t>("head.mixing", {2});
+  for (const int64_t weight : mixing) check(weight >= 0 && weight <= kMostMixing, "head.mixing: expected smaller weights, none negative");
+  content.mixing = {mixing[0], mixing[1]};
+  if (settings.lesson.head == HeadKind::lda) {
+    read_sums(file, settings.lesson.views, features, content.seen, content);
+  } else {
+    content.weight = file.take<int32_t>("head.weight", {classes, features});
+    content.past_count = file.take<uint32_t>("head.past_count", {classes});
+  }
+  if (!sources.empty()) content.tail_weight = file.take<int32_t>("tail.weight", {classes, features});
   to.carries_model = !file.take_bytes("model").empty();
-  check_labels(labels, seen);
-  check_sums(sums, seen, static_cast<size_t>(features));
-  check_unused_bits(latents, features, "replay.rows: expected unused bits to be 0");
 
   to.learner.emplace(to.network, static_cast<size_t>(settings.capacity), settings.seed, settings.lesson, settings.tail, sources);
   Learner& learner = *to.learner;
@@ -130,7 +171,7 @@ void read_state(File& file, const StateHead& head, std::span<const TailSource> s
   learner.reserve(most);
   to.names.reserve(most, head.name_bytes + kNameBytes * (most - head.classes));
   check(to.names.add(head.names), "names: expected different names");
-  learner.restore(weight, past, sums, latents, labels, seen, tail_weight, head.experience);
+  learner.restore(content);
   for (size_t i = 0; i < sources.size(); ++i) read_block(file, i, settings.tail.weight_bits, learner.tail().blocks()[i]);
   file.finish();
 }

@@ -1,5 +1,6 @@
 // The same bytes as container.pack and state.pack_state of the Python package: sorted JSON in ASCII, tensors by descending type, then by
 // name.
+#include <algorithm>
 #include <cstring>
 
 #include "sha256.h"
@@ -21,6 +22,7 @@ struct Tensor {
   char name[20];
   Type type;
   const void* data;
+  int width;  // bytes of a value in memory, where that is an integer of another size than in the file; else 0
   uint64_t bytes, begin;
   uint64_t shape[2];
   int dimensions;
@@ -29,13 +31,28 @@ struct Tensor {
 // Of a whole state, in the order of their names.
 class Tensors {
  public:
-  explicit Tensors(const DeviceLearner& from) {
+  explicit Tensors(const DeviceLearner& from)
+      : mixing_{from.learner->mixing().frozen, from.learner->mixing().branch}, saturated_(from.learner->statistics().saturated()) {
     const Learner& learner = *from.learner;
     const uint64_t classes = learner.classes(), width = static_cast<uint64_t>(from.network.feature_count());
     const Replay& replay = learner.replay();
-    add("head.feature_sum", learner.feature_sums(), {classes, width});
-    add("head.past_count", view(learner.head().past_count), {classes});
-    add("head.weight", view(learner.head().weight), {classes, width});
+    if (learner.settings().head == HeadKind::lda) {
+      const Statistics& statistics = learner.statistics();
+      const auto [narrow, wide] = statistics.moment();
+      add("head.count", statistics.count(), {classes});
+      add_compact("head.feature_sum", statistics.sums(), {classes, width});
+      add("head.mixing", std::span<const int64_t>(mixing_), {2});
+      if (narrow.empty()) {
+        add_compact("head.moment", wide, {wide.size()});
+      } else {
+        add_compact("head.moment", narrow, {narrow.size()});
+      }
+      add("head.saturated", std::span<const int64_t>(&saturated_, 1), {1});
+    } else {
+      add("head.mixing", std::span<const int64_t>(mixing_), {2});
+      add("head.past_count", view(learner.head().past_count), {classes});
+      add("head.weight", view(learner.head().weight), {classes, width});
+    }
     if (from.carries_model) add("model", from.model, {from.model.size()});
     add("replay.labels", replay.labels(), {replay.size()});
     add("replay.rows", std::span(replay.row(0), replay.size() * replay.row_words()), {replay.size(), replay.row_words()});
@@ -86,16 +103,30 @@ class Tensors {
     format_message(tensor.name, sizeof tensor.name, "{}", {name});
     tensor.type = type_of<T>();
     tensor.data = values.data();
+    tensor.width = 0;
     tensor.bytes = values.size_bytes();
     tensor.dimensions = 0;
     for (const uint64_t size : shape) tensor.shape[tensor.dimensions++] = size;
+  }
+  // With 32 bits where every value is smaller than 2^30, else with 64 (docs/formats.md).
+  template <class T>
+  void add_compact(const char* name, std::span<const T> values, std::initializer_list<uint64_t> shape) {
+    add(name, values, shape);
+    constexpr int64_t kSmall = int64_t{1} << 30;
+    const bool small = std::all_of(values.begin(), values.end(), [](T v) { return v > -kSmall && v < kSmall; });
+    if (small == (sizeof(T) == 4)) return;
+    Tensor& tensor = tensors_[count_ - 1];
+    tensor.type = small ? kI32 : kI64;
+    tensor.width = sizeof(T);
+    tensor.bytes = values.size() * (small ? 4 : 8);
   }
   template <class T>
   void add(size_t i, const char* name, const Buffer<T>& values) {
     if (!values.empty()) add(Name("tail", i, name), view(values), {values.size()});
   }
 
-  Tensor tensors_[8 + 9 * kMaxTrainedBlocks];
+  int64_t mixing_[2], saturated_;
+  Tensor tensors_[10 + 9 * kMaxTrainedBlocks];
   size_t count_ = 0;
 };
 
@@ -173,7 +204,7 @@ size_t write_header(Writer& out, const DeviceLearner& from, const Tensors& tenso
     out.inside(i == 0 ? "\"" : ", \"");
     out.text(DeviceSettings::name(i));
     out.inside("\": ");
-    out.text(from.settings.text(i, scratch));
+    out.inside(from.settings.text(i, scratch));
   }
   out.text(R"(}","version":"1"})");
   for (const Tensor& tensor : tensors) {
@@ -197,6 +228,15 @@ size_t write_header(Writer& out, const DeviceLearner& from, const Tensors& tenso
   return digest;
 }
 
+void write_values(Writer& out, const Tensor& tensor) {
+  if (tensor.width == 0) return out.bytes(tensor.data, static_cast<size_t>(tensor.bytes));
+  const size_t count = static_cast<size_t>(tensor.bytes) / (tensor.type == kI32 ? 4 : 8);
+  for (size_t i = 0; i < count; ++i) {  // little-endian: the lower half of 64 bits comes first
+    const int64_t value = tensor.width == 8 ? static_cast<const int64_t*>(tensor.data)[i] : static_cast<const int32_t*>(tensor.data)[i];
+    out.bytes(&value, tensor.type == kI32 ? 4 : 8);
+  }
+}
+
 }  // namespace
 
 size_t write_state(const DeviceLearner& from, uint8_t* buffer, size_t size) {
@@ -207,7 +247,7 @@ size_t write_state(const DeviceLearner& from, uint8_t* buffer, size_t size) {
   const size_t digest = write_header(out, from, tensors);
   length = out.written() - sizeof length;
   if (length > kMaxHeader) fail(Error::memory, "state: its header would be longer than {} bytes; use shorter names", {kMaxHeader});
-  tensors.each_in_place([&](const Tensor& tensor) { out.bytes(tensor.data, static_cast<size_t>(tensor.bytes)); });
+  tensors.each_in_place([&](const Tensor& tensor) { write_values(out, tensor); });
   if (out.written() > size) return out.written();
   std::memcpy(buffer, &length, sizeof length);
   Sha256 sha;

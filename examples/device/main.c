@@ -5,7 +5,7 @@
  *         sizes IMAGES            bytes that a learner keeps, and that lessons of so many pictures need
  *         learn PIXELS NAMES      one lesson: raw RGB pictures one behind the other, and a file with a name a line
  *         predict PIXELS          a line for each picture: number, certainty, probabilities
- *         mirrored PIXELS         the same, looking at the mirrored pictures as well
+ *         views PIXELS N          the same, looking at N views of each picture
  *         save STATE              writes the state file
  *         memory                  what was used so far
  */
@@ -74,7 +74,7 @@ static void learn(bitreplay_learner *learner, const char *pixels_path, const cha
   free(pixels);
 }
 
-static void predict(const bitreplay_learner *learner, const char *pixels_path, int mirrored) {
+static void predict(const bitreplay_learner *learner, const char *pixels_path, int views) {
   size_t size;
   unsigned char *pixels = read_file(pixels_path, &size);
   const size_t work_size = bitreplay_predict_size(learner), classes = bitreplay_class_count(learner), bytes = bitreplay_image_size(learner);
@@ -82,7 +82,7 @@ static void predict(const bitreplay_learner *learner, const char *pixels_path, i
   int32_t *probabilities = region(classes * sizeof *probabilities);
   for (size_t at = 0; at + bytes <= size; at += bytes) {
     bitreplay_answer answer;
-    expect(bitreplay_predict(learner, work, work_size, pixels + at, mirrored, probabilities, classes, &answer), "predict");
+    expect(bitreplay_predict(learner, work, work_size, pixels + at, views, probabilities, classes, &answer), "predict");
     printf("%zu %d", answer.best, (int)answer.certainty_q15);
     for (size_t i = 0; i < classes; ++i) printf(" %d", (int)probabilities[i]);
     printf("\n");
@@ -111,31 +111,33 @@ int main(int argc, char **argv) {
   unsigned char *model = read_file(argv[1], &model_size), *state = read_file(argv[2], &state_size);
   int next = 3;
 #endif
-  size_t kept_size;
-  expect(bitreplay_kept_size(model, model_size, state, state_size, &kept_size), "sizes");
-  void *kept = region(kept_size);
+  size_t kept_size, open_size;
+  expect(bitreplay_sizes(model, model_size, state, state_size, &kept_size, &open_size), "sizes");
+  void *kept = region(kept_size), *work = region(open_size);
   bitreplay_learner *learner;
-  expect(bitreplay_open(kept, kept_size, model, model_size, state, state_size, &learner), "open");
+  expect(bitreplay_open(kept, kept_size, work, open_size, model, model_size, state, state_size, &learner), "open");
+  free(work);
   while (next < argc) {
     const char *command = argv[next++];
     if (strcmp(command, "sizes") == 0 && next < argc) {
       const size_t images = (size_t)strtoul(argv[next++], NULL, 10);
-      printf("kept %zu learn %zu predict %zu state %zu\n", kept_size, bitreplay_learn_size(learner, images), bitreplay_predict_size(learner),
+      printf("kept %zu open %zu learn %zu predict %zu state %zu\n", kept_size, open_size, bitreplay_learn_size(learner, images), bitreplay_predict_size(learner),
              bitreplay_state_size(learner));
     } else if (strcmp(command, "learn") == 0 && next + 1 < argc) {
       learn(learner, argv[next], argv[next + 1]);
       next += 2;
     } else if (strcmp(command, "predict") == 0 && next < argc) {
       predict(learner, argv[next++], 0);
-    } else if (strcmp(command, "mirrored") == 0 && next < argc) {
-      predict(learner, argv[next++], 1);
+    } else if (strcmp(command, "views") == 0 && next + 1 < argc) {
+      predict(learner, argv[next], atoi(argv[next + 1]));
+      next += 2;
     } else if (strcmp(command, "save") == 0 && next < argc) {
       save(learner, argv[next++]);
     } else if (strcmp(command, "memory") == 0) {
       const bitreplay_memory used = bitreplay_memory_used(learner);
       printf("kept %zu work %zu kept_buffers %zu work_buffers %zu\n", used.kept, used.work, used.kept_buffers, used.work_buffers);
     } else {
-      stop(command, "expected sizes, learn, predict, mirrored, save or memory, and what they take");
+      stop(command, "expected sizes, learn, predict, views, save or memory, and what they take");
     }
   }
   return 0;

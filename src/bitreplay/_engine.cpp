@@ -21,6 +21,7 @@ namespace nb = nanobind;
 using bitreplay::Learner;
 using bitreplay::MemoryMeter;
 using bitreplay::Network;
+using bitreplay::Statistics;
 
 namespace {
 
@@ -52,6 +53,20 @@ struct Result {
   Result(std::span<const T> values, std::initializer_list<size_t> shape) : Result(shape) {
     std::copy(values.begin(), values.end(), data);
   }
+};
+
+// The upper triangle of the second moment by rows, int32 or int64.
+nb::object moment_of(const Statistics& s) {
+  const auto size = static_cast<size_t>(int64_t{s.width()} * (s.width() + 1) / 2);
+  const auto [narrow, wide] = s.moment();
+  return s.is_wide() ? Result<int64_t>(wide, {size}).array : Result<int32_t>(narrow, {size}).array;
+}
+
+struct Memory {
+  Memory(size_t capacity, size_t words, uint64_t s, int64_t n) : rows(capacity, words), seed(s), near(n) {}
+  bitreplay::Replay rows;
+  uint64_t seed;
+  int64_t near;
 };
 
 // Calls progress(phase, done, total), which returns True to give up, and looks for Ctrl-C.
@@ -206,12 +221,12 @@ NB_MODULE(_engine, m) {
       .def("latents", &Runner::latents)
       .def("features_of_latents", &Runner::features);
 
-  // The sums of docs/method.md, 9; labels are not checked beyond their range.
-  nb::class_<bitreplay::Statistics>(m, "Statistics")
+  // The sums of docs/method.md, 4; labels are not checked beyond their range.
+  nb::class_<Statistics>(m, "Statistics")
       .def(nb::init<int>())
       .def("add",
-           [](bitreplay::Statistics& s, const Array<int8_t, 2>& rows, const Flat<int32_t>& labels, size_t classes) {
-             if (rows.shape(0) != labels.size() || rows.shape(1) != static_cast<size_t>(s.width)) {
+           [](Statistics& s, const Array<int8_t, 2>& rows, const Flat<int32_t>& labels, size_t classes) {
+             if (rows.shape(0) != labels.size() || rows.shape(1) != static_cast<size_t>(s.width())) {
                throw std::invalid_argument("rows: expected features (N, width) and as many labels");
              }
              for (const int32_t label : view(labels)) {
@@ -219,24 +234,40 @@ NB_MODULE(_engine, m) {
              }
              nb::gil_scoped_release unlock;
              s.open(classes);
-             s.add(view(rows), view(labels));
+             for (size_t i = 0; i < labels.size(); ++i) s.add(rows.data() + i * rows.shape(1), static_cast<size_t>(labels.data()[i]));
            })
-      .def_prop_ro("count", [](const bitreplay::Statistics& s) { return Result<int64_t>({s.count.data(), s.count.size()}, {s.count.size()}).array; })
-      .def_prop_ro("sums",
-                   [](const bitreplay::Statistics& s) {
-                     return Result<int64_t>({s.sums.data(), s.sums.size()}, {s.classes(), static_cast<size_t>(s.width)}).array;
-                   })
-      .def_prop_ro("moment", [](const bitreplay::Statistics& s) { return Result<int64_t>({s.moment.data(), s.moment.size()}, {s.moment.size()}).array; })
-      .def("solve", [](const bitreplay::Statistics& s, double shrinkage, double pseudo_pictures, double variance, const Flat<int32_t>& order) {
-        for (const int32_t c : view(order)) {
-          if (c < 0 || static_cast<size_t>(c) >= s.classes() || s.count[static_cast<size_t>(c)] < 1) {
-            throw std::invalid_argument("order: expected classes that have rows");
-          }
+      .def("restore",
+           [](Statistics& s, const Flat<int64_t>& count, const Array<int64_t, 2>& sums, const Flat<int64_t>& moment, int64_t saturated) {
+             s.restore(view(count), {{}, view(sums)}, {{}, view(moment)}, saturated);
+           })
+      .def_prop_ro("count", [](const Statistics& s) { return Result<int64_t>(s.count(), {s.classes()}).array; })
+      .def_prop_ro("sums", [](const Statistics& s) { return Result<int64_t>(s.sums(), {s.classes(), static_cast<size_t>(s.width())}).array; })
+      .def_prop_ro("moment", [](const Statistics& s) { return moment_of(s); })
+      .def_prop_ro("saturated", &Statistics::saturated)
+      .def_prop_ro("bytes", [](const Statistics& s) { return s.bytes(); })
+      .def("solve", [](const Statistics& s, double shrinkage, double pseudo_pictures, double variance) {
+        for (const int64_t n : s.count()) {
+          if (n < 1) throw std::invalid_argument("solve: expected rows of every class");
         }
-        const bitreplay::LinearClassifier found = solve(s, {shrinkage, pseudo_pictures, variance}, view(order));
-        return nb::make_tuple(Result<int16_t>({found.weight.data(), found.weight.size()}, {s.classes(), static_cast<size_t>(s.width)}).array,
+        const bitreplay::LinearClassifier found = solve(s, {shrinkage, pseudo_pictures, variance});
+        return nb::make_tuple(Result<int16_t>({found.weight.data(), found.weight.size()}, {s.classes(), static_cast<size_t>(s.width())}).array,
                               Result<int64_t>({found.bias.data(), found.bias.size()}, {s.classes()}).array, found.exponent);
       });
+
+  // A replay memory alone, for merging; near: as in engine/replay.h.
+  nb::class_<Memory>(m, "Memory")
+      .def(nb::init<size_t, size_t, uint64_t, int64_t>())
+      .def("offer",
+           [](Memory& memory, const Array<uint64_t, 2>& rows, const Flat<int32_t>& labels, size_t classes) {
+             const std::vector<uint8_t> offered(labels.size(), 1);
+             memory.rows.commit(memory.rows.plan(rows.data(), view(labels), offered, classes, memory.seed, memory.near), rows.data());
+           })
+      .def("rows",
+           [](const Memory& memory) {
+             const size_t words = memory.rows.row_words();
+             return Result<uint64_t>({memory.rows.row(0), memory.rows.size() * words}, {memory.rows.size(), words}).array;
+           })
+      .def("labels", [](const Memory& memory) { return Result<uint16_t>(memory.rows.labels(), {memory.rows.size()}).array; });
 
   nb::class_<ConvTrainer>(m, "ConvTrainer")
       .def(nb::init<int>())
@@ -249,13 +280,33 @@ NB_MODULE(_engine, m) {
         const auto integer = [&](const char* name) { return nb::cast<int64_t>(settings[name]); };
         const auto number = [&](const char* name) { return nb::cast<int>(settings[name]); };
         const auto flag = [&](const char* name) { return nb::cast<bool>(settings[name]); };
-        const bitreplay::Settings lesson{integer("learning_rate"), integer("pull"),       number("epochs"),
-                                         number("min_steps"),      number("live_batch"),  number("replay_batch"),
-                                         number("ghosts"),         flag("prior_correction"), flag("class_means"),
-                                         number("tail_epochs"),    number("tail_passes"), number("tail_replay_batch"),
-                                         number("tail_prior"), number("tail_noise"), flag("tail_mirror"), flag("tail_distillation")};
-        const bitreplay::TailSettings tail{number("train_blocks"), number("forward_bits"),   number("gradient_bits"), number("weight_bits"),
-                                           number("weight_step"),  number("parameter_step"), flag("sign_reset")};
+        bitreplay::Settings lesson;
+        lesson.head = nb::cast<std::string>(settings["head"]) == "cwr" ? bitreplay::HeadKind::cwr : bitreplay::HeadKind::lda;
+        lesson.views = number("views");
+        lesson.shrinkage = integer("shrinkage");
+        lesson.pseudo_pictures = integer("pseudo_pictures");
+        lesson.near_equal = integer("near_equal");
+        lesson.learning_rate = integer("learning_rate");
+        lesson.epochs = number("epochs");
+        lesson.live_batch = number("live_batch");
+        lesson.replay_batch = number("replay_batch");
+        lesson.ghosts = number("ghosts");
+        lesson.prior = flag("prior_correction");
+        lesson.tail_epochs = number("tail_epochs");
+        lesson.tail_passes = number("tail_passes");
+        lesson.tail_replay_batch = number("tail_replay_batch");
+        lesson.tail_prior = number("tail_prior");
+        lesson.tail_noise = number("tail_noise");
+        lesson.tail_mirror = flag("tail_mirror");
+        lesson.tail_distillation = flag("tail_distillation");
+        bitreplay::TailSettings tail;
+        tail.blocks = number("train_blocks");
+        tail.forward_bits = number("forward_bits");
+        tail.gradient_bits = number("gradient_bits");
+        tail.weight_bits = number("weight_bits");
+        tail.weight_step = number("weight_step");
+        tail.parameter_step = number("parameter_step");
+        tail.sign_reset = flag("sign_reset");
         std::vector<Flat<int8_t>> shadows;  // keep the arrays alive
         std::vector<bitreplay::TailSource> tail_sources;
         for (const nb::handle source : sources) {
@@ -290,15 +341,15 @@ NB_MODULE(_engine, m) {
              return result.array;
            })
       .def("predict",
-           [](const Learner& l, const Array<uint8_t, 4>& images, int threads, bool mirrored) {
+           [](const Learner& l, const Array<uint8_t, 4>& images, int threads, int views) {
              const size_t rows = images.shape(0);
              Result<int32_t> probabilities({rows, l.classes()}), best({rows}), certainty({rows});
              nb::gil_scoped_release unlock;
-             l.predict(view(images), mirrored, {{best.data, rows}, {certainty.data, rows}, {probabilities.data, rows * l.classes()}}, threads);
+             l.predict(view(images), views, {{best.data, rows}, {certainty.data, rows}, {probabilities.data, rows * l.classes()}}, threads);
              nb::gil_scoped_acquire lock;
              return nb::make_tuple(best.array, probabilities.array, certainty.array);
            },
-           nb::arg("images"), nb::arg("threads"), nb::arg("mirrored") = false)
+           nb::arg("images"), nb::arg("threads"), nb::arg("views") = 1)
       .def("recall",
            [](const Learner& l, int threads) {
              const size_t rows = l.replay().size();
@@ -309,12 +360,42 @@ NB_MODULE(_engine, m) {
              return nb::make_tuple(best.array, certainty.array);
            })
       .def("predict_bytes", &Learner::predict_bytes)
+      // values: of a state file, by the names of src/bitreplay/state.py.
       .def("restore",
-           [](Learner& l, const Flat<int32_t>& weight, const Flat<uint32_t>& past_count, const Flat<int64_t>& sums,
-              const Flat<uint64_t>& rows, const Flat<uint16_t>& labels, const Flat<uint64_t>& seen,
-              const Flat<int32_t>& tail_weight, uint64_t experience) {
-             l.restore(view(weight), view(past_count), view(sums), view(rows), view(labels), view(seen), view(tail_weight), experience);
+           [](Learner& l, const nb::dict& values) {
+             const auto get = [&]<class T>(const char* name, T) { return nb::cast<Flat<T>>(values[name]); };
+             const auto rows = get("rows", uint64_t{}), seen = get("seen", uint64_t{});
+             const auto labels = get("labels", uint16_t{});
+             const auto count = get("count", int64_t{}), sums = get("sums", int64_t{});
+             const auto weight = get("weight", int32_t{}), tail_weight = get("tail_weight", int32_t{});
+             const auto past_count = get("past_count", uint32_t{});
+             bitreplay::Content content;
+             content.experience = nb::cast<uint64_t>(values["experience"]);
+             content.rows = view(rows);
+             content.labels = view(labels);
+             content.seen = view(seen);
+             content.count = view(count);
+             content.sums.wide = view(sums);
+             content.saturated = nb::cast<int64_t>(values["saturated"]);
+             content.weight = view(weight);
+             content.past_count = view(past_count);
+             content.tail_weight = view(tail_weight);
+             std::tie(content.mixing.frozen, content.mixing.branch) = nb::cast<std::tuple<int64_t, int64_t>>(values["mixing"]);
+             Flat<int32_t> narrow;
+             Flat<int64_t> wide;
+             if (nb::try_cast(values["moment"], narrow, false)) {
+               content.moment.narrow = view(narrow);
+             } else {
+               wide = nb::cast<Flat<int64_t>>(values["moment"]);
+               content.moment.wide = view(wide);
+             }
+             nb::gil_scoped_release unlock;
+             l.restore(content);
+             l.prepare();
            })
+      .def("begin_branch", &Learner::begin_branch)
+      .def("prepare", &Learner::prepare, nb::call_guard<nb::gil_scoped_release>())
+      .def("head_bytes_at", &Learner::head_bytes_at)
       .def_prop_ro("classes", &Learner::classes)
       .def_prop_ro("experience", &Learner::experience)
       .def_prop_ro("state_bytes", &Learner::state_bytes)
@@ -322,7 +403,8 @@ NB_MODULE(_engine, m) {
       .def("weight",
            [](const Learner& l) {
              const auto& w = l.head().weight;
-             return Result<int32_t>({w.data(), w.size()}, {l.classes(), static_cast<size_t>(l.network().feature_count())}).array;
+             const size_t width = static_cast<size_t>(l.network().feature_count());
+             return Result<int32_t>({w.data(), w.size()}, {w.size() / width, width}).array;
            })
       .def("tail_weight",
            [](const Learner& l) {
@@ -334,10 +416,25 @@ NB_MODULE(_engine, m) {
              const auto& p = l.head().past_count;
              return Result<uint32_t>({p.data(), p.size()}, {p.size()}).array;
            })
-      .def("feature_sums",
+      .def("count", [](const Learner& l) { return Result<int64_t>(l.statistics().count(), {l.statistics().classes()}).array; })
+      .def("sums",
            [](const Learner& l) {
-             return Result<int64_t>(l.feature_sums(), {l.classes(), static_cast<size_t>(l.network().feature_count())}).array;
+             const Statistics& s = l.statistics();
+             return Result<int64_t>(s.sums(), {s.classes(), static_cast<size_t>(s.width())}).array;
            })
+      .def("moment", [](const Learner& l) { return moment_of(l.statistics()); })
+      .def_prop_ro("saturated", [](const Learner& l) { return l.statistics().saturated(); })
+      .def_prop_ro("mixing", [](const Learner& l) { return nb::make_tuple(l.mixing().frozen, l.mixing().branch); })
+      // Weights (K, D), bias (K,) and exponent of LDA.
+      .def("classifier",
+           [](const Learner& l) {
+             const auto& c = l.classifier();
+             const size_t width = c.bias.empty() ? 0 : c.weight.size() / c.bias.size();
+             return nb::make_tuple(Result<int16_t>({c.weight.data(), c.weight.size()}, {c.bias.size(), width}).array,
+                                   Result<int64_t>({c.bias.data(), c.bias.size()}, {c.bias.size()}).array, c.exponent);
+           })
+      .def_prop_ro("head_bytes", &Learner::head_bytes)
+      .def_prop_ro("counted", &Learner::counted)
       .def("seen", [](const Learner& l) { return Result<uint64_t>(l.replay().seen(), {l.replay().seen().size()}).array; })
       .def("rows",
            [](const Learner& l) {

@@ -219,6 +219,12 @@ def new(
             help="Blocks behind the cut that lessons train as well, counted from the last. Pays from some hundred replay rows on.",
         ),
     ] = 0,
+    head: Annotated[
+        str, typer.Option("--head", metavar="lda|cwr", help="What names pictures: exact sums (lda), or the papers' trained head (cwr).")
+    ] = "lda",
+    views: Annotated[
+        int, typer.Option("--views", min=1, max=2, help="Views of each picture to learn from and to look at; 2: its mirror image too.")
+    ] = 1,
     seed: SeedOption = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads that --memory-bytes allows for. Default: all cores.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a state that is there.")] = False,
@@ -240,6 +246,8 @@ def new(
         seed=seed,
         threads=threads,
         train_blocks=train_blocks,
+        head=head,
+        views=views,
         **limits,
     )
     with StateFile(state) if state.exists() else nullcontext() as file, _saving(state):
@@ -420,12 +428,16 @@ def predict(
         list[Path],
         typer.Argument(readable=False, metavar="IMAGE|DIR...", help="Pictures, folders of pictures, folders with a subfolder per class."),
     ],
-    mirrored: Annotated[
-        bool,
+    views: Annotated[
+        int | None,
         typer.Option(
-            "--mirrored", help="Look at each picture's mirror image too: twice the time, better where things may face either way."
+            "--views",
+            min=1,
+            max=2,
+            help="Views of each picture to look at; 2: its mirror image too, which takes twice the time and is better where things may face "
+            "either way. Default: as many as were learned from.",
         ),
-    ] = False,
+    ] = None,
     reject: Annotated[
         float | None,
         typer.Option(
@@ -454,7 +466,7 @@ def predict(
     with progress() as report:
         for start in range(0, len(pictures), PREDICT_BATCH):
             batch = np.stack([_read(path, learner.image_size) for path, _ in pictures[start : start + PREDICT_BATCH]])
-            prediction = learner.predict(batch, mirrored=mirrored, reject=reject)
+            prediction = learner.predict(batch, views=views, reject=reject)
             names += prediction.names
             rejected += prediction.unknown.tolist()
             columns = [learner.names.index(name) for name in prediction.names]

@@ -216,7 +216,7 @@ class Learner:
 
         Notes
         -----
-        Cost and memory: docs/method.md 4.3, and ``info()["bytes"]``.
+        Cost and memory: docs/method.md 4 and 7.6, and ``info()["bytes"]``.
         """
         with self._change("learn"):
             self._learn(images, labels, progress, cancel)
@@ -250,9 +250,10 @@ class Learner:
         self._names = list(known)
 
     def forget(self, name: str) -> None:
-        """Forget a class: its name, weights, counts, class mean and replay rows.  The others keep theirs, to the bit.
+        """Forget a class: its name, counts, sums and replay rows (docs/method.md 4.4).
 
-        Where a tail is trained (``train_blocks``) it stays as it is: what lessons with this class changed there cannot be told apart.
+        Its sum of features goes exactly; of the scatter within classes, which is one for all, a share by its rows goes, so the other classes' weights
+        move a little.  With CWR* they stay, to the bit.  Where a tail is trained (``train_blocks``) it stays as it is: what lessons with this class changed there cannot be told apart.
         Files that were saved before still hold the class.
 
         Raises
@@ -288,12 +289,13 @@ class Learner:
     ) -> bool:
         """Take over what other learners know (docs/method.md 8): all of it, or, when anything fails, nothing.
 
-        Class means add up, heads are averaged by their counts, memories are cut to this learner's capacity by class balance; then head
-        and tail are trained on the stored rows.  Settings stay this learner's.  A name that several know is one class.
+        The sums that LDA is made from add up: its head becomes that of one device which was taught everything.  Memories are cut to this
+        learner's capacity by class balance; where a tail is trained, or the head is CWR*, these then learn from the stored rows.  Settings stay this
+        learner's.  A name that several know is one class.
 
         Parameters
         ----------
-        others : learners on the same model that train the same blocks; they stay as they are.
+        others : learners on the same model, with the same head, views and trained blocks; they stay as they are.
         progress, cancel : as in `learn`.
 
         Returns
@@ -309,7 +311,7 @@ class Learner:
         -----
         Meant for a machine with room: beside all learners it takes copies of their states and of the merged one, while it joins them, and
         then the merged one with the working memory of a lesson without pictures.  What two learners have from an earlier merge counts twice
-        in counts and means (rows that are equal are kept once): merge each taught thing once.
+        in the sums (rows that are equal are kept once): merge each taught thing once.
         """
         if not others:
             raise ValueError("others: expected at least one learner, got none")
@@ -323,20 +325,22 @@ class Learner:
             states.insert(0, self._state())
             state, equal = merged_state(states)
             core, names = core_of(state), list(state.names)
+            for c in np.flatnonzero(~state.tail_weight.any(axis=1)):
+                core.begin_branch(int(c))
             states.clear()
             del state
             core.rehearse(self._threads, _reporter(progress, cancel))
             self._core, self._names = core, names
             return equal
 
-    def predict(self, images: NDArray[np.uint8], *, mirrored: bool = False, reject: float | None = None) -> Prediction:
+    def predict(self, images: NDArray[np.uint8], *, views: int | None = None, reject: float | None = None) -> Prediction:
         """Name what is on the images; changes nothing.
 
         Parameters
         ----------
         images : uint8 (N, S, S, 3), RGB, 0..255, S = ``image_size``, N >= 1.
-        mirrored : whether each image is looked at mirrored left to right as well, and the logits averaged (docs/method.md 4.1): twice the
-            time, and more accurate for things that may face either way.  Less accurate for text and digits.
+        views : how many views of each image are looked at, and their logits averaged (docs/method.md 1.1); None: as many as were learned from.
+            2, the mirror image too, takes twice the time and is more accurate for things that may face either way; less for text and digits.
         reject : which share of pictures of known things may be called unknown, 0 < reject < 1, so that others are (docs/method.md 4.5).  The
             threshold is that share of the remembered rows; what it lets through is in docs/accuracy.md.  None: nothing is called unknown.
 
@@ -345,6 +349,9 @@ class Learner:
         ValueError : the input does not fit, or nothing has been learned yet, or `reject` is given and no row is remembered.
         """
         images = self._check_images(images)
+        if views is not None and (not isinstance(views, int) or isinstance(views, bool) or not 1 <= views <= 2):
+            raise ValueError(f"views: expected 1 or 2, or None, got {views!r}")
+        looks = views or self._settings.views
         if reject is not None and not (isinstance(reject, Real) and 0 < reject < 1):
             raise ValueError(f"reject: expected a share between 0 and 1, or None, got {reject!r}")
         if not self._names:
@@ -353,7 +360,7 @@ class Learner:
         with self._lock:
             least = 0 if reject is None else self._least_certainty(reject)
             for start in range(0, len(images), _PREDICT_ROWS):
-                classes, p, sure = self._core.predict(images[start : start + _PREDICT_ROWS], self._threads, mirrored)
+                classes, p, sure = self._core.predict(images[start : start + _PREDICT_ROWS], self._threads, looks)
                 best.append(classes)
                 probabilities.append(p.astype(np.float32) / 2**15)
                 certainty.append(sure)
@@ -416,10 +423,12 @@ class Learner:
     def info(self) -> dict[str, Any]:
         """What is known, and every byte: a dict of plain values.
 
-        ``last_lesson`` counts the binary weights that are trained, and those that the last lesson in this process turned over.
-        ``bytes`` holds what the core keeps (network, head with its class means, trained tail, replay_rows, replay_counts; ``kept`` is their sum), what a lesson of
+        ``last_lesson`` counts the binary weights that are trained, those that the last lesson in this process turned over, and the pictures of it that
+        counted (near-equal ones count once).  ``saturated`` is the share of all features learned from that lie at the end of their range: more than
+        some percent means that the pictures are far from what the network was trained on.
+        ``bytes`` holds what the core keeps (network, head with the sums it is made from, trained tail, replay_rows, replay_counts; ``kept`` is their sum), what a lesson of
         ``lesson_images`` images needs on top (lesson), the highest total while learning (learning_peak), and the working memory of
-        predicting with these threads (predicting; a little more where mirrored).  The new copies of head and tail, which make a lesson a transaction, are ``transaction``, a
+        predicting with these threads (predicting).  The new copies of head and tail, which make a lesson a transaction, are ``transaction``, a
         part of lesson.
         """
         core, network = self._core, self._model.network
@@ -434,7 +443,7 @@ class Learner:
         lesson = self._lesson_bytes(settings.capacity, len(labels) if settings.lesson_images is None else settings.max_classes)
         rows_bytes = settings.capacity * words * 8
         tail = core.tail_bytes
-        head = core.state_bytes - core.replay_bytes - tail
+        head = core.head_bytes
         sizes = {
             "network": network.bytes,
             "head": head,
@@ -445,13 +454,15 @@ class Learner:
             "lesson": lesson,
             "transaction": head + tail,
             "learning_peak": self._peak_bytes(settings.capacity) if settings.lesson_images else network.bytes + core.state_bytes + lesson,
-            "predicting": core.predict_bytes(_PREDICT_ROWS, False, self._threads),
+            "predicting": core.predict_bytes(_PREDICT_ROWS, settings.views, self._threads),
             "replay_row": words * 8 + 2,
         }
         return {
             "model": {key: value for key, value in self._model.info().items() if key not in ("card", "bytes")},
             "lessons": int(core.experience),
-            "last_lesson": {"weights": int(core.tail_weights), "flipped": int(core.flipped)},
+            "head": settings.head,
+            "last_lesson": {"counted": int(core.counted), "weights": int(core.tail_weights), "flipped": int(core.flipped)},
+            "saturated": int(core.saturated) / max(1, int(core.count().sum()) * network.feature_count),
             "classes": classes,
             "capacity": settings.capacity,
             "replay_rows": int(labels.sum()),
@@ -506,7 +517,7 @@ class Learner:
     def _peak_bytes(self, capacity: int) -> int:
         # Highest total that this learner can reach with `capacity`, max_classes and lesson_images.
         network, classes = self._model.network, self._settings.max_classes
-        kept = classes * (network.feature_count * (4 + 8) + 4 + 8) + capacity * (network.latent_words * 8 + 2)
+        kept = int(self._core.head_bytes_at(classes)) + classes * 8 + capacity * (network.latent_words * 8 + 2)
         tail = self._core.tail_bytes - self._core.tail_weight().nbytes
         if self._settings.train_blocks:
             kept += classes * network.feature_count * 4

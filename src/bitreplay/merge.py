@@ -1,11 +1,11 @@
-"""Two or more devices' states as one (docs/method.md, 8): what each was taught, by all.
+"""Devices' states as one (docs/method.md, 8): what each was taught, by all.
 
-Knows states as values; the training that follows is the core's.
+Knows states as values; the training that follows is the core's.  States are taken one by one, so thousands need no more memory than two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from math import isqrt
 from typing import Any
@@ -13,78 +13,155 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._engine import Memory
 from .state import MAX_LESSONS, State
 
+_MOST = 2**32 - 1
+_ALIKE = ("head", "views", "train_blocks", "weight_bits", "forward_bits")  # settings without which values do not add
 
-def merged_state(states: Sequence[State]) -> tuple[State, bool]:
+
+def merged_state(states: Iterable[State]) -> tuple[State, bool]:
     """Join states of one model.
 
-    Settings are those of the first.  Class means add up, heads are averaged by the square roots of their CWR* counts, memories are cut to the
-    capacity by class balance, so that a class keeps of each device's rows in proportion to what the device saw.
+    Settings are those of the first.  Sums of LDA add; heads of CWR* are averaged by the square roots of their counts; memories are cut to the
+    capacity as if all of their rows had been offered to one.  States are read one after the other, so an iterator may make each when it is its turn.
 
     Returns
     -------
-    The joined state, and whether all tails were equal; else the tail is that of the device which saw most rows.
+    The joined state, and whether all tails were equal; else the tail is that of the device which saw most pictures.
 
     Raises
     ------
-    ValueError : they stand on different models or train different blocks, or their classes are too many.
+    ValueError : they stand on different models or are learned otherwise, or their classes are too many.
     """
-    first = states[0]
-    for number, state in enumerate(states[1:], start=2):
-        if state.model.digest != first.model.digest:
-            raise ValueError(
-                f"state {number}: expected one taught on model {first.model.digest[:12]}, as the first, got {state.model.digest[:12]}; "
-                "only devices with the same model can be merged"
-            )
-        mine, its = ((s.settings.train_blocks, s.settings.weight_bits, s.settings.forward_bits) for s in (first, state))
+    remaining = iter(states)
+    first = next(remaining)
+    joined = _Joined(first)
+    for number, state in enumerate(remaining, start=2):
+        _check_fits(first, state, number)
+        joined.add(state)
+    return joined.state()
+
+
+def _check_fits(first: State, state: State, number: int) -> None:
+    if state.model.digest != first.model.digest:
+        raise ValueError(
+            f"state {number}: expected one taught on model {first.model.digest[:12]}, as the first, got {state.model.digest[:12]}; "
+            "only devices with the same model can be merged"
+        )
+    for name in _ALIKE:
+        mine, its = getattr(first.settings, name), getattr(state.settings, name)
         if mine != its:
             raise ValueError(
-                f"state {number}: expected train_blocks, weight_bits and forward_bits {mine}, as the first, got {its}; "
-                "only devices that train the same blocks can be merged"
+                f"state {number}: expected {name} {mine}, as the first, got {its}; only devices that learn alike can be merged"
             )
-    names = list(dict.fromkeys(name for state in states for name in state.names))
-    limit = first.settings.max_classes
-    if len(names) > limit:
-        raise ValueError(f"states: expected at most {limit} classes in all, got {len(names)}; merge into one with a larger max_classes")
-    if first.settings.train_blocks and len(names) > first.settings.capacity:
-        raise ValueError(
-            f"states: expected at most {first.settings.capacity} classes in all, got {len(names)}: where the tail is trained, every class "
-            "needs a row in the replay memory; merge into one with a larger capacity"
-        )
-    where = [np.array([names.index(name) for name in state.names], np.int64) for state in states]
-    past = _added([s.past_count for s in states], where, len(names))
-    seen = _added([s.seen for s in states], where, len(names))
-    most = 2**32 - 1
-    if np.any(seen > most):
-        raise ValueError(f"states: expected at most {most} rows of a class in all, got {int(seen.max())}")
-    if (lessons := sum(state.experience for state in states)) >= MAX_LESSONS:  # the rehearsal is one more
-        raise ValueError(f"states: expected fewer than {MAX_LESSONS} lessons in all, got {lessons}")
-    rows, labels = _memory(states, where, seen, first.settings.capacity)
-    weight = _averaged([s.weight for s in states], [s.past_count for s in states], where, len(names))
-    equal = all(_same_tail(first, state) for state in states[1:])
-    tail_weight, kept = first.tail_weight, first
-    if first.settings.train_blocks:
-        kept = max(states, key=lambda state: int(state.seen.sum()))
-        if equal:
-            tail_weight = _averaged([s.tail_weight for s in states], [s.past_count for s in states], where, len(names))
+
+
+class _Joined:
+    """Sums of what has been added so far."""
+
+    def __init__(self, first: State) -> None:
+        settings, width = first.settings, first.model.network.feature_count
+        self._first = first
+        self._names: dict[str, int] = {}
+        self._lessons = self._saturated = 0
+        self._seen = np.zeros(0, np.int64)
+        self._past = np.zeros(0, np.int64)
+        self._count = np.zeros(0, np.int64)
+        self._sums = np.zeros((0, width), np.int64)
+        self._moment = np.zeros(first.moment.shape, np.int64)
+        self._head, self._branch = _Mean(width), _Mean(width)
+        near = round(settings.near_equal * 2**16) * first.model.network.latent_bits >> 16  # equal rows count once in any case
+        self._memory = Memory(settings.capacity, first.model.network.latent_words, settings.seed, near)
+        self._equal = True
+        self._kept = first  # whose tail is kept, if not all are equal
+        self.add(first)
+
+    def add(self, state: State) -> None:
+        settings = self._first.settings
+        for name in state.names:
+            self._names.setdefault(name, len(self._names))
+        known = len(self._names)
+        if known > settings.max_classes:
+            raise ValueError(f"states: expected at most {settings.max_classes} classes in all, got more; merge into one with a larger max_classes")
+        if settings.train_blocks and known > settings.capacity:
+            raise ValueError(
+                f"states: expected at most {settings.capacity} classes in all, got more: where the tail is trained, every class "
+                "needs a row in the replay memory; merge into one with a larger capacity"
+            )
+        where = np.array([self._names[name] for name in state.names], np.int64)
+        self._lessons += state.experience
+        if self._lessons >= MAX_LESSONS:  # the rehearsal is one more
+            raise ValueError(f"states: expected fewer than {MAX_LESSONS} lessons in all, got {self._lessons}")
+        self._seen = _added(self._seen, state.seen, where, known)
+        if np.any(self._seen > _MOST):
+            raise ValueError(f"states: expected at most {_MOST} pictures of a class in all, got {int(self._seen.max())}")
+        if settings.head == "lda":
+            self._count = _added(self._count, state.count, where, known)
+            self._sums = _added(self._sums, state.sums, where, known)
+            self._moment += state.moment
+            self._saturated += state.saturated
         else:
-            tail_weight = weight.copy()
-            tail_weight[[names.index(name) for name in kept.names]] = kept.tail_weight
-    joined = replace(
-        first,
-        names=names,
-        experience=lessons,
-        weight=weight,
-        past_count=np.minimum(past, most).astype(np.uint32),
-        feature_sums=_added([s.feature_sums for s in states], where, len(names)),
-        seen=seen.astype(np.uint64),
-        rows=rows,
-        labels=labels,
-        tail_weight=tail_weight,
-        tail=kept.tail,
-    )
-    return joined, equal
+            self._past = _added(self._past, state.past_count, where, known)
+            self._head.add(state.weight, state.past_count, where, known)
+        if settings.train_blocks:
+            self._equal = self._equal and _same_tail(self._first, state)
+            self._branch.add(state.tail_weight, state.seen, where, known)
+            if int(state.seen.sum()) > int(self._kept.seen.sum()):
+                self._kept = state
+        self._memory.offer(state.rows, where[state.labels].astype(np.int32), known)
+
+    def state(self) -> tuple[State, bool]:
+        first, names = self._first, list(self._names)
+        branch = first.tail_weight
+        if first.settings.train_blocks and self._equal:
+            branch = self._branch.values()
+        elif first.settings.train_blocks:
+            branch = np.zeros((len(names), first.tail_weight.shape[1]), np.int32)  # a class that it does not know begins anew
+            branch[[self._names[name] for name in self._kept.names]] = self._kept.tail_weight
+        joined = replace(
+            first,
+            names=names,
+            experience=self._lessons,
+            rows=self._memory.rows(),
+            labels=self._memory.labels(),
+            seen=self._seen.astype(np.uint64),
+            count=self._count,
+            sums=self._sums,
+            moment=self._moment,
+            saturated=self._saturated,
+            weight=self._head.values(),
+            past_count=np.minimum(self._past, _MOST).astype(np.uint32),
+            mixing=self._kept.mixing,
+            tail_weight=branch,
+            tail=self._kept.tail,
+        )
+        return joined, self._equal
+
+
+class _Mean:
+    """Means of the head rows of each class, weighted by the square roots of its counts."""
+
+    def __init__(self, width: int) -> None:
+        self._total = np.zeros((0, width), np.int64)
+        self._shares = np.zeros(0, np.int64)
+
+    def add(self, rows: NDArray[np.int32], counts: NDArray[Any], where: NDArray[np.int64], classes: int) -> None:
+        share = np.array([max(1, isqrt(int(c) << 8)) for c in counts], np.int64)  # at most 2^20, times 2^31 of a weight
+        self._total = _added(self._total, share[:, None] * rows, where, classes)
+        self._shares = _added(self._shares, share, where, classes)
+
+    def values(self) -> NDArray[np.int32]:
+        shares = self._shares[:, None]
+        mean: NDArray[np.int64] = (2 * self._total + shares) // (2 * shares)
+        return mean.astype(np.int32)
+
+
+def _added(total: NDArray[np.int64], part: NDArray[Any], where: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+    if len(total) < classes:
+        total = np.concatenate([total, np.zeros((classes - len(total), *total.shape[1:]), np.int64)])
+    total[where] += part.astype(np.int64)
+    return total
 
 
 def _same_tail(a: State, b: State) -> bool:
@@ -92,72 +169,3 @@ def _same_tail(a: State, b: State) -> bool:
         values.keys() == others.keys() and all(np.array_equal(values[key], others[key]) for key in values)
         for values, others in zip(a.tail, b.tail, strict=True)
     )
-
-
-def _added(parts: Sequence[NDArray[Any]], where: Sequence[NDArray[np.int64]], classes: int) -> NDArray[np.int64]:
-    total = np.zeros((classes, *parts[0].shape[1:]), np.int64)
-    for part, index in zip(parts, where, strict=True):
-        total[index] += part.astype(np.int64)
-    return total
-
-
-def _averaged(
-    parts: Sequence[NDArray[np.int32]], counts: Sequence[NDArray[np.uint32]], where: Sequence[NDArray[np.int64]], classes: int
-) -> NDArray[np.int32]:
-    # Mean of a class's head rows, weighted by isqrt(count * 2^8): at most 2^20 * 2^31 a device.
-    total = np.zeros((classes, parts[0].shape[1]), np.int64)
-    shares = np.zeros((classes, 1), np.int64)
-    for part, count, index in zip(parts, counts, where, strict=True):
-        share = np.array([max(1, isqrt(int(c) << 8)) for c in count], np.int64).reshape(-1, 1)
-        total[index] += share * part
-        shares[index] += share
-    mean: NDArray[np.int64] = (2 * total + shares) // (2 * shares)
-    return mean.astype(np.int32)
-
-
-def _memory(
-    states: Sequence[State], where: Sequence[NDArray[np.int64]], seen: NDArray[np.int64], capacity: int
-) -> tuple[NDArray[np.uint64], NDArray[np.uint16]]:
-    # Of each class as many rows as the balance allows (docs/method.md, 8.1), of each device in proportion to the rows of the class that it saw.
-    here = _new_rows(states, where)
-    stored = _added([np.array([len(slots) for slots in slots_of]) for slots_of in here], where, len(seen))
-    rows, labels = [], []
-    for c, room in enumerate(_balanced(stored, capacity)):
-        holders = [(i, int(np.flatnonzero(index == c)[0])) for i, index in enumerate(where) if c in index]
-        left, weight_left = int(room), sum(int(states[i].seen[local]) for i, local in holders)
-        stored_left = sum(len(here[i][local]) for i, local in holders)
-        for i, local in holders:
-            slots, saw = here[i][local], int(states[i].seen[local])
-            stored_left -= len(slots)
-            wanted = (2 * left * saw + weight_left) // (2 * weight_left)
-            take = min(len(slots), max(wanted, left - stored_left))
-            chosen = slots[np.arange(take) * len(slots) // max(take, 1)]  # spread evenly over those that are there
-            rows.append(states[i].rows[chosen])
-            labels += [c] * take
-            left, weight_left = left - take, weight_left - saw
-    width = states[0].rows.shape[1]
-    return np.concatenate([*rows, np.zeros((0, width), np.uint64)]), np.array(labels, np.uint16)
-
-
-def _new_rows(states: Sequence[State], where: Sequence[NDArray[np.int64]]) -> list[list[NDArray[np.int64]]]:
-    # Slots of each state's classes, without rows that an earlier state has of the class: devices that were merged before share some.
-    known: set[tuple[int, bytes]] = set()
-    found = []
-    for state, index in zip(states, where, strict=True):
-        mine = [(int(index[label]), row.tobytes()) for label, row in zip(state.labels, state.rows, strict=True)]
-        fresh = np.array([row not in known for row in mine], bool)
-        found.append([np.flatnonzero((state.labels == local) & fresh) for local in range(len(state.names))])
-        known |= set(mine)
-    return found
-
-
-def _balanced(stored: NDArray[np.int64], capacity: int) -> NDArray[np.int64]:
-    # min(stored, level), the level as high as fits, and one more for the lowest classes while there is room.
-    low, high = 0, capacity
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if int(np.minimum(stored, middle).sum()) <= capacity else (low, middle - 1)
-    rooms = np.minimum(stored, low)
-    more = np.flatnonzero(stored > low)[: capacity - int(rooms.sum())]
-    rooms[more] += 1
-    return rooms

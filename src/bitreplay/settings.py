@@ -10,8 +10,8 @@ _RANGES = {
     "capacity": (0, MAX_CAPACITY),
     "seed": (0, 2**64 - 1),
     "max_classes": (1, 65_535),
+    "views": (1, 2),
     "epochs": (1, 10_000),
-    "min_steps": (1, 1_000_000),
     "live_batch": (1, 256),  # 512 rows a step fill 32-bit sums exactly
     "replay_batch": (1, 256),
     "ghosts": (0, 1024),
@@ -25,23 +25,10 @@ _RANGES = {
     "tail_replay_batch": (1, 256),
     "tail_noise": (0, 128),
 }
-# Fields that older states do not have: before 0.2.0 a learner trained its head only, and the first tails were trained without distillation.
-_ADDED = {
-    "train_blocks",
-    "forward_bits",
-    "gradient_bits",
-    "weight_bits",
-    "weight_step",
-    "parameter_step",
-    "sign_reset",
-    "tail_epochs",
-    "tail_passes",
-    "tail_replay_batch",
-    "tail_noise",
-    "tail_mirror",
-    "tail_prior",
-    "tail_distillation",
-}
+_FRACTIONS = {"learning_rate": (2**-16, 4), "shrinkage": (0, 64), "pseudo_pictures": (0, 1000), "near_equal": (0, 0.5), "tail_prior": (0, 1)}
+_BITS = {"learning_rate": 16, "shrinkage": 8, "pseudo_pictures": 8, "near_equal": 16, "tail_prior": 8}  # fraction bits in the core
+_FLAGS = ("prior_correction", "sign_reset", "tail_mirror", "tail_distillation")
+HEADS = ("lda", "cwr")
 
 
 @dataclass(frozen=True)
@@ -54,14 +41,17 @@ class Settings:
     seed : keys every random choice.
     lesson_images : most images in one lesson; None for any number.
     max_classes : most classes.
-    learning_rate : of the first step; falls linearly to 0 within a lesson.  Up to 4; kept with 16 fraction bits.
-    epochs : passes over the lesson's images.
-    min_steps : steps that even the smallest lesson gets.
-    live_batch, replay_batch : most live and other rows a step.
-    pull : strength with which a known class's weights are pulled back to what they were, 0 to 2; kept with 8 fraction bits.
-    ghosts : classes of constant logit 0 beside those of the lesson, where no other rows are at hand (4.2).
-    prior_correction : whether class shares are taken out of the logits in training (4.2).
-    class_means : whether class means move replayed rows and stand in for absent classes (4.3); False is plain CWR*.
+    head : "lda", streaming linear discriminant analysis from exact sums (4): no order of lessons and no replay memory matters to it; or "cwr", the
+        papers' CWR*, trained by steps (6).
+    views : how many views of each picture are learned from and looked at: 1, the picture; 2, its mirror image too (1.1).  It counts once.
+    shrinkage : LDA: weight of the mean variance in the scatter within classes, in rows for each feature, 0 to 64; kept with 8 fraction bits (4.2).
+    pseudo_pictures : LDA: pictures at the mean of everything that each class mean is shrunk by, 0 to 1,000; kept with 8 fraction bits (4.2).
+    near_equal : share of a row's bits, 0 to .5, in which pictures of a lesson may differ and still count as one; 0: each counts (5.1).
+    learning_rate : of the first step of CWR* and of the tail's head; falls linearly to 0 within a lesson.  Up to 4; kept with 16 fraction bits.
+    epochs : CWR*: passes over the lesson's images.
+    live_batch, replay_batch : most images of the lesson in a step; most replayed rows in a step of CWR*.
+    ghosts : classes of constant logit 0 beside those of the lesson, where no row is stored (6.2).
+    prior_correction : whether class shares are taken out of the logits in training (6.2).
     train_blocks : how many blocks of the tail are trained, counted from the last; 0: the head alone (7).  Pays from some hundred
         replay rows on, and the more of them the better (docs/papers.md).
     forward_bits, gradient_bits : q_f and q_b, widths of the tail's forward tensors and of all gradients, 2 to 16 (7.2, 7.3).
@@ -84,15 +74,17 @@ class Settings:
     seed: int = 0
     lesson_images: int | None = None
     max_classes: int = 256
+    head: str = "lda"
+    views: int = 1
+    shrinkage: float = 0.5
+    pseudo_pictures: float = 5
+    near_equal: float = 0.2
     learning_rate: float = 0.02
     epochs: int = 5
-    min_steps: int = 3000
     live_batch: int = 50
     replay_batch: int = 64
-    pull: float = 1.0
     ghosts: int = 8
     prior_correction: bool = True
-    class_means: bool = True
     train_blocks: int = 0
     forward_bits: int = 16
     gradient_bits: int = 16
@@ -116,28 +108,23 @@ class Settings:
         images = self.lesson_images
         if images is not None and (not isinstance(images, int) or isinstance(images, bool) or not 1 <= images <= 2**24):
             raise ValueError(f"lesson_images: expected a whole number from 1 to {2**24}, or None, got {images!r:.40}")
-        rate = self.learning_rate
-        if not isinstance(rate, int | float) or isinstance(rate, bool) or not 2**-16 <= rate <= 4:  # refuses nan too
-            raise ValueError(f"learning_rate: expected 2^-16 to 4, got {rate!r:.40}")
-        if not isinstance(self.pull, int | float) or isinstance(self.pull, bool) or not 0 <= self.pull <= 2:
-            raise ValueError(f"pull: expected 0 to 2, got {self.pull!r:.40}")
-        if not isinstance(self.tail_prior, int | float) or isinstance(self.tail_prior, bool) or not 0 <= self.tail_prior <= 1:
-            raise ValueError(f"tail_prior: expected 0 to 1, got {self.tail_prior!r:.40}")
+        for name, (low, high) in _FRACTIONS.items():
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:  # refuses nan too
+                raise ValueError(f"{name}: expected {'2^-16' if low else 0} to {high}, got {value!r:.40}")
+        if self.head not in HEADS:
+            raise ValueError(f"head: expected {' or '.join(HEADS)}, got {self.head!r:.40}")
         if self.weight_bits not in (1, 8, 16) or isinstance(self.weight_bits, bool):
             raise ValueError(f"weight_bits: expected 1, 8 or 16, got {self.weight_bits!r:.40}")
         if self.train_blocks > 0 and self.capacity == 0:
             raise ValueError("train_blocks: expected 0 with capacity 0, since a tail is trained on replayed rows; give it a replay memory")
-        for name in ("prior_correction", "class_means", "sign_reset", "tail_mirror", "tail_distillation"):
+        for name in _FLAGS:
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}: expected True or False, got {getattr(self, name)!r:.40}")
 
     def for_core(self) -> dict[str, Any]:
-        """Values as the core takes them: the learning rate with 16 fraction bits, the pull and the tail's prior with 8."""
-        return asdict(self) | {
-            "learning_rate": round(self.learning_rate * 65536),
-            "pull": round(self.pull * 256),
-            "tail_prior": round(self.tail_prior * 256),
-        }
+        """Values as the core takes them: those with a fraction as integers, with so many fraction bits as their documentation says."""
+        return asdict(self) | {name: round(getattr(self, name) * 2**bits) for name, bits in _BITS.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the state file."""
@@ -147,6 +134,6 @@ class Settings:
     def from_dict(cls, values: dict[str, Any]) -> Settings:
         """Read what `to_dict` wrote; ValueError for a missing, unknown or impossible field."""
         known = {field.name for field in fields(cls)}
-        if not known - _ADDED <= set(values) <= known:
+        if set(values) != known:
             raise ValueError(f"settings: expected {', '.join(sorted(known))}, got {sorted(values)!r:.400}")
-        return cls(**{"tail_distillation": False, **values})
+        return cls(**values)

@@ -18,6 +18,7 @@ from .settings import Settings
 
 MAX_NAME = 200
 MAX_LESSONS = 2**32 - 1
+MAX_MIXING = 2**20
 # Written out, so that every Python, and the device's C++ (engine/device/names.cpp), draw the same line.
 _BREAKS = frozenset("\u2028\u2029")
 _TURNS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # change the direction of what follows
@@ -40,20 +41,27 @@ def is_name(text: object) -> bool:
 
 @dataclass(frozen=True)
 class State:
-    """Content of a state file; arrays as in docs/formats.md."""
+    """Content of a state file; arrays as in docs/formats.md, empty where they belong to the other kind of head."""
 
     model: Model
     settings: Settings
     names: list[str]
     experience: int
-    weight: NDArray[np.int32]
-    past_count: NDArray[np.uint32]
-    feature_sums: NDArray[np.int64]
     rows: NDArray[np.uint64]
     labels: NDArray[np.uint16]
     seen: NDArray[np.uint64]
+    count: NDArray[np.int64]  # LDA, with `sums` (K, D_f), `moment` (D_f (D_f + 1) / 2,) and `saturated`
+    sums: NDArray[np.int64]
+    moment: NDArray[np.int32] | NDArray[np.int64]
+    saturated: int
+    weight: NDArray[np.int32]  # CWR*, with `past_count`
+    past_count: NDArray[np.uint32]
+    mixing: tuple[int, int]
     tail_weight: NDArray[np.int32]  # (0, D_f) where no block is trained
     tail: list[dict[str, NDArray[Any]]]  # values of each trained block
+
+
+_LEARNED = ("rows", "labels", "seen", "count", "sums", "moment", "weight", "past_count", "tail_weight")  # arrays that the core holds
 
 
 def state_of(model: Model, settings: Settings, names: list[str], core: CoreLearner) -> State:
@@ -63,14 +71,10 @@ def state_of(model: Model, settings: Settings, names: list[str], core: CoreLearn
         settings=settings,
         names=list(names),
         experience=int(core.experience),
-        weight=core.weight(),
-        past_count=core.past_count(),
-        feature_sums=core.feature_sums(),
-        rows=core.rows(),
-        labels=core.labels(),
-        seen=core.seen(),
-        tail_weight=core.tail_weight(),
+        saturated=int(core.saturated),
+        mixing=core.mixing,
         tail=[core.tail_values(i) for i in range(settings.train_blocks)],
+        **{name: getattr(core, name)() for name in _LEARNED},
     )
 
 
@@ -79,23 +83,25 @@ def core_of(state: State) -> CoreLearner:
     settings = state.settings
     sources = [tuple(source) for source in state.model.tail_sources(settings.train_blocks)]
     core = CoreLearner(state.model.network, settings.capacity, settings.seed, settings.for_core(), sources)
-    core.restore(
-        state.weight.reshape(-1),
-        state.past_count,
-        state.feature_sums.reshape(-1),
-        state.rows.reshape(-1),
-        state.labels,
-        state.seen,
-        state.tail_weight.reshape(-1),
-        state.experience,
-    )
-    for i, values in enumerate(state.tail):
-        core.restore_tail(i, values)
+    values: dict[str, Any] = {name: getattr(state, name).reshape(-1) for name in _LEARNED}
+    core.restore(values | {"experience": state.experience, "saturated": state.saturated, "mixing": state.mixing})
+    for i, block in enumerate(state.tail):
+        core.restore_tail(i, block)
     return core
 
 
+_NO_SUMS: dict[str, Any] = {
+    "count": np.zeros(0, np.int64), "sums": np.zeros((0, 0), np.int64), "moment": np.zeros(0, np.int32), "saturated": 0,
+}  # fmt: skip
+
+
+def triangle(width: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns of the entries of `State.moment`, in their order."""
+    return np.triu_indices(width)
+
+
 def without_class(state: State, name: str) -> State:
-    """The same without a class: its name, head rows, counts, sums and replay rows; ValueError when it is not known.
+    """The same without a class: its name, head, counts, sums and replay rows (docs/method.md, 4.4); ValueError when it is not known.
 
     A trained tail stays as it is: what it learned from the class's pictures is spread over all of its weights.
     """
@@ -105,17 +111,36 @@ def without_class(state: State, name: str) -> State:
     kept = np.arange(len(state.names)) != index
     rows = state.labels != index
     labels = state.labels[rows]
+    changes: dict[str, Any] = {}
+    if len(state.count):
+        changes = {"count": state.count[kept], "sums": state.sums[kept], "moment": _moment_without(state, index)}
     return replace(
         state,
         names=[other for other in state.names if other != name],
-        weight=state.weight[kept],
-        past_count=state.past_count[kept],
-        feature_sums=state.feature_sums[kept],
+        weight=state.weight[kept] if len(state.weight) else state.weight,
+        past_count=state.past_count[kept] if len(state.past_count) else state.past_count,
         seen=state.seen[kept],
         rows=state.rows[rows],
         labels=labels - (labels > index).astype(np.uint16),
         tail_weight=state.tail_weight[kept] if len(state.tail_weight) else state.tail_weight,
+        **changes,
     )
+
+
+def _moment_without(state: State, index: int) -> NDArray[Any]:
+    # The class's part between classes goes; the scatter within classes, which is that of all, shrinks with the rows.
+    left = [c for c in range(len(state.count)) if c != index]
+    i, j = triangle(state.sums.shape[1])
+    count, sums = state.count.astype(np.float64), state.sums.astype(np.float64)
+    between = sum((sums[c, i] * sums[c, j] / count[c] for c in left), np.zeros(len(i)))
+    scatter = state.moment - between - sums[index, i] * sums[index, j] / count[index]
+    return _compact(np.rint(scatter * (count[left].sum() / count.sum()) + between).astype(np.int64))
+
+
+def _compact(values: NDArray[Any]) -> NDArray[Any]:
+    # As few bytes as hold the values with room to spare: 32 bits below 2^30 (docs/formats.md).
+    small = not values.size or (-(2**30) < values.min() and values.max() < 2**30)
+    return values.astype(np.int32 if small else np.int64)
 
 
 def pack_state(state: State) -> bytes:
@@ -127,13 +152,16 @@ def pack_state(state: State) -> bytes:
         "experience": str(state.experience),
     }
     tensors: dict[str, Any] = {
-        "head.weight": state.weight,
-        "head.past_count": state.past_count,
-        "head.feature_sum": state.feature_sums,
+        "head.mixing": np.array(state.mixing, np.int64),
         "replay.seen": state.seen,
         "replay.rows": state.rows,
         "replay.labels": state.labels,
     }
+    if state.settings.head == "lda":
+        tensors |= {"head.count": state.count, "head.feature_sum": _compact(state.sums), "head.moment": _compact(state.moment)}
+        tensors["head.saturated"] = np.array([state.saturated], np.int64)
+    else:
+        tensors |= {"head.weight": state.weight, "head.past_count": state.past_count}
     if state.settings.train_blocks:
         tensors["tail.weight"] = state.tail_weight
     for i, values in enumerate(state.tail):
@@ -169,6 +197,32 @@ def _read_block(tensors: Tensors, key: str, shape: dict[str, tuple[str, int, int
             raise FormatError(f"{where}: tensor {key}.bits: expected unused bits to be 0")
         found[name] = values
     return found
+
+
+def _read_sums(tensors: Tensors, settings: Settings, classes: int, width: int, seen: NDArray[np.uint64], where: str) -> dict[str, Any]:
+    # What LDA is made from, checked.
+    def wide_or_not(name: str, shape: tuple[int, ...]) -> NDArray[Any]:
+        dtype = "int64" if name in tensors and tensors[name].dtype == np.int64 else "int32"
+        return take(tensors, name, dtype, shape, where)
+
+    count: Any = take(tensors, "head.count", "int64", (classes,), where)
+    sums, moment = wide_or_not("head.feature_sum", (classes, width)), wide_or_not("head.moment", (width * (width + 1) // 2,))
+    saturated: Any = take(tensors, "head.saturated", "int64", (1,), where)
+    if np.any(count < 1) or np.any(count > seen.astype(np.int64) * settings.views):
+        raise FormatError(f"{where}: head.count: expected at least one row of each class, and no more than were seen")
+    rows = int(count.sum())
+    if np.any(np.abs(sums.astype(np.int64)) > 127 * count[:, None]):
+        raise FormatError(f"{where}: head.feature_sum: expected sums of features in -127..127")
+    most, square = moment.astype(np.int64), 127 * 127 * rows
+    if np.any(most > square) or np.any(most < -square) or np.any(most[_diagonal(width)] < 0):
+        raise FormatError(f"{where}: head.moment: expected sums of products of features in -127..127")
+    if not 0 <= saturated[0] <= rows * width:
+        raise FormatError(f"{where}: head.saturated: expected a count of features")
+    return {"count": count, "sums": sums.astype(np.int64), "moment": moment, "saturated": int(saturated[0])}
+
+
+def _diagonal(width: int) -> NDArray[np.int64]:
+    return np.cumsum(np.r_[0, np.arange(width, 1, -1)])[:width].astype(np.int64)
 
 
 def read_state(path: Path, model: Model | None) -> State:
@@ -218,14 +272,21 @@ def parse_state(content: bytes, model: Model | None, where: str) -> State:
     stored = len(labels) if labels is not None and labels.ndim == 1 else 0
     if stored > settings.capacity:
         raise FormatError(f"{where}: replay.rows: expected at most {settings.capacity}, got {stored}")
+    width = network.feature_count
     arrays: dict[str, Any] = {
-        "weight": take(tensors, "head.weight", "int32", (classes, network.feature_count), where),
-        "past_count": take(tensors, "head.past_count", "uint32", (classes,), where),
-        "feature_sums": take(tensors, "head.feature_sum", "int64", (classes, network.feature_count), where),
         "seen": take(tensors, "replay.seen", "uint64", (classes,), where),
         "rows": take(tensors, "replay.rows", "uint64", (stored, network.latent_words), where),
         "labels": take(tensors, "replay.labels", "uint16", (stored,), where),
     }
+    mixing = take(tensors, "head.mixing", "int64", (2,), where)
+    if np.any(mixing < 0) or np.any(mixing > MAX_MIXING):
+        raise FormatError(f"{where}: head.mixing: expected weights from 0 to {MAX_MIXING}")
+    arrays["mixing"] = (int(mixing[0]), int(mixing[1]))
+    arrays |= _read_sums(tensors, settings, classes, width, arrays["seen"], where) if settings.head == "lda" else _NO_SUMS
+    arrays["weight"], arrays["past_count"] = np.zeros((0, width), np.int32), np.zeros(0, np.uint32)
+    if settings.head == "cwr":
+        arrays["weight"] = take(tensors, "head.weight", "int32", (classes, width), where)
+        arrays["past_count"] = take(tensors, "head.past_count", "uint32", (classes,), where)
     shape = (classes, network.feature_count) if settings.train_blocks else (0, network.feature_count)
     arrays["tail_weight"] = take(tensors, "tail.weight", "int32", shape, where) if settings.train_blocks else np.zeros(shape, np.int32)
     try:
@@ -242,7 +303,6 @@ def parse_state(content: bytes, model: Model | None, where: str) -> State:
     counts = np.bincount(arrays["labels"], minlength=classes)
     if len(counts) > classes or np.any(counts > arrays["seen"]) or np.any(arrays["seen"] >= 2**32):
         raise FormatError(f"{where}: replay.labels: expected classes that were taught, with no more rows than were offered")
-    sums, most = arrays["feature_sums"], 127 * arrays["seen"].astype(np.int64)[:, None]
-    if np.any(most == 0) or np.any(sums > most) or np.any(sums < -most):  # no abs: that of -2^63 is negative
-        raise FormatError(f"{where}: head.feature_sum: expected sums of features in -127..127 of at least one row a class")
+    if np.any(arrays["seen"] == 0):
+        raise FormatError(f"{where}: replay.seen: expected at least one picture of each class")
     return State(model, settings, names, int(experience), tail=tail, **arrays)

@@ -14,11 +14,11 @@ from ..base import Start
 
 
 class EngineSettings:
-    """The learner's own settings (`bitreplay.settings.Settings`), `at_once` for its joint training, `predict_mirrored` for `predict`."""
+    """The learner's own settings (`bitreplay.settings.Settings`), `at_once` for its joint training, `predict_views` for `predict`."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.at_once = bool(values.pop("at_once", False))
-        self.mirrored = bool(values.pop("predict_mirrored", False))
+        self.predict_views = values.pop("predict_views", None)
         Settings.from_dict(Settings().to_dict() | values)
         self.values = values
 
@@ -36,7 +36,7 @@ class Engine:
 
     def __init__(self, start: Start, classes: int, seed: int, settings: EngineSettings) -> None:
         threads = torch.get_num_threads()
-        self.at_once, self._mirrored = settings.at_once, settings.mirrored
+        self.at_once, self._views = settings.at_once, settings.predict_views
         values = {"max_classes": max(256, classes), "seed": seed} | settings.values
         self.learner = Learner.new(start.model, threads=threads, **values)
 
@@ -48,7 +48,7 @@ class Engine:
 
     def predict(self, rows: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Class numbers, int64 (N,), of pictures uint8 (N, S, S, 3)."""
-        return np.array([int(name) for name in self.learner.predict(np.ascontiguousarray(rows), mirrored=self._mirrored).names], np.int64)
+        return np.array([int(name) for name in self.learner.predict(np.ascontiguousarray(rows), views=self._views).names], np.int64)
 
     def memory(self) -> dict[str, int]:
         """Bytes that replay takes, and those that a lesson needs beyond what is kept."""
