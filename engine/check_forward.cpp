@@ -295,6 +295,22 @@ void check_dot(const Kernels& fast) {
   }
 }
 
+void check_differing_bits(const Kernels& fast) {
+  for (const int words : {0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 96, 123, 124, 125, 127, 128, 600}) {
+    Source random{static_cast<uint64_t>(words) + 200000};
+    const auto a = exact<uint64_t>(words), b = exact<uint64_t>(words);
+    for (const bool opposite : {false, true}) {
+      for (int i = 0; i < words; ++i) {
+        a[i] = random();
+        b[i] = opposite ? ~a[i] : random();
+      }
+      const int64_t count = fast.differing_bits(a.get(), b.get(), words);
+      expect(count == kernels_scalar().differing_bits(a.get(), b.get(), words) && (!opposite || count == 64 * words),
+             std::string(fast.isa) + " differing_bits" + text({words, opposite}));
+    }
+  }
+}
+
 }  // namespace
 
 void check_forward(const Kernels& fast) {
@@ -305,6 +321,7 @@ void check_forward(const Kernels& fast) {
   check_depthwise(fast);
   check_affine(fast);
   check_pools(fast);
+  check_differing_bits(fast);
   check_dot(fast);
 }
 

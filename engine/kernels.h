@@ -103,6 +103,8 @@ struct Kernels {
 
   // sum of x[i] * w[i], i < count; |w| <= 127 and sum |w| * 32768 < 2^31.
   int32_t (*dot_i16)(const int16_t* x, const int16_t* w, int count);
+  // popcount(a xor b) of packed rows.
+  int64_t (*differing_bits)(const uint64_t* a, const uint64_t* b, int64_t words);
 };
 
 // The table in force: the best that this processor has, or the one that BITREPLAY_ISA names ("scalar", "avx2", "avx512", "neon").

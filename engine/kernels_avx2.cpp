@@ -316,6 +316,28 @@ BITREPLAY_AVX2 void block_apply(const BlockParameters& block, const int16_t* z, 
   kernels_scalar().block_apply(from_channel(block, c), z + c, z_stride, x + c, x_stride, pixels, channels - c);
 }
 
+// The counts of both halves of every byte from a table, bytes summed before they overflow: 31 times at most 8.
+BITREPLAY_AVX2 int64_t differing_bits(const uint64_t* a, const uint64_t* b, int64_t words) {
+  const __m256i counts = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
+  const __m256i low = _mm256_set1_epi8(15);
+  __m256i total = _mm256_setzero_si256();
+  int64_t i = 0;
+  while (i + 4 <= words) {
+    __m256i bytes = _mm256_setzero_si256();
+    for (int rounds = 0; rounds < 31 && i + 4 <= words; ++rounds, i += 4) {
+      const __m256i x = _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(a + i)), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + i)));
+      bytes = _mm256_add_epi8(bytes, _mm256_shuffle_epi8(counts, _mm256_and_si256(x, low)));
+      bytes = _mm256_add_epi8(bytes, _mm256_shuffle_epi8(counts, _mm256_and_si256(_mm256_srli_epi16(x, 4), low)));
+    }
+    total = _mm256_add_epi64(total, _mm256_sad_epu8(bytes, _mm256_setzero_si256()));
+  }
+  alignas(32) int64_t sums[4];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(sums), total);
+  int64_t count = sums[0] + sums[1] + sums[2] + sums[3];
+  for (; i < words; ++i) count += std::popcount(a[i] ^ b[i]);
+  return count;
+}
+
 Kernels make_table() {
   Kernels table = kernels_scalar();
   table.isa = "avx2";
@@ -326,6 +348,7 @@ Kernels make_table() {
   table.binary_expand = binary_expand;
   table.binary_tile = binary_tile;
   table.block_apply = block_apply;
+  table.differing_bits = differing_bits;
   add_dense_avx2(table);
   return table;
 }

@@ -215,6 +215,23 @@ BITREPLAY_AVX512 void dense_tile(const DenseTile& tile, const int16_t* weight, i
   for (; left > 0; --left, x += tile.pixel_stride, acc += kDenseChannels) dense_pixels<1>(tile, x, weight, acc);
 }
 
+BITREPLAY_AVX512 int64_t differing_bits(const uint64_t* a, const uint64_t* b, int64_t words) {
+  __m512i total = _mm512_setzero_si512();
+  int64_t i = 0;
+  for (; i + 8 <= words; i += 8) {
+    total = _mm512_add_epi64(total, _mm512_popcnt_epi64(_mm512_xor_si512(_mm512_loadu_si512(a + i), _mm512_loadu_si512(b + i))));
+  }
+  if (i < words) {
+    const auto rest = static_cast<__mmask8>((1 << (words - i)) - 1);
+    total = _mm512_add_epi64(total, _mm512_popcnt_epi64(_mm512_xor_si512(_mm512_maskz_loadu_epi64(rest, a + i), _mm512_maskz_loadu_epi64(rest, b + i))));
+  }
+  alignas(64) int64_t sums[8];
+  _mm512_store_si512(sums, total);
+  int64_t count = 0;
+  for (const int64_t sum : sums) count += sum;
+  return count;
+}
+
 Kernels make_table() {
   Kernels table = kernels_avx2();
   table.isa = "avx512";
@@ -224,6 +241,7 @@ Kernels make_table() {
   table.binary_expand = binary_expand;
   table.binary_tile = binary_tile;
   table.block_apply = block_apply;
+  table.differing_bits = differing_bits;
   table.dense_tile = dense_tile;
   return table;
 }

@@ -12,6 +12,7 @@
 #include <arm_neon.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstring>
 
@@ -247,6 +248,18 @@ void block_apply(const BlockParameters& block, const int16_t* z, int64_t z_strid
   kernels_scalar().block_apply(from_channel(block, c), z + c, z_stride, x + c, x_stride, pixels, channels - c);
 }
 
+int64_t differing_bits(const uint64_t* a, const uint64_t* b, int64_t words) {
+  uint64x2_t total = vdupq_n_u64(0);
+  int64_t i = 0;
+  for (; i + 2 <= words; i += 2) {
+    const uint8x16_t x = vreinterpretq_u8_u64(veorq_u64(vld1q_u64(a + i), vld1q_u64(b + i)));
+    total = vpadalq_u32(total, vpaddlq_u16(vpaddlq_u8(vcntq_u8(x))));
+  }
+  auto count = static_cast<int64_t>(vaddvq_u64(total));
+  if (i < words) count += std::popcount(a[i] ^ b[i]);
+  return count;
+}
+
 Kernels make_table() {
   Kernels table = kernels_scalar();
   table.isa = "neon";
@@ -257,6 +270,7 @@ Kernels make_table() {
   table.binary_expand = binary_expand;
   table.binary_tile = binary_tile;
   table.block_apply = block_apply;
+  table.differing_bits = differing_bits;
   add_dense_neon(table);
   return table;
 }

@@ -146,11 +146,18 @@ int32_t dot_i16(const int16_t* x, const int16_t* w, int count) {
   return sum;
 }
 
+int64_t differing_bits(const uint64_t* a, const uint64_t* b, int64_t words) {
+  int64_t count = 0;
+  for (int64_t i = 0; i < words; ++i) count += std::popcount(a[i] ^ b[i]);
+  return count;
+}
+
 }  // namespace
 
 const Kernels& kernels_scalar() {
   static const Kernels table{"scalar",       sign_bits,   expand_bits, binary_weight_words, set_binary_channel, binary_expand, binary_tile,
-                             block_apply,    dense_tile,  depthwise_tile, affine,           pool_row,           channel_sums,  dot_i16};
+                             block_apply,    dense_tile,  depthwise_tile, affine,           pool_row,           channel_sums,  dot_i16,
+                             differing_bits};
   return table;
 }
 

@@ -1,21 +1,12 @@
 #include "near_equal.h"
 
 #include <algorithm>
-#include <bit>
 
+#include "kernels.h"
 #include "random.h"
-#include "wide.h"
 
 namespace bitreplay {
 namespace {
-
-constexpr size_t kAtOnce = 16;  // words between two looks at the distance so far
-
-BITREPLAY_WIDE int64_t differing_bits(const uint64_t* a, const uint64_t* b, size_t words) {
-  int64_t count = 0;
-  for (size_t i = 0; i < words; ++i) count += static_cast<int64_t>(std::popcount(a[i] ^ b[i]));
-  return count;
-}
 
 struct Entry {
   uint64_t hash;
@@ -26,9 +17,7 @@ struct Entry {
 }  // namespace
 
 bool near_equal(const uint64_t* a, const uint64_t* b, size_t words, int64_t distance) {
-  int64_t count = 0;
-  for (size_t i = 0; i < words && count <= distance; i += kAtOnce) count += differing_bits(a + i, b + i, std::min(kAtOnce, words - i));
-  return count <= distance;
+  return kernels().differing_bits(a, b, static_cast<int64_t>(words)) <= distance;
 }
 
 Buffer<uint8_t> count_once(std::span<const uint64_t> rows, size_t words, std::span<const int32_t> labels, int64_t distance) {
