@@ -81,7 +81,6 @@ bitreplay_status bitreplay_learn(bitreplay_learner *learner, void *work, size_t 
 
 typedef struct bitreplay_answer {
   size_t best;            /* number of the most probable class */
-  int32_t certainty_q15;  /* that the picture shows a known class at all, 15 fraction bits (docs/method.md, 4.5) */
 } bitreplay_answer;
 
 /* Working memory, in bytes, that one prediction needs with all the classes that may be known; an upper bound likewise. */

@@ -70,6 +70,21 @@ struct LinearClassifier {
   int64_t bytes() const { return bytes_of(weight) + bytes_of(bias); }
 };
 
+// What the sums say of features: mean of all rows, and scatter within classes, shrunk: an upper triangle by rows.
+struct Moments {
+  double rows = 0;
+  Buffer<double> mean, scatter;
+};
+Moments moments_of(const Statistics& statistics, const LdaSettings& settings);
+
+// The classes in an order that follows from what is known of them: so a sum over classes does not depend on when they were met.
+Buffer<uint32_t> ordered(const Statistics& statistics);
+
+// The exponent with which the largest of some floats fills 16 bits; a float as an integer of at most that magnitude.  Sums that no rows have (a forged
+// file's) may have no inverse: what is no number becomes a bound.
+int exponent_for(double largest);
+double rounded(double value, double most);
+
 // Floats: + - * / on doubles, each value's operations in one order (docs/method.md, 4.2).  Every class has rows.
 LinearClassifier solve(const Statistics& statistics, const LdaSettings& settings);
 int64_t solve_bytes(size_t classes, int width);  // that it allocates at its highest, the result included

@@ -16,6 +16,7 @@
 #include "network.h"
 #include "replay.h"
 #include "tail.h"
+#include "unknown.h"
 
 namespace bitreplay {
 
@@ -27,8 +28,9 @@ using Progress = FunctionRef<bool(Phase phase, uint64_t done, uint64_t total)>;
 // What is said of each row.
 struct Answers {
   std::span<int32_t> best;           // the class
-  std::span<int32_t> certainty;      // that it is a known class at all, 15 fraction bits: how sure the frozen branch is
   std::span<int32_t> probabilities;  // (rows, classes) with 15 fraction bits, or empty
+  const Unknown* unknown = nullptr;  // what is known, or none; with it:
+  std::span<int64_t> familiarity;    // how familiar the row looks, to be compared with the threshold of `unknown`
 };
 
 // What a state file holds, beside the values of the trained blocks.  Sizes fit; what does not belong to the kind of head is empty.
@@ -84,6 +86,8 @@ class Learner {
   void predict(std::span<const uint8_t> images, int views, const Answers& answers, int threads) const;
   // The same of the rows in the replay memory, in slot order.
   void recall(const Answers& answers, int threads) const;
+  // What tells pictures that show none of the known classes, from the sums and the stored rows; needs LDA and a class.
+  Unknown unknown(int threads) const;
   // What that allocates at its highest.
   int64_t predict_bytes(size_t rows, int views, int threads) const;
   // The same with so many classes, and a trained branch or not.

@@ -11,7 +11,6 @@ namespace bitreplay {
 namespace {
 
 constexpr size_t kRecallRows = 256;  // stored rows whose features are held at a time
-constexpr int kUnknownGhosts = 64;
 
 // score / 2^exponent * factor, to 16 fraction bits.
 int64_t to_logit(int64_t score, int exponent, int64_t factor) {
@@ -55,7 +54,7 @@ int64_t Learner::predict_bytes_at(size_t rows, int views, int threads, size_t cl
   const size_t branches = has_branch ? 2 : 1;
   const size_t each = static_cast<size_t>(network_.scratch_bytes()) + (views > 1 ? network_.image_bytes() : 0);
   const size_t seeing = rows * network_.latent_words() * sizeof(uint64_t) + workers_for(rows, threads) * each;
-  const size_t scoring = classes * (branches * width * sizeof(int16_t) + 3 * sizeof(int64_t));
+  const size_t scoring = classes * (branches * width * sizeof(int16_t) + 4 * sizeof(int64_t)) + width * sizeof(int64_t);
   return static_cast<int64_t>(looks * branches * rows * width + std::max(seeing, scoring));
 }
 
@@ -84,8 +83,18 @@ void Learner::recall(const Answers& answers, int threads) const {
         },
         [](size_t) {});
     judge({rows.data(), rows.size()}, {trained.data(), trained.size()}, 1,
-          {answers.best.subspan(begin, count), answers.certainty.subspan(begin, count), {}});
+          {answers.best.subspan(begin, count), {}, nullptr, {}});
   }
+}
+
+Unknown Learner::unknown(int threads) const {
+  require(has_lda(), "reject: expected a learner whose head is lda; make a new one with it");
+  const size_t width = static_cast<size_t>(network_.feature_count());
+  Buffer<int8_t> features(replay_.size() * width);
+  for_rows(
+      network_, replay_.size(), threads,
+      [&](size_t row, size_t, Scratch& scratch) { network_.features(replay_.row(row), features.data() + row * width, scratch); }, [](size_t) {});
+  return Unknown(statistics_, lda_settings(), settings_.views, {features.data(), features.size()}, replay_.labels());
 }
 
 void Learner::judge(std::span<const int8_t> rows, std::span<const int8_t> trained, int views, const Answers& answers) const {
@@ -94,6 +103,7 @@ void Learner::judge(std::span<const int8_t> rows, std::span<const int8_t> traine
   Buffer<int16_t> forward(has_lda() ? 0 : head_.weight.size()), tail_forward(tail_weight_.size());
   Buffer<int64_t> frozen(classes()), branch(classes()), one(classes());
   const Buffer<int64_t> prior(classes(), 0);
+  Buffer<int64_t> work(answers.unknown != nullptr ? width : 0);
   std::transform(head_.weight.begin(), head_.weight.end(), forward.begin(), forward_weight);
   std::transform(tail_weight_.begin(), tail_weight_.end(), tail_forward.begin(), forward_weight);
   const HeadBatch batch{1, static_cast<int>(width), static_cast<int>(classes())};
@@ -120,14 +130,16 @@ void Learner::judge(std::span<const int8_t> rows, std::span<const int8_t> traine
       add(rows, row, with(forward), frozen);
       for (int64_t& score : frozen) score = divide_round(score, views);
     }
-    std::copy(frozen.begin(), frozen.end(), one.begin());
-    head_softmax(batch, one.data(), prior.data(), kUnknownGhosts);
-    answers.certainty[row] = static_cast<int32_t>(*std::max_element(one.begin(), one.end()));
     if (!trained.empty()) {
       add(trained, row, with(tail_forward), branch);
       for (size_t c = 0; c < branch.size(); ++c) frozen[c] += round_shift(divide_round(branch[c], views) * mixing_.branch, kMixingBits);
     }
     answers.best[row] = static_cast<int32_t>(std::max_element(frozen.begin(), frozen.end()) - frozen.begin());
+    if (answers.unknown != nullptr) {  // by the picture as it is
+      const int8_t* x = rows.data() + row * width;
+      scores(x);
+      answers.familiarity[row] = answers.unknown->familiarity(x, *std::max_element(one.begin(), one.end()), classifier_.exponent, work.data());
+    }
     if (answers.probabilities.empty()) continue;
     head_softmax(batch, frozen.data(), prior.data(), 0);
     for (size_t c = 0; c < frozen.size(); ++c) answers.probabilities[row * frozen.size() + c] = static_cast<int32_t>(frozen[c]);

@@ -215,11 +215,11 @@ bitreplay_status bitreplay_predict(const bitreplay_learner* learner, void* work,
     require(classes > 0, "predict: expected a known class; learn first");
     require(image != nullptr && answer != nullptr, "predict: expected a picture and an answer");
     require(probabilities_q15 == nullptr || count == classes, "probabilities_q15: {}, not {}", {classes, count});
-    int32_t best = 0, certainty = 0;
+    int32_t best = 0;
     require(views >= 0 && views <= kMostViews, "views: expected 0 to {}", {kMostViews});
     learner->learner->predict({image, learner->network.image_bytes()}, views == 0 ? learner->settings.lesson.views : views,
-                              {{&best, 1}, {&certainty, 1}, {probabilities_q15, probabilities_q15 == nullptr ? 0 : count}}, 1);
-    *answer = {static_cast<size_t>(best), certainty};
+                              {{&best, 1}, {probabilities_q15, probabilities_q15 == nullptr ? 0 : count}, nullptr, {}}, 1);
+    *answer = {static_cast<size_t>(best)};
   });
   note(*learner, arena);
   return status;

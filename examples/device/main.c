@@ -4,7 +4,7 @@
  *     bitreplay_device_example MODEL STATE command...
  *         sizes IMAGES            bytes that a learner keeps, and that lessons of so many pictures need
  *         learn PIXELS NAMES      one lesson: raw RGB pictures one behind the other, and a file with a name a line
- *         predict PIXELS          a line for each picture: number, certainty, probabilities
+ *         predict PIXELS          a line for each picture: number, probabilities
  *         views PIXELS N          the same, looking at N views of each picture
  *         save STATE              writes the state file
  *         memory                  what was used so far
@@ -83,7 +83,7 @@ static void predict(const bitreplay_learner *learner, const char *pixels_path, i
   for (size_t at = 0; at + bytes <= size; at += bytes) {
     bitreplay_answer answer;
     expect(bitreplay_predict(learner, work, work_size, pixels + at, views, probabilities, classes, &answer), "predict");
-    printf("%zu %d", answer.best, (int)answer.certainty_q15);
+    printf("%zu", answer.best);
     for (size_t i = 0; i < classes; ++i) printf(" %d", (int)probabilities[i]);
     printf("\n");
   }

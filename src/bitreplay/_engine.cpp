@@ -16,12 +16,14 @@
 #include "../../engine/kernels.h"
 #include "../../engine/lda.h"
 #include "../../engine/learner.h"
+#include "../../engine/views.h"
 
 namespace nb = nanobind;
 using bitreplay::Learner;
 using bitreplay::MemoryMeter;
 using bitreplay::Network;
 using bitreplay::Statistics;
+using bitreplay::Unknown;
 
 namespace {
 
@@ -274,6 +276,9 @@ NB_MODULE(_engine, m) {
       .def("forward", &ConvTrainer::forward)
       .def("backward", &ConvTrainer::backward);
 
+  // What tells pictures that show none of the known classes (docs/method.md, 4.5).
+  nb::class_<Unknown>(m, "Unknown").def("threshold", &Unknown::threshold).def_prop_ro("bytes", &Unknown::bytes);
+
   nb::class_<Learner>(m, "Learner")
       .def("__init__", [](Learner* self, const Network& network, size_t capacity, uint64_t seed, const nb::dict& settings,
                           const nb::list& sources) {
@@ -341,23 +346,27 @@ NB_MODULE(_engine, m) {
              return result.array;
            })
       .def("predict",
-           [](const Learner& l, const Array<uint8_t, 4>& images, int threads, int views) {
+           [](const Learner& l, const Array<uint8_t, 4>& images, int threads, int views, const Unknown* unknown) {
+             if (views < 1 || views > bitreplay::kMostViews) throw std::invalid_argument("views: out of range");
              const size_t rows = images.shape(0);
-             Result<int32_t> probabilities({rows, l.classes()}), best({rows}), certainty({rows});
+             Result<int32_t> probabilities({rows, l.classes()}), best({rows});
+             Result<int64_t> familiarity({rows});
              nb::gil_scoped_release unlock;
-             l.predict(view(images), views, {{best.data, rows}, {certainty.data, rows}, {probabilities.data, rows * l.classes()}}, threads);
+             l.predict(view(images), views,
+                       {{best.data, rows}, {probabilities.data, rows * l.classes()}, unknown, {familiarity.data, unknown ? rows : 0}}, threads);
              nb::gil_scoped_acquire lock;
-             return nb::make_tuple(best.array, probabilities.array, certainty.array);
+             return nb::make_tuple(best.array, probabilities.array, unknown ? familiarity.array : nb::none());
            },
-           nb::arg("images"), nb::arg("threads"), nb::arg("views") = 1)
+           nb::arg("images"), nb::arg("threads"), nb::arg("views") = 1, nb::arg("unknown").none() = nb::none())
+      .def("unknown", &Learner::unknown, nb::call_guard<nb::gil_scoped_release>())
       .def("recall",
            [](const Learner& l, int threads) {
              const size_t rows = l.replay().size();
-             Result<int32_t> best({rows}), certainty({rows});
+             Result<int32_t> best({rows});
              nb::gil_scoped_release unlock;
-             l.recall({{best.data, rows}, {certainty.data, rows}, {}}, threads);
+             l.recall({{best.data, rows}, {}, nullptr, {}}, threads);
              nb::gil_scoped_acquire lock;
-             return nb::make_tuple(best.array, certainty.array);
+             return best.array;
            })
       .def("predict_bytes", &Learner::predict_bytes)
       // values: of a state file, by the names of src/bitreplay/state.py.

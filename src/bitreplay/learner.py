@@ -80,7 +80,8 @@ class Learner:
         self._names: list[str] = []
         self._lock = threading.RLock()  # a lesson's; who asks from another thread waits for its end
         self._learning = False
-        self._said: tuple[NDArray[np.int32], NDArray[np.int32]] | None = None  # of `_recalled`
+        self._said: NDArray[np.int32] | None = None  # of `_recalled`
+        self._familiar: _engine.Unknown | None = None
         if state is not None:
             self._take(state)
             return
@@ -342,11 +343,18 @@ class Learner:
         views : how many views of each image are looked at, and their logits averaged (docs/method.md 1.1); None: as many as were learned from.
             2, the mirror image too, takes twice the time and is more accurate for things that may face either way; less for text and digits.
         reject : which share of pictures of known things may be called unknown, 0 < reject < 1, so that others are (docs/method.md 4.5).  The
-            threshold is that share of the remembered rows; what it lets through is in docs/accuracy.md.  None: nothing is called unknown.
+            threshold is that share of the remembered rows, each judged as if it had not been learned from; it is kept for pictures of the same kind.
+            New objects of a known class, or another light, are called unknown more often; what is let through of other things is in docs/accuracy.md.
+            None: nothing is called unknown.
 
         Raises
         ------
-        ValueError : the input does not fit, or nothing has been learned yet, or `reject` is given and no row is remembered.
+        ValueError : the input does not fit, or nothing has been learned yet; or `reject` is given and no class has two pictures with one of them
+            remembered, or the head is not LDA.
+
+        Notes
+        -----
+        The first `reject` after a change looks at every remembered row, and keeps two bytes for each pair of features.
         """
         images = self._check_images(images)
         if views is not None and (not isinstance(views, int) or isinstance(views, bool) or not 1 <= views <= 2):
@@ -356,41 +364,49 @@ class Learner:
             raise ValueError(f"reject: expected a share between 0 and 1, or None, got {reject!r}")
         if not self._names:
             raise ValueError("predict: expected a learner that knows a class, got one that knows none; call learn first")
-        best, probabilities, certainty = [], [], []
+        best, probabilities, familiar = [], [], []
         with self._lock:
-            least = 0 if reject is None else self._least_certainty(reject)
+            unknown = None if reject is None else self._unknown()
+            least = None if reject is None or unknown is None else unknown.threshold(reject)
             for start in range(0, len(images), _PREDICT_ROWS):
-                classes, p, sure = self._core.predict(images[start : start + _PREDICT_ROWS], self._threads, looks)
+                classes, p, familiarity = self._core.predict(images[start : start + _PREDICT_ROWS], self._threads, looks, unknown)
                 best.append(classes)
                 probabilities.append(p.astype(np.float32) / 2**15)
-                certainty.append(sure)
+                familiar.append(np.zeros(len(classes), bool) if least is None else familiarity < least)
             names = [self._names[i] for i in np.concatenate(best)]
-            return Prediction(names, np.concatenate(probabilities), np.concatenate(certainty) < least)
+            return Prediction(names, np.concatenate(probabilities), np.concatenate(familiar))
 
     def recall(self) -> dict[str, float | None]:
         """Share of each class's remembered rows that the learner names rightly, by name; None for a class without rows.
 
         Rows that a lesson was trained on: an upper bound of what it knows of new pictures.  Looks at every row, once after each change, and
-        keeps 8 bytes a row of what it saw (as ``predict(reject=…)`` does), which are in no figure of `info`.
+        keeps 4 bytes a row of what it saw, which are in no figure of `info`.
         """
         with self._lock:
-            best, _ = self._recalled()
+            best = self._recalled()
             labels = self._core.labels()
             right = np.bincount(labels[best == labels], minlength=len(self._names))
             rows = np.bincount(labels, minlength=len(self._names))
             return {name: float(r / n) if n else None for name, r, n in zip(self._names, right, rows, strict=True)}
 
-    def _recalled(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        # Class and certainty of every remembered row, kept until the next change.
+    def _recalled(self) -> NDArray[np.int32]:
+        # Class of every remembered row, kept until the next change.
         if self._said is None or self._learning:
             self._said = self._core.recall(self._threads)
         return self._said
 
-    def _least_certainty(self, reject: float) -> int:
-        _, certainty = self._recalled()
-        if not len(certainty):
-            raise ValueError("reject: expected a learner that remembers rows, got one without; make it with a capacity above 0")
-        return int(np.sort(certainty)[int(reject * len(certainty))])
+    def _unknown(self) -> _engine.Unknown:
+        if self._familiar is None or self._learning:
+            if self._settings.head != "lda":
+                raise ValueError(f"reject: expected a learner whose head is lda, got {self._settings.head}; make a new one with it")
+            pictures = self._core.count() // self._settings.views
+            if not np.any(pictures[self._core.labels()] > 1):
+                raise ValueError(
+                    "reject: expected a learner that remembers a row of a class with two pictures or more, got none; teach more pictures, "
+                    "or make it with a capacity above 0"
+                )
+            self._familiar = self._core.unknown(self._threads)
+        return self._familiar
 
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.int8]:
         """What the head sees, int8 (N, D_f) in -127..127; real value times 2^feature_bits (docs/method.md 3.6)."""
@@ -485,7 +501,7 @@ class Learner:
                 yield
             finally:
                 self._learning = False
-                self._said = None
+                self._said = self._familiar = None
         finally:
             if free:
                 self._lock.release()
@@ -508,7 +524,7 @@ class Learner:
         return state_of(self._model, self._settings, self._names, self._core)
 
     def _take(self, state: State) -> None:
-        self._core, self._names, self._said = core_of(state), list(state.names), None
+        self._core, self._names, self._said, self._familiar = core_of(state), list(state.names), None, None
 
     def _lesson_bytes(self, capacity: int, classes: int) -> int:
         images = self._settings.lesson_images or 1024
