@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <utility>
 
+#include "eye.h"
 #include "fixed_point.h"
 #include "near_equal.h"
 #include "random.h"
 #include "rows.h"
-#include "views.h"
 
 namespace bitreplay {
 namespace {
@@ -59,9 +59,8 @@ Learner::Learner(const Network& network, size_t capacity, uint64_t seed, const S
 
 LdaSettings Learner::lda_settings() const {
   const auto real = [](int64_t value) { return static_cast<double>(value) / (1 << kSettingBits); };
-  const double views = settings_.views;
   const int64_t one = int64_t{1} << network_.feature_bits();
-  return {real(settings_.shrinkage) * network_.feature_count() * views, real(settings_.pseudo_pictures) * views, static_cast<double>(one * one)};
+  return {real(settings_.shrinkage) * network_.feature_count(), real(settings_.pseudo_pictures), static_cast<double>(one * one)};
 }
 
 int64_t Learner::near_bits() const { return settings_.near_equal == 0 ? -1 : settings_.near_equal * network_.latent_bits() >> 16; }
@@ -75,14 +74,14 @@ int64_t Learner::head_bytes_at(size_t classes) const {
 
 int64_t Learner::lesson_bytes(size_t capacity, size_t replay_rows, size_t live, size_t classes, int threads) const {
   const Network& network = network_;
-  const size_t features = static_cast<size_t>(network.feature_count()), views = static_cast<size_t>(settings_.views);
+  const size_t features = static_cast<size_t>(network.feature_count());
   const bool lda = has_lda(), trains_tail = !tail_.blocks().empty();
-  const size_t seen = live * views + (lda ? 0 : replay_rows);
+  const size_t seen = live + (lda ? 0 : replay_rows);
   const size_t workers = workers_for(seen, threads);
   const size_t kept = live * (network.latent_words() * sizeof(uint64_t) + sizeof(uint8_t)) + seen * features  // rows of the lesson, and which count
                       + (lda ? 0 : classes * sizeof(uint32_t))                                               // counts of the experience
                       + (trains_tail ? classes * features * sizeof(int32_t) : 0);                            // the trained branch's head
-  const auto forward = static_cast<int64_t>(workers * (static_cast<size_t>(network.scratch_bytes()) + (views > 1 ? network.image_bytes() + network.latent_words() * sizeof(uint64_t) : 0)));
+  const auto forward = static_cast<int64_t>(workers * (static_cast<size_t>(network.scratch_bytes()) + Eye::bytes(network, settings_.views)));
   const int64_t head = lda ? solve_bytes(classes, static_cast<int>(features)) : train_head_bytes(live, replay_rows, classes, features, settings_);
   const bool trains = kTrainsTail && trains_tail && replay_rows > 0;
   const int64_t tail = trains ? train_tail_bytes(network, tail_, live, replay_rows, classes, settings_, threads) : 0;
@@ -97,7 +96,7 @@ void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> la
     require(seen + labels.size() <= kMostLessons, "learn: expected at most {} pictures of a class in all; make a new learner", {kMostLessons});
   }
   const Network& network = network_;
-  const size_t live = labels.size(), stored = replay_.size(), views = static_cast<size_t>(settings_.views);
+  const size_t live = labels.size(), stored = replay_.size();
   const size_t trained_on = has_lda() ? 0 : stored;  // stored rows that the head is trained on
   const size_t width = static_cast<size_t>(network.feature_count());
   const size_t words = network.latent_words();
@@ -106,31 +105,23 @@ void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> la
   };
 
   Buffer<uint64_t> latents(live * words);
-  Buffer<int8_t> features((live * views + trained_on) * width);  // of the views of each image, then of stored rows
-  const size_t jobs = live * views + trained_on;
+  Buffer<int8_t> features((live + trained_on) * width);  // of the images, then of stored rows
   {
-    const size_t bytes = network.image_bytes(), side = static_cast<size_t>(network.image_size());
-    Buffer<uint8_t> pictures(views > 1 ? workers_for(jobs, threads) * bytes : 0);
-    Buffer<uint64_t> viewed(views > 1 ? workers_for(jobs, threads) * words : 0);
+    List<Eye> eyes;
+    const size_t workers = workers_for(live + trained_on, threads);
+    eyes.reserve(workers);
+    for (size_t i = 0; i < workers; ++i) eyes.emplace_back(network, tail_, settings_.views);
     for_rows(
-        network, jobs, threads,
-        [&](size_t job, size_t worker, Scratch& scratch) {
-          const size_t row = job / views, number = job % views;
-          if (row >= live) {
-            network.features(replay_.row(job - live * views), features.data() + job * width, scratch);
-            return;
+        network, live + trained_on, threads,
+        [&](size_t row, size_t worker, Scratch& scratch) {
+          int8_t* to = features.data() + row * width;
+          if (row < live) {
+            eyes[worker].look(images.data() + row * network.image_bytes(), {latents.data() + row * words, nullptr, to, nullptr}, scratch);
+          } else {
+            network.features(replay_.row(row - live), to, scratch);
           }
-          const uint8_t* image = images.data() + row * bytes;
-          uint64_t* latent = latents.data() + row * words;
-          if (number > 0) {
-            make_view(image, side, static_cast<int>(number), pictures.data() + worker * bytes);
-            image = pictures.data() + worker * bytes;
-            latent = viewed.data() + worker * words;
-          }
-          network.latent(image, latent, scratch);
-          network.features(latent, features.data() + job * width, scratch);
         },
-        [&](size_t done) { report(Phase::latents, done, jobs); });
+        [&](size_t done) { report(Phase::latents, done, live + trained_on); });
   }
   const Buffer<uint8_t> counts = count_once(view(latents), words, labels, near_bits());
 
@@ -140,7 +131,7 @@ void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> la
   if (has_lda()) {
     fresh.statistics.open(classes);
     for (size_t i = 0; i < live; ++i) {
-      for (size_t v = 0; counts[i] != 0 && v < views; ++v) fresh.statistics.add(features.data() + (i * views + v) * width, static_cast<size_t>(labels[i]));
+      if (counts[i] != 0) fresh.statistics.add(features.data() + i * width, static_cast<size_t>(labels[i]));
     }
 #ifdef BITREPLAY_DEVICE
     if (fresh.statistics.is_wide() && !statistics_.is_wide()) {  // there is no room for it

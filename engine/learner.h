@@ -82,7 +82,7 @@ class Learner {
 
   // features: (rows, feature_count) of images.
   void features(std::span<const uint8_t> images, std::span<int8_t> features, int threads) const;
-  // views: how many of each image are looked at (docs/method.md, 1.1).
+  // views: how many of each image are looked at (docs/method.md, 1.1): such as are_views allows.
   void predict(std::span<const uint8_t> images, int views, const Answers& answers, int threads) const;
   // The same of the rows in the replay memory, in slot order.
   void recall(const Answers& answers, int threads) const;
@@ -120,11 +120,16 @@ class Learner {
   LdaSettings lda_settings() const;
   int64_t near_bits() const;  // rows that differ in no more bits are near-equal; negative: none is
 
-  // features of the frozen network, and, unless empty, those of the trained branch; of one view of the images.
-  void see(std::span<const uint8_t> images, int view, std::span<int8_t> features, std::span<int8_t> trained, int threads) const;
+  // What one image shows.  Each may be null: its latent row as it is; its features as it is, and their means over the views, of the frozen network
+  // and of the trained branch.
+  struct Sight {
+    uint64_t* latent = nullptr;
+    int8_t *plain = nullptr, *features = nullptr, *trained = nullptr;
+  };
+  class Eye;  // looks at one image after the other
 
-  // From features, one view behind the other, to answers; trained: those of the trained branch, or empty.
-  void judge(std::span<const int8_t> rows, std::span<const int8_t> trained, int views, const Answers& answers) const;
+  // From features of (rows, feature_count) to answers; plain and trained as in Sight, may be empty.
+  void judge(std::span<const int8_t> rows, std::span<const int8_t> plain, std::span<const int8_t> trained, const Answers& answers) const;
 
   const Network& network_;
   Settings settings_;

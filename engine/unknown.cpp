@@ -6,6 +6,7 @@
 #include "elimination.h"
 #include "fixed_point.h"
 #include "head_kernels.h"
+#include "leave_one_out.h"
 
 namespace bitreplay {
 namespace {
@@ -13,149 +14,69 @@ namespace {
 constexpr double kOwn = 0.1;        // of the distance of features to the mean of all, that counts beside the nearest class's
 constexpr double kOriginClasses = 1.0 / 3;  // classes at the origin of features, in the centre of the background
 
-// The inverse of a symmetric matrix, (D, D), from its upper triangle.
-Buffer<double> inverse(Buffer<double>& a, int width) {
-  const auto d = static_cast<size_t>(width);
-  Buffer<double> result(d * d), y(d * kBlock);
-  eliminate(a, width);
-  for (size_t first = 0; first < d; first += kBlock) {
-    std::fill(y.begin(), y.end(), 0.0);
-    for (size_t k = 0; k < kBlock && first + k < d; ++k) y[(first + k) * kBlock + k] = 1;
-    solve_eliminated(a, width, y.data());
-    for (size_t j = 0; j < d; ++j) {
-      for (size_t k = 0; k < kBlock && first + k < d; ++k) result[j * d + first + k] = y[j * kBlock + k];
-    }
-  }
-  return result;
-}
-
-// out = a x.
-void multiply(const Buffer<double>& a, const double* x, int width, double* out) {
-  std::fill_n(out, width, 0.0);
-  for (int i = 0; i < width; ++i) add_multiple(x[i], a.data() + int64_t{i} * width, width, out);
-}
-
-// What divides a leverage; no row that was learned from comes near to 0.
-double left_of(double leverage) { return 1 - leverage > 0.001 ? 1 - leverage : 0.001; }
-
-double dot(const double* a, const double* b, int width) {
-  double sum = 0;
-  for (int j = 0; j < width; ++j) sum = sum + a[j] * b[j];
-  return sum;
-}
-
 }  // namespace
 
 int64_t Unknown::making_bytes(size_t classes, int width, size_t rows) {
   const auto d = static_cast<size_t>(width);
   const size_t kept = d * d * sizeof(int16_t) + d * sizeof(int64_t) + rows * 2 * sizeof(double);
-  const size_t matrices = (2 * triangle(width) + 2 * d * d + d * kBlock) * sizeof(double);
-  const size_t vectors = (10 * d + classes * (d + 8)) * sizeof(double) + rows * (sizeof(uint32_t) + sizeof(double)) + classes * sizeof(uint32_t);
-  return static_cast<int64_t>(kept + matrices + vectors);
+  const size_t working = (triangle(width) + 2 * d * d + d * kBlock + 5 * d + classes) * sizeof(double) + rows * (2 * sizeof(uint32_t) + sizeof(double)) +
+                         classes * sizeof(uint32_t);
+  return LeaveOneOut::bytes(classes, width) + static_cast<int64_t>(kept + working);
 }
 
-Unknown::Unknown(const Statistics& statistics, const LdaSettings& settings, int views, std::span<const int8_t> features,
+Unknown::Unknown(const Statistics& statistics, const LdaSettings& settings, std::span<const int8_t> features,
                  std::span<const uint16_t> labels)
     : width_(statistics.width()) {
   const int width = width_;
   const auto d = static_cast<size_t>(width);
   const size_t classes = statistics.classes();
-  const Buffer<uint32_t> order = ordered(statistics);
-  Moments moments = moments_of(statistics, settings);
-  // Everything by pictures: the rows of a picture's views stand and fall together.
-  const double nu = settings.shrinkage / views, kappa = settings.pseudo_pictures / views, all = moments.rows / views, k_all = static_cast<double>(classes);
+  LeaveOneOut known(statistics, settings);
+  const Buffer<double>&mean = known.mean(), &deviation = known.deviation();
+  const double all = known.all(), nu = known.shrinkage(), k_all = static_cast<double>(classes);
   const double tau = 0.25 * static_cast<double>(width) / k_all;
-  Buffer<double> count(classes), deviation(d * classes);  // deviations of class means from m, (D, K)
   Buffer<double> origin(d, 0.0);
-  for (size_t c = 0; c < classes; ++c) count[c] = static_cast<double>(statistics.count()[c]) / views;
-  for (const uint32_t c : order) {
+  for (const uint32_t c : ordered(statistics)) {
     for (size_t j = 0; j < d; ++j) {
-      const double mean = static_cast<double>(statistics.sums()[c * d + j]) / static_cast<double>(statistics.count()[c]);
-      deviation[j * classes + c] = mean - moments.mean[j];
-      origin[j] = origin[j] + mean;
+      origin[j] = origin[j] + static_cast<double>(statistics.sums()[c * d + j]) / static_cast<double>(statistics.count()[c]);
     }
   }
   for (size_t j = 0; j < d; ++j) origin[j] = origin[j] / (k_all + kOriginClasses);
-
-  Buffer<double> background = moments.scatter;
-  for_triangle(background.data(), width, [&](int, double* at, int length) {
-    for (int j = 0; j < length; ++j) at[j] = (all + nu) * at[j];
-    at[0] = at[0] + tau * settings.variance;
-    for (int j = 0; j < length; ++j) at[j] = at[j] / (all + nu + tau);
-  });
 
   // Rows in the order of their classes; those of a class of one picture cannot be left out.
   Buffer<uint32_t> rows(labels.size());
   size_t used = 0;
   for (size_t i = 0; i < labels.size(); ++i) {
-    if (count[labels[i]] > 1) rows[used++] = static_cast<uint32_t>(i);
+    if (known.count(labels[i]) > 1) rows[used++] = static_cast<uint32_t>(i);
   }
-  std::sort(rows.begin(), rows.begin() + static_cast<ptrdiff_t>(used), [&](uint32_t a, uint32_t b) { return labels[a] != labels[b] ? labels[a] < labels[b] : a < b; });
   rows.resize(used);
-  Buffer<double> scores(used);
-
-  Buffer<double> x(d), v(d), e(d), w(d), near(classes), own(classes), spread(classes);
-  const auto load = [&](size_t row) {
-    for (size_t j = 0; j < d; ++j) x[j] = static_cast<double>(features[row * d + j]) - moments.mean[j];
-  };
-  const auto each_class = [&](const double* from, Buffer<double>& to) {  // to[k] = deviation of k times from
-    std::fill(to.begin(), to.end(), 0.0);
-    for (size_t j = 0; j < d; ++j) add_multiple(from[j], deviation.data() + j * classes, static_cast<int>(classes), to.data());
-  };
-  const auto deviation_of = [&](size_t c, Buffer<double>& to) {
-    for (size_t j = 0; j < d; ++j) to[j] = deviation[j * classes + c];
-  };
-
-  Buffer<double> difference = inverse(moments.scatter, width);
-  for (size_t c = 0; c < classes; ++c) {
-    deviation_of(c, e);
-    multiply(difference, e.data(), width, w.data());
-    spread[c] = dot(e.data(), w.data(), width);
-  }
-  size_t current = classes;
+  std::sort(rows.begin(), rows.end(), [&](uint32_t a, uint32_t b) { return labels[a] != labels[b] ? labels[a] < labels[b] : a < b; });
+  Buffer<double> scores(used), distance(classes);
   for (size_t i = 0; i < used; ++i) {
-    const size_t c = labels[rows[i]];
-    if (c != current) {
-      deviation_of(c, e);
-      multiply(difference, e.data(), width, w.data());
-      each_class(w.data(), own);
-      current = c;
-    }
-    load(rows[i]);
-    multiply(difference, x.data(), width, v.data());
-    each_class(v.data(), near);
-    const double n = count[c], q = dot(x.data(), v.data(), width);
-    const double epsilon = q - 2 * near[c] + own[c], t = n / ((n - 1) * (all + nu));
-    double least = 0;
-    for (size_t k = 0; k < classes; ++k) {
-      const double share = count[k] / (count[k] + kappa);
-      double alpha = 1 + (1 - share) / (all - 1), gamma = share;
-      if (k == c) {
-        alpha = 1 + (1 - (n - 1) / (n - 1 + kappa)) / (all - 1) + 1 / (n - 1 + kappa);
-        gamma = n / (n - 1 + kappa);
-      }
-      const double yy = alpha * alpha * q - 2 * alpha * gamma * near[k] + gamma * gamma * spread[k];
-      const double ye = alpha * (q - near[c]) - gamma * (near[k] - own[k]);
-      const double distance = (all - 1 + nu) / (all + nu) * (yy + t * ye * ye / left_of(t * epsilon));
-      if (k == 0 || distance < least) least = distance;
-    }
-    scores[i] = -least;
+    known.distances(features.data() + rows[i] * d, labels[rows[i]], distance.data());
+    scores[i] = -*std::min_element(distance.begin(), distance.end());
   }
 
-  multiply(difference, moments.mean.data(), width, v.data());  // A^-1 m
-  const double mean_part = dot(moments.mean.data(), v.data(), width);
-  const Buffer<double> own_part = v;
+  Buffer<double> difference = known.inverse_scatter();
+  Buffer<double> x(d), e(d), v(d), own_part(d);
+  multiply(difference, mean.data(), width, own_part.data());  // A^-1 m
+  const double mean_part = dot(mean.data(), own_part.data(), width);
   {
+    Buffer<double> background = known.scatter();
+    for_triangle(background.data(), width, [&](int, double* at, int length) {
+      for (int j = 0; j < length; ++j) at[j] = (all + nu) * at[j];
+      at[0] = at[0] + tau * settings.variance;
+      for (int j = 0; j < length; ++j) at[j] = at[j] / (all + nu + tau);
+    });
     const Buffer<double> far = inverse(background, width);
     for (size_t i = 0; i < used; ++i) {
       const size_t c = labels[rows[i]];
-      load(rows[i]);
       for (size_t j = 0; j < d; ++j) {
-        e[j] = x[j] - deviation[j * classes + c];
-        x[j] = x[j] + moments.mean[j] - origin[j];
+        const auto h = static_cast<double>(features[rows[i] * d + j]);
+        e[j] = h - mean[j] - deviation[j * classes + c];
+        x[j] = h - origin[j];
       }
       multiply(far, e.data(), width, v.data());
-      const double n = count[c], ee = dot(e.data(), v.data(), width);
+      const double n = known.count(c), ee = dot(e.data(), v.data(), width);
       double ze = dot(x.data(), v.data(), width);
       multiply(far, x.data(), width, v.data());
       double zz = dot(x.data(), v.data(), width);
@@ -180,7 +101,7 @@ Unknown::Unknown(const Statistics& statistics, const LdaSettings& settings, int 
   constant_ = static_cast<int64_t>(rounded(((1 - kOwn) * dot(origin.data(), v.data(), width) - mean_part) * scale, 0x1p50));
 
   // A class counts as much as another, however many of its rows are remembered.
-  Buffer<double>& weight = near;  // of a row of each class
+  Buffer<double>& weight = distance;  // of a row of each class
   std::fill(weight.begin(), weight.end(), 0.0);
   double held = 0;
   for (const uint32_t row : rows) weight[labels[row]] = weight[labels[row]] + 1;

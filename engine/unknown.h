@@ -12,9 +12,9 @@ namespace bitreplay {
 
 class Unknown {
  public:
-  // settings: as `solve` took them; views: rows a picture.  features: (labels.size(), D) of rows that were learned from, of classes of which at least one
+  // settings: as `solve` took them.  features: (labels.size(), D) of rows that were learned from, of classes of which at least one
   // has another picture.
-  Unknown(const Statistics& statistics, const LdaSettings& settings, int views, std::span<const int8_t> features, std::span<const uint16_t> labels);
+  Unknown(const Statistics& statistics, const LdaSettings& settings, std::span<const int8_t> features, std::span<const uint16_t> labels);
 
   // How familiar a row looks; best: the largest score of LDA, in units of 2^-exponent.  work: D values.
   int64_t familiarity(const int8_t* features, int64_t best, int exponent, int64_t* work) const;

@@ -216,7 +216,7 @@ bitreplay_status bitreplay_predict(const bitreplay_learner* learner, void* work,
     require(image != nullptr && answer != nullptr, "predict: expected a picture and an answer");
     require(probabilities_q15 == nullptr || count == classes, "probabilities_q15: {}, not {}", {classes, count});
     int32_t best = 0;
-    require(views >= 0 && views <= kMostViews, "views: expected 0 to {}", {kMostViews});
+    require(views == 0 || are_views(views), "views: expected 0, 1, 2 or 6");
     learner->learner->predict({image, learner->network.image_bytes()}, views == 0 ? learner->settings.lesson.views : views,
                               {{&best, 1}, {probabilities_q15, probabilities_q15 == nullptr ? 0 : count}, nullptr, {}}, 1);
     *answer = {static_cast<size_t>(best)};

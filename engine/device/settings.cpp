@@ -6,7 +6,7 @@
 namespace bitreplay {
 namespace {
 
-enum class Kind : uint8_t { whole, flag, scaled8, scaled16, images, weight_bits, head };
+enum class Kind : uint8_t { whole, flag, scaled8, scaled16, images, weight_bits, views, head };
 
 // In the order of their names.
 enum Index {
@@ -38,7 +38,7 @@ constexpr Row kRows[] = {
     {"pseudo_pictures", Kind::scaled8, 0, 1000 << 8},
     {"replay_batch", Kind::whole, 1, 256},
     {"seed", Kind::whole, 0, UINT64_MAX},
-    {"shrinkage", Kind::scaled8, 0, 64 << 8},
+    {"shrinkage", Kind::scaled8, 1, 64 << 8},
     {"sign_reset", Kind::flag, 0, 1},
     {"tail_distillation", Kind::flag, 0, 1},
     {"tail_epochs", Kind::whole, 1, 10'000},
@@ -48,7 +48,7 @@ constexpr Row kRows[] = {
     {"tail_prior", Kind::scaled8, 0, 1 << 8},
     {"tail_replay_batch", Kind::whole, 1, 256},
     {"train_blocks", Kind::whole, 0, 256},
-    {"views", Kind::whole, 1, kMostViews},
+    {"views", Kind::views, 1, kMostViews},
     {"weight_bits", Kind::weight_bits, 1, 16},
     {"weight_step", Kind::whole, 1, 20},
 };
@@ -140,6 +140,7 @@ bool read(const Row& row, const Json& json, uint64_t& value, char* number) {
       break;
   }
   if (!json.whole(negative, value) || (negative && value != 0) || value < row.low || value > row.high) return false;
+  if (row.kind == Kind::views) return are_views(static_cast<int>(value));
   return row.kind != Kind::weight_bits || value == 1 || value == 8 || value == 16;
 }
 

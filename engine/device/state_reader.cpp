@@ -50,7 +50,7 @@ Integers take_integers(File& file, const char* name, std::initializer_list<int64
 }
 
 // What LDA is made from.
-void read_sums(File& file, int views, int64_t width, std::span<const uint64_t> seen, Content& to) {
+void read_sums(File& file, int64_t width, std::span<const uint64_t> seen, Content& to) {
   const auto classes = static_cast<int64_t>(seen.size());
   to.count = file.take<int64_t>("head.count", {classes});
   to.sums = take_integers(file, "head.feature_sum", {classes, width});
@@ -60,7 +60,7 @@ void read_sums(File& file, int views, int64_t width, std::span<const uint64_t> s
   int64_t rows = 0;
   for (size_t c = 0; c < seen.size(); ++c) {
     const int64_t n = to.count[c];
-    check(n >= 1 && static_cast<uint64_t>(n) <= seen[c] * static_cast<uint64_t>(views), "head.count: expected at least one row of each class, and no more than were seen");
+    check(n >= 1 && static_cast<uint64_t>(n) <= seen[c], "head.count: expected at least one row of each class, and no more than were seen");
     rows += n;
   }
   for (size_t i = 0; i < to.sums.size(); ++i) {
@@ -157,7 +157,7 @@ void read_state(File& file, const StateHead& head, std::span<const TailSource> s
   for (const int64_t weight : mixing) check(weight >= 0 && weight <= kMostMixing, "head.mixing: expected smaller weights, none negative");
   content.mixing = {mixing[0], mixing[1]};
   if (settings.lesson.head == HeadKind::lda) {
-    read_sums(file, settings.lesson.views, features, content.seen, content);
+    read_sums(file, features, content.seen, content);
   } else {
     content.weight = file.take<int32_t>("head.weight", {classes, features});
     content.past_count = file.take<uint32_t>("head.past_count", {classes});

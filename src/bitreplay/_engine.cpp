@@ -347,7 +347,7 @@ NB_MODULE(_engine, m) {
            })
       .def("predict",
            [](const Learner& l, const Array<uint8_t, 4>& images, int threads, int views, const Unknown* unknown) {
-             if (views < 1 || views > bitreplay::kMostViews) throw std::invalid_argument("views: out of range");
+             if (!bitreplay::are_views(views)) throw std::invalid_argument("views: out of range");
              const size_t rows = images.shape(0);
              Result<int32_t> probabilities({rows, l.classes()}), best({rows});
              Result<int64_t> familiarity({rows});

@@ -223,7 +223,7 @@ def new(
         str, typer.Option("--head", metavar="lda|cwr", help="What names pictures: exact sums (lda), or the papers' trained head (cwr).")
     ] = "lda",
     views: Annotated[
-        int, typer.Option("--views", min=1, max=2, help="Views of each picture to learn from and to look at; 2: its mirror image too.")
+        int, typer.Option("--views", metavar="1|2|6", help="Views of each picture to learn from and to look at: its mirror image too, parts of both.")
     ] = 1,
     seed: SeedOption = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads that --memory-bytes allows for. Default: all cores.")] = None,
@@ -432,10 +432,9 @@ def predict(
         int | None,
         typer.Option(
             "--views",
-            min=1,
-            max=2,
-            help="Views of each picture to look at; 2: its mirror image too, which takes twice the time and is better where things may face "
-            "either way. Default: as many as were learned from.",
+            metavar="1|2|6",
+            help="Views of each picture to look at; 2: its mirror image too, 6: parts of both as well. Each takes the time of a picture. "
+            "Default: as many as were learned from.",
         ),
     ] = None,
     reject: Annotated[

@@ -22,7 +22,7 @@ from .container import replace_file
 from .errors import FormatError
 from .merge import merged_state
 from .model import Model
-from .settings import MAX_CAPACITY, Settings
+from .settings import MAX_CAPACITY, VIEWS, Settings
 from .state import MAX_NAME, State, core_of, is_name, pack_state, parse_state, read_state, state_of, without_class
 
 MAX_CLASSES = 65_535
@@ -341,7 +341,7 @@ class Learner:
         ----------
         images : uint8 (N, S, S, 3), RGB, 0..255, S = ``image_size``, N >= 1.
         views : how many views of each image are looked at, and their logits averaged (docs/method.md 1.1); None: as many as were learned from.
-            2, the mirror image too, takes twice the time and is more accurate for things that may face either way; less for text and digits.
+            More take as many times as long and are more accurate for things that may face either way; two less for text and digits.
         reject : which share of pictures of known things may be called unknown, 0 < reject < 1, so that others are (docs/method.md 4.5).  The
             threshold is that share of the remembered rows, each judged as if it had not been learned from; it is kept for pictures of the same kind.
             New objects of a known class, or another light, are called unknown more often; what is let through of other things is in docs/accuracy.md.
@@ -357,8 +357,8 @@ class Learner:
         The first `reject` after a change looks at every remembered row, and keeps two bytes for each pair of features.
         """
         images = self._check_images(images)
-        if views is not None and (not isinstance(views, int) or isinstance(views, bool) or not 1 <= views <= 2):
-            raise ValueError(f"views: expected 1 or 2, or None, got {views!r}")
+        if views is not None and (views not in VIEWS or isinstance(views, bool)):
+            raise ValueError(f"views: expected 1, 2 or 6, or None, got {views!r:.40}")
         looks = views or self._settings.views
         if reject is not None and not (isinstance(reject, Real) and 0 < reject < 1):
             raise ValueError(f"reject: expected a share between 0 and 1, or None, got {reject!r}")
@@ -399,8 +399,7 @@ class Learner:
         if self._familiar is None or self._learning:
             if self._settings.head != "lda":
                 raise ValueError(f"reject: expected a learner whose head is lda, got {self._settings.head}; make a new one with it")
-            pictures = self._core.count() // self._settings.views
-            if not np.any(pictures[self._core.labels()] > 1):
+            if not np.any(self._core.count()[self._core.labels()] > 1):
                 raise ValueError(
                     "reject: expected a learner that remembers a row of a class with two pictures or more, got none; teach more pictures, "
                     "or make it with a capacity above 0"

@@ -10,7 +10,6 @@ _RANGES = {
     "capacity": (0, MAX_CAPACITY),
     "seed": (0, 2**64 - 1),
     "max_classes": (1, 65_535),
-    "views": (1, 2),
     "epochs": (1, 10_000),
     "live_batch": (1, 256),  # 512 rows a step fill 32-bit sums exactly
     "replay_batch": (1, 256),
@@ -25,10 +24,11 @@ _RANGES = {
     "tail_replay_batch": (1, 256),
     "tail_noise": (0, 128),
 }
-_FRACTIONS = {"learning_rate": (2**-16, 4), "shrinkage": (0, 64), "pseudo_pictures": (0, 1000), "near_equal": (0, 0.5), "tail_prior": (0, 1)}
+_FRACTIONS = {"learning_rate": (2**-16, 4), "shrinkage": (2**-8, 64), "pseudo_pictures": (0, 1000), "near_equal": (0, 0.5), "tail_prior": (0, 1)}
 _BITS = {"learning_rate": 16, "shrinkage": 8, "pseudo_pictures": 8, "near_equal": 16, "tail_prior": 8}  # fraction bits in the core
 _FLAGS = ("prior_correction", "sign_reset", "tail_mirror", "tail_distillation")
 HEADS = ("lda", "cwr")
+VIEWS = (1, 2, 6)
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,9 @@ class Settings:
     max_classes : most classes.
     head : "lda", streaming linear discriminant analysis from exact sums (4): no order of lessons and no replay memory matters to it; or "cwr", the
         papers' CWR*, trained by steps (6).
-    views : how many views of each picture are learned from and looked at: 1, the picture; 2, its mirror image too (1.1).  It counts once.
-    shrinkage : LDA: weight of the mean variance in the scatter within classes, in rows for each feature, 0 to 64; kept with 8 fraction bits (4.2).
+    views : how many views of each picture are learned from and looked at: 1, the picture; 2, its mirror image too; 6, two enlarged parts of both
+        as well (1.1).
+    shrinkage : LDA: weight of the mean variance in the scatter within classes, in rows for each feature, 2^-8 to 64; kept with 8 fraction bits (4.2).
     pseudo_pictures : LDA: pictures at the mean of everything that each class mean is shrunk by, 0 to 1,000; kept with 8 fraction bits (4.2).
     near_equal : share of a row's bits, 0 to .5, in which pictures of a lesson may differ and still count as one; 0: each counts (5.1).
     learning_rate : of the first step of CWR* and of the tail's head; falls linearly to 0 within a lesson.  Up to 4; kept with 16 fraction bits.
@@ -78,7 +79,7 @@ class Settings:
     views: int = 1
     shrinkage: float = 0.5
     pseudo_pictures: float = 5
-    near_equal: float = 0.2
+    near_equal: float = 0.1
     learning_rate: float = 0.02
     epochs: int = 5
     live_batch: int = 50
@@ -111,7 +112,9 @@ class Settings:
         for name, (low, high) in _FRACTIONS.items():
             value = getattr(self, name)
             if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:  # refuses nan too
-                raise ValueError(f"{name}: expected {'2^-16' if low else 0} to {high}, got {value!r:.40}")
+                raise ValueError(f"{name}: expected {low:g} to {high}, got {value!r:.40}")
+        if self.views not in VIEWS or isinstance(self.views, bool):
+            raise ValueError(f"views: expected 1, 2 or 6, got {self.views!r:.40}")
         if self.head not in HEADS:
             raise ValueError(f"head: expected {' or '.join(HEADS)}, got {self.head!r:.40}")
         if self.weight_bits not in (1, 8, 16) or isinstance(self.weight_bits, bool):

@@ -113,7 +113,9 @@ def without_class(state: State, name: str) -> State:
     labels = state.labels[rows]
     changes: dict[str, Any] = {}
     if len(state.count):
-        changes = {"count": state.count[kept], "sums": state.sums[kept], "moment": _moment_without(state, index)}
+        count = state.count[kept]
+        changes = {"count": count, "sums": state.sums[kept], "moment": _moment_without(state, index)}
+        changes["saturated"] = state.saturated * int(count.sum()) // int(state.count.sum())
     return replace(
         state,
         names=[other for other in state.names if other != name],
@@ -134,7 +136,8 @@ def _moment_without(state: State, index: int) -> NDArray[Any]:
     count, sums = state.count.astype(np.float64), state.sums.astype(np.float64)
     between = sum((sums[c, i] * sums[c, j] / count[c] for c in left), np.zeros(len(i)))
     scatter = state.moment - between - sums[index, i] * sums[index, j] / count[index]
-    return _compact(np.rint(scatter * (count[left].sum() / count.sum()) + between).astype(np.int64))
+    most = 127 * 127 * count[left].sum()
+    return _compact(np.rint(np.clip(scatter * (count[left].sum() / count.sum()) + between, -most, most)).astype(np.int64))
 
 
 def _compact(values: NDArray[Any]) -> NDArray[Any]:
@@ -199,7 +202,7 @@ def _read_block(tensors: Tensors, key: str, shape: dict[str, tuple[str, int, int
     return found
 
 
-def _read_sums(tensors: Tensors, settings: Settings, classes: int, width: int, seen: NDArray[np.uint64], where: str) -> dict[str, Any]:
+def _read_sums(tensors: Tensors, classes: int, width: int, seen: NDArray[np.uint64], where: str) -> dict[str, Any]:
     # What LDA is made from, checked.
     def wide_or_not(name: str, shape: tuple[int, ...]) -> NDArray[Any]:
         dtype = "int64" if name in tensors and tensors[name].dtype == np.int64 else "int32"
@@ -208,17 +211,18 @@ def _read_sums(tensors: Tensors, settings: Settings, classes: int, width: int, s
     count: Any = take(tensors, "head.count", "int64", (classes,), where)
     sums, moment = wide_or_not("head.feature_sum", (classes, width)), wide_or_not("head.moment", (width * (width + 1) // 2,))
     saturated: Any = take(tensors, "head.saturated", "int64", (1,), where)
-    if np.any(count < 1) or np.any(count > seen.astype(np.int64) * settings.views):
+    if np.any(count < 1) or np.any(count > seen.astype(np.int64)):
         raise FormatError(f"{where}: head.count: expected at least one row of each class, and no more than were seen")
     rows = int(count.sum())
-    if np.any(np.abs(sums.astype(np.int64)) > 127 * count[:, None]):
+    wide = sums.astype(np.int64)
+    if np.any(wide > 127 * count[:, None]) or np.any(wide < -127 * count[:, None]):  # no abs: that of -2^63 is negative
         raise FormatError(f"{where}: head.feature_sum: expected sums of features in -127..127")
     most, square = moment.astype(np.int64), 127 * 127 * rows
     if np.any(most > square) or np.any(most < -square) or np.any(most[_diagonal(width)] < 0):
         raise FormatError(f"{where}: head.moment: expected sums of products of features in -127..127")
     if not 0 <= saturated[0] <= rows * width:
         raise FormatError(f"{where}: head.saturated: expected a count of features")
-    return {"count": count, "sums": sums.astype(np.int64), "moment": moment, "saturated": int(saturated[0])}
+    return {"count": count, "sums": wide, "moment": moment, "saturated": int(saturated[0])}
 
 
 def _diagonal(width: int) -> NDArray[np.int64]:
@@ -282,7 +286,7 @@ def parse_state(content: bytes, model: Model | None, where: str) -> State:
     if np.any(mixing < 0) or np.any(mixing > MAX_MIXING):
         raise FormatError(f"{where}: head.mixing: expected weights from 0 to {MAX_MIXING}")
     arrays["mixing"] = (int(mixing[0]), int(mixing[1]))
-    arrays |= _read_sums(tensors, settings, classes, width, arrays["seen"], where) if settings.head == "lda" else _NO_SUMS
+    arrays |= _read_sums(tensors, classes, width, arrays["seen"], where) if settings.head == "lda" else _NO_SUMS
     arrays["weight"], arrays["past_count"] = np.zeros((0, width), np.int32), np.zeros(0, np.uint32)
     if settings.head == "cwr":
         arrays["weight"] = take(tensors, "head.weight", "int32", (classes, width), where)
