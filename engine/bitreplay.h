@@ -35,6 +35,7 @@ typedef enum bitreplay_status {
 } bitreplay_status;
 
 typedef struct bitreplay_learner bitreplay_learner;
+typedef struct bitreplay_unknown bitreplay_unknown;
 
 /* What a status means, in English; and what the last call that did not return BITREPLAY_OK found, up to the next call. */
 const char *bitreplay_status_text(bitreplay_status status);
@@ -79,18 +80,28 @@ size_t bitreplay_learn_size(const bitreplay_learner *learner, size_t images);
 bitreplay_status bitreplay_learn(bitreplay_learner *learner, void *work, size_t work_size, const uint8_t *images, size_t count,
                                  const char *const *names, bitreplay_progress progress, void *user);
 
+/* What tells pictures that show none of the known classes (docs/method.md, 4.5), and the bytes that it takes: those that stay its own, and those
+ * needed for the time of the call.  It holds for the learner as it is: after a lesson, make it anew.
+ *   share_q15  which share of pictures of known things may be called unknown, 15 fraction bits: 3277 for a tenth; below 32768
+ * BITREPLAY_ARGUMENT where no class has two pictures with one of them remembered, or the head is not LDA. */
+void bitreplay_unknown_sizes(const bitreplay_learner *learner, size_t *kept_size, size_t *work_size);
+bitreplay_status bitreplay_unknown_make(const bitreplay_learner *learner, void *memory, size_t size, void *work, size_t work_size, int32_t share_q15,
+                                        bitreplay_unknown **unknown);
+
 typedef struct bitreplay_answer {
-  size_t best;            /* number of the most probable class */
+  size_t best;  /* number of the most probable class */
+  int unknown;  /* 1: the picture probably shows nothing that is known; always 0 where no bitreplay_unknown was given */
 } bitreplay_answer;
 
 /* Working memory, in bytes, that one prediction needs with all the classes that may be known; an upper bound likewise. */
 size_t bitreplay_predict_size(const bitreplay_learner *learner);
 
 /* Names what is on one picture; changes nothing.
+ *   unknown            NULL: nothing is called unknown
  *   views              how many views of the picture are looked at (docs/method.md, 1.1); 0: as many as were learned from
  *   probabilities_q15  NULL, or count = bitreplay_class_count values with 15 fraction bits */
-bitreplay_status bitreplay_predict(const bitreplay_learner *learner, void *work, size_t work_size, const uint8_t *image, int views,
-                                   int32_t *probabilities_q15, size_t count, bitreplay_answer *answer);
+bitreplay_status bitreplay_predict(const bitreplay_learner *learner, void *work, size_t work_size, const bitreplay_unknown *unknown,
+                                   const uint8_t *image, int views, int32_t *probabilities_q15, size_t count, bitreplay_answer *answer);
 
 /* Bytes of the state file as it is now, exactly; 0 where the names are longer than a state may hold (2 MiB). */
 size_t bitreplay_state_size(const bitreplay_learner *learner);

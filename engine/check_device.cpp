@@ -124,7 +124,7 @@ struct Device {
     std::vector<int32_t> probabilities(classes);
     bitreplay_answer answer{};
     const auto status = inside([&] {
-      return bitreplay_predict(learner, work.data(), size - std::min(size, missing), lesson.pixels.data(), 2, probabilities.data(), classes, &answer);
+      return bitreplay_predict(learner, work.data(), size - std::min(size, missing), nullptr, lesson.pixels.data(), 2, probabilities.data(), classes, &answer);
     });
     expect(status != BITREPLAY_OK || answer.best < classes, "predict: a class that is there");
     return status;

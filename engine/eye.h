@@ -35,7 +35,6 @@ class Learner::Eye {
       network_.latent(view > 0 ? picture_.data() : image, latent_.data(), scratch);
       if (view == 0 && to.latent != nullptr) std::copy(latent_.begin(), latent_.end(), to.latent);
       network_.features(latent_.data(), row_.data(), scratch);
-      if (view == 0 && to.plain != nullptr) std::copy(row_.begin(), row_.end(), to.plain);
       for (size_t j = 0; j < width_; ++j) frozen_[j] += row_[j];
       if (to.trained == nullptr) continue;
       tail_.features(network_, latent_.data(), row_.data(), scratch);

@@ -1,6 +1,7 @@
 #include "learner.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "eye.h"
@@ -47,7 +48,7 @@ Learner::Learner(const Network& network, size_t capacity, uint64_t seed, const S
       settings_(settings),
       seed_(seed),
       statistics_(settings.head == HeadKind::lda ? network.feature_count() : 0),
-      replay_(capacity, network_.latent_words()),
+      replay_(capacity, network_.latent_words(), further_words(network, settings.views)),
       tail_(network_, tail, tail_sources) {
   if (tail.blocks == 0) return;
   require(capacity > 0, "train_blocks: expected 0 where the replay memory holds no row: a tail is trained on replayed rows");
@@ -78,7 +79,7 @@ int64_t Learner::lesson_bytes(size_t capacity, size_t replay_rows, size_t live, 
   const bool lda = has_lda(), trains_tail = !tail_.blocks().empty();
   const size_t seen = live + (lda ? 0 : replay_rows);
   const size_t workers = workers_for(seen, threads);
-  const size_t kept = live * (network.latent_words() * sizeof(uint64_t) + sizeof(uint8_t)) + seen * features  // rows of the lesson, and which count
+  const size_t kept = live * (replay_.row_words() * sizeof(uint64_t) + sizeof(uint8_t)) + seen * features  // rows of the lesson, and which count
                       + (lda ? 0 : classes * sizeof(uint32_t))                                               // counts of the experience
                       + (trains_tail ? classes * features * sizeof(int32_t) : 0);                            // the trained branch's head
   const auto forward = static_cast<int64_t>(workers * (static_cast<size_t>(network.scratch_bytes()) + Eye::bytes(network, settings_.views)));
@@ -99,12 +100,12 @@ void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> la
   const size_t live = labels.size(), stored = replay_.size();
   const size_t trained_on = has_lda() ? 0 : stored;  // stored rows that the head is trained on
   const size_t width = static_cast<size_t>(network.feature_count());
-  const size_t words = network.latent_words();
+  const size_t words = replay_.row_words();
   const auto report = [&](Phase phase, size_t done, size_t total) {
     if (progress && !progress(phase, done, total)) fail(Error::cancelled, "the lesson was given up; nothing has changed");
   };
 
-  Buffer<uint64_t> latents(live * words);
+  Buffer<uint64_t> latents(live * words, 0);
   Buffer<int8_t> features((live + trained_on) * width);  // of the images, then of stored rows
   {
     List<Eye> eyes;
@@ -116,14 +117,17 @@ void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> la
         [&](size_t row, size_t worker, Scratch& scratch) {
           int8_t* to = features.data() + row * width;
           if (row < live) {
-            eyes[worker].look(images.data() + row * network.image_bytes(), {latents.data() + row * words, nullptr, to, nullptr}, scratch);
+            eyes[worker].look(images.data() + row * network.image_bytes(), {latents.data() + row * words, to, nullptr}, scratch);
           } else {
             network.features(replay_.row(row - live), to, scratch);
           }
         },
         [&](size_t done) { report(Phase::latents, done, live + trained_on); });
   }
-  const Buffer<uint8_t> counts = count_once(view(latents), words, labels, near_bits());
+  for (size_t i = 0; settings_.views > 1 && i < live; ++i) {
+    std::memcpy(latents.data() + i * words + network.latent_words(), features.data() + i * width, width);
+  }
+  const Buffer<uint8_t> counts = count_once(latents.data(), words, network.latent_words(), labels, near_bits());
 
   Fresh fresh{statistics_, {}, Buffer<int32_t>(has_lda() ? 0 : classes * width, 0), Buffer<uint32_t>(has_lda() ? 0 : classes, 0),
               tail_, Buffer<int32_t>(tail_.blocks().empty() ? 0 : classes * width), mixing_};

@@ -60,7 +60,11 @@ class Learner {
   const Statistics& statistics() const { return statistics_; }
   const Head& head() const { return head_; }
   const LinearClassifier& classifier() const { return classifier_; }
+  // A row holds its latent, and, where there are several views, the means of their features behind it, as bytes.
   const Replay& replay() const { return replay_; }
+  static size_t further_words(const Network& network, int views) {
+    return views > 1 ? (static_cast<size_t>(network.feature_count()) + 7) / 8 : 0;
+  }
   // The trained branch: its blocks, and its head (classes, feature_count); empty where no block is trained.
   const Tail& tail() const { return tail_; }
   std::span<const int32_t> tail_weight() const { return {tail_weight_.data(), tail_weight_.size()}; }
@@ -120,16 +124,16 @@ class Learner {
   LdaSettings lda_settings() const;
   int64_t near_bits() const;  // rows that differ in no more bits are near-equal; negative: none is
 
-  // What one image shows.  Each may be null: its latent row as it is; its features as it is, and their means over the views, of the frozen network
-  // and of the trained branch.
+  // What one image shows.  Each may be null: its latent row as it is; the means over its views of the features of the frozen network and of the
+  // trained branch.
   struct Sight {
     uint64_t* latent = nullptr;
-    int8_t *plain = nullptr, *features = nullptr, *trained = nullptr;
+    int8_t *features = nullptr, *trained = nullptr;
   };
   class Eye;  // looks at one image after the other
 
-  // From features of (rows, feature_count) to answers; plain and trained as in Sight, may be empty.
-  void judge(std::span<const int8_t> rows, std::span<const int8_t> plain, std::span<const int8_t> trained, const Answers& answers) const;
+  // From features (rows, feature_count) to answers; trained: of the trained branch, or empty.
+  void judge(std::span<const int8_t> rows, std::span<const int8_t> trained, const Answers& answers) const;
 
   const Network& network_;
   Settings settings_;

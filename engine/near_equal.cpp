@@ -20,11 +20,11 @@ bool near_equal(const uint64_t* a, const uint64_t* b, size_t words, int64_t dist
   return kernels().differing_bits(a, b, static_cast<int64_t>(words)) <= distance;
 }
 
-Buffer<uint8_t> count_once(std::span<const uint64_t> rows, size_t words, std::span<const int32_t> labels, int64_t distance) {
+Buffer<uint8_t> count_once(const uint64_t* rows, size_t stride, size_t words, std::span<const int32_t> labels, int64_t distance) {
   Buffer<uint8_t> counts(labels.size(), 1);
   if (distance < 0) return counts;
   Buffer<Entry> entries(labels.size());
-  for (size_t i = 0; i < labels.size(); ++i) entries[i] = {row_hash(0, rows.subspan(i * words, words)), labels[i], static_cast<uint32_t>(i)};
+  for (size_t i = 0; i < labels.size(); ++i) entries[i] = {row_hash(0, {rows + i * stride, words}), labels[i], static_cast<uint32_t>(i)};
   std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
     return a.label != b.label ? a.label < b.label : a.hash != b.hash ? a.hash < b.hash : a.row < b.row;  // equal hashes: equal rows
   });
@@ -33,7 +33,7 @@ Buffer<uint8_t> count_once(std::span<const uint64_t> rows, size_t words, std::sp
     if (counted > first && entries[first].label != entry.label) first = counted;
     const size_t compared = std::min(counted, first + kMostCompared);
     const auto known = std::find_if(entries.begin() + static_cast<ptrdiff_t>(first), entries.begin() + static_cast<ptrdiff_t>(compared), [&](const Entry& other) {
-      return near_equal(rows.data() + other.row * words, rows.data() + entry.row * words, words, distance);
+      return near_equal(rows + other.row * stride, rows + entry.row * stride, words, distance);
     });
     if (known != entries.begin() + static_cast<ptrdiff_t>(compared)) {
       counts[entry.row] = 0;

@@ -1,5 +1,6 @@
 // What a learner says of pictures and of its own rows (docs/method.md, 4.3, 6.1 and 7.7).
 #include <algorithm>
+#include <cstring>
 
 #include "eye.h"
 #include "fixed_point.h"
@@ -41,12 +42,12 @@ int64_t Learner::predict_bytes_at(size_t rows, int views, int threads, size_t cl
   const size_t branches = has_branch ? 2 : 1;
   const size_t seeing = workers_for(rows, threads) * (static_cast<size_t>(network_.scratch_bytes()) + Eye::bytes(network_, views));
   const size_t scoring = classes * (branches * width * sizeof(int16_t) + 4 * sizeof(int64_t)) + width * sizeof(int64_t);
-  return static_cast<int64_t>((branches + 1) * rows * width + std::max(seeing, scoring));
+  return static_cast<int64_t>(branches * rows * width + std::max(seeing, scoring));
 }
 
 void Learner::predict(std::span<const uint8_t> images, int views, const Answers& answers, int threads) const {
   const size_t width = static_cast<size_t>(network_.feature_count()), count = answers.best.size();
-  Buffer<int8_t> rows(count * width), plain(answers.unknown != nullptr ? rows.size() : 0), trained(tail_weight_.empty() ? 0 : rows.size());
+  Buffer<int8_t> rows(count * width), trained(tail_weight_.empty() ? 0 : rows.size());
   {
     List<Eye> eyes;
     const size_t workers = workers_for(count, threads);
@@ -56,11 +57,11 @@ void Learner::predict(std::span<const uint8_t> images, int views, const Answers&
     for_rows(
         network_, count, threads,
         [&](size_t row, size_t worker, Scratch& scratch) {
-          eyes[worker].look(images.data() + row * network_.image_bytes(), {nullptr, of(plain, row), of(rows, row), of(trained, row)}, scratch);
+          eyes[worker].look(images.data() + row * network_.image_bytes(), {nullptr, of(rows, row), of(trained, row)}, scratch);
         },
         [](size_t) {});
   }
-  judge({rows.data(), rows.size()}, {plain.data(), plain.size()}, {trained.data(), trained.size()}, answers);
+  judge({rows.data(), rows.size()}, {trained.data(), trained.size()}, answers);
 }
 
 void Learner::recall(const Answers& answers, int threads) const {
@@ -76,7 +77,7 @@ void Learner::recall(const Answers& answers, int threads) const {
           if (has_branch) tail_.features(network_, replay_.row(begin + row), trained.data() + row * width, scratch);
         },
         [](size_t) {});
-    judge({rows.data(), rows.size()}, {}, {trained.data(), trained.size()},
+    judge({rows.data(), rows.size()}, {trained.data(), trained.size()},
           {answers.best.subspan(begin, count), {}, nullptr, {}});
   }
 }
@@ -87,11 +88,18 @@ Unknown Learner::unknown(int threads) const {
   Buffer<int8_t> features(replay_.size() * width);
   for_rows(
       network_, replay_.size(), threads,
-      [&](size_t row, size_t, Scratch& scratch) { network_.features(replay_.row(row), features.data() + row * width, scratch); }, [](size_t) {});
+      [&](size_t row, size_t, Scratch& scratch) {
+        if (settings_.views > 1) {
+          std::memcpy(features.data() + row * width, replay_.row(row) + replay_.latent_words(), width);
+        } else {
+          network_.features(replay_.row(row), features.data() + row * width, scratch);
+        }
+      },
+      [](size_t) {});
   return Unknown(statistics_, lda_settings(), {features.data(), features.size()}, replay_.labels());
 }
 
-void Learner::judge(std::span<const int8_t> rows, std::span<const int8_t> plain, std::span<const int8_t> trained, const Answers& answers) const {
+void Learner::judge(std::span<const int8_t> rows, std::span<const int8_t> trained, const Answers& answers) const {
   const size_t width = static_cast<size_t>(network_.feature_count());
   Buffer<int16_t> forward(has_lda() ? 0 : head_.weight.size()), tail_forward(tail_weight_.size());
   Buffer<int64_t> logits(classes()), branch(classes());
@@ -105,16 +113,16 @@ void Learner::judge(std::span<const int8_t> rows, std::span<const int8_t> plain,
     for (size_t c = 0; c < logits.size(); ++c) logits[c] += classifier_.bias[c];
   };
   for (size_t row = 0; row < answers.best.size(); ++row) {
+    const int8_t* x = rows.data() + row * width;
     if (answers.unknown != nullptr) {
-      const int8_t* x = plain.data() + row * width;
       scores(x);
       answers.familiarity[row] = answers.unknown->familiarity(x, *std::max_element(logits.begin(), logits.end()), classifier_.exponent, work.data());
     }
     if (has_lda()) {
-      scores(rows.data() + row * width);
+      scores(x);
       for (int64_t& score : logits) score = to_logit(score, classifier_.exponent, mixing_.frozen);
     } else {
-      head_logits(batch, rows.data() + row * width, forward.data(), network_.feature_bits(), logits.data());
+      head_logits(batch, x, forward.data(), network_.feature_bits(), logits.data());
       for (int64_t& logit : logits) logit = round_shift(logit * mixing_.frozen, kMixingBits);
     }
     if (!trained.empty()) {

@@ -38,9 +38,9 @@ std::pair<uint64_t, uint64_t> water_level(std::span<const uint64_t> counts, uint
 
 }  // namespace
 
-Replay::Replay(size_t capacity, size_t row_words)
-    : capacity_(capacity), row_words_(row_words) {
-  rows_.reserve(capacity * row_words);
+Replay::Replay(size_t capacity, size_t latent_words, size_t further_words)
+    : capacity_(capacity), latent_words_(latent_words), row_words_(latent_words + further_words) {
+  rows_.reserve(capacity * row_words_);
   labels_.reserve(capacity);
 }
 
@@ -63,7 +63,7 @@ Replay::Plan Replay::plan(const uint64_t* live, std::span<const int32_t> labels,
   Buffer<uint64_t> counts(classes, 0), first(classes);
   size_t size = 0;
   const auto enter = [&](const uint64_t* row, size_t index, size_t label, bool is_live) {
-    entries[size++] = {row_hash(seed, {row, row_words_}), static_cast<uint32_t>(index), static_cast<uint16_t>(label), is_live};
+    entries[size++] = {row_hash(seed, {row, latent_words_}), static_cast<uint32_t>(index), static_cast<uint16_t>(label), is_live};
     ++counts[label];
   };
   for (size_t slot = 0; slot < labels_.size(); ++slot) enter(row(slot), slot, labels_[slot], false);
@@ -89,7 +89,7 @@ Replay::Plan Replay::plan(const uint64_t* live, std::span<const int32_t> labels,
       const Entry entry = entries[i];
       bool known = false;
       for (size_t k = begin; near >= 0 && !known && k < std::min(kept, begin + kMostCompared); ++k) {
-        known = entries[k].live != entry.live && near_equal(words_of(entries[k]), words_of(entry), row_words_, near);
+        known = entries[k].live != entry.live && near_equal(words_of(entries[k]), words_of(entry), latent_words_, near);
       }
       if (!known) entries[kept++] = entry;
     }

@@ -28,12 +28,14 @@ class Replay {
     int64_t bytes() const { return bytes_of(writes) + bytes_of(seen); }
   };
 
-  // Reserves everything at once; a row's memory is touched when the row is first stored.
-  Replay(size_t capacity, size_t row_words);
+  // Reserves everything at once; a row's memory is touched when the row is first stored.  Of its words the first `latent_words` say which row it is;
+  // what follows goes with it.
+  Replay(size_t capacity, size_t latent_words, size_t further_words = 0);
 
   size_t capacity() const { return capacity_; }
   size_t size() const { return labels_.size(); }
   size_t row_words() const { return row_words_; }
+  size_t latent_words() const { return latent_words_; }
   const uint64_t* row(size_t slot) const { return rows_.data() + slot * row_words_; }
   std::span<const uint16_t> labels() const { return {labels_.data(), labels_.size()}; }
   std::span<const uint64_t> seen() const { return {seen_.data(), seen_.size()}; }
@@ -58,7 +60,7 @@ class Replay {
  private:
   void resize(size_t size) noexcept;  // up to the capacity, which is reserved
 
-  size_t capacity_, row_words_;
+  size_t capacity_, latent_words_, row_words_;
   Buffer<uint64_t> rows_;
   Buffer<uint16_t> labels_;
   Buffer<uint64_t> seen_;

@@ -18,6 +18,11 @@ struct bitreplay_learner : DeviceLearner {
   using DeviceLearner::DeviceLearner;
 };
 
+struct bitreplay_unknown {
+  Unknown value;
+  int64_t threshold;
+};
+
 namespace {
 
 constexpr size_t kMaxImages = size_t{1} << 24;
@@ -207,7 +212,29 @@ size_t bitreplay_predict_size(const bitreplay_learner* learner) {
          16 * kSlack;
 }
 
-bitreplay_status bitreplay_predict(const bitreplay_learner* learner, void* work, size_t work_size, const uint8_t* image, int views,
+void bitreplay_unknown_sizes(const bitreplay_learner* learner, size_t* kept_size, size_t* work_size) {
+  const Network& network = learner->network;
+  const size_t width = static_cast<size_t>(network.feature_count()), rows = learner->learner->replay().size(), classes = learner->names.size();
+  *kept_size = sizeof(bitreplay_unknown) + static_cast<size_t>(Unknown::bytes_of(network.feature_count(), rows)) + 6 * kSlack;
+  *work_size = static_cast<size_t>(Unknown::making_bytes(classes, network.feature_count(), rows)) + rows * width +
+               static_cast<size_t>(network.scratch_bytes()) + sizeof(Scratch) + 48 * kSlack;
+}
+
+bitreplay_status bitreplay_unknown_make(const bitreplay_learner* learner, void* memory, size_t size, void* work, size_t work_size, int32_t share_q15,
+                                        bitreplay_unknown** unknown) {
+  Arena kept(memory, size), working(work, work_size);
+  return guarded(working, [&] {
+    require(share_q15 > 0 && share_q15 < 1 << 15, "share_q15: expected 1 to 32767");
+    require(learner->names.size() > 0, "unknown: expected a known class; learn first");
+    const Unknown made = learner->learner->unknown(1);
+    require(made.rows() > 0, "unknown: expected a remembered row of a class with two pictures or more");
+    Arena::current = &kept;
+    *unknown = new (allocate_bytes(sizeof(bitreplay_unknown))) bitreplay_unknown{made, made.threshold(static_cast<double>(share_q15) / (1 << 15))};
+    Arena::current = &working;
+  });
+}
+
+bitreplay_status bitreplay_predict(const bitreplay_learner* learner, void* work, size_t work_size, const bitreplay_unknown* unknown, const uint8_t* image, int views,
                                    int32_t* probabilities_q15, size_t count, bitreplay_answer* answer) {
   Arena arena(work, work_size);
   const bitreplay_status status = guarded(arena, [&] {
@@ -216,10 +243,12 @@ bitreplay_status bitreplay_predict(const bitreplay_learner* learner, void* work,
     require(image != nullptr && answer != nullptr, "predict: expected a picture and an answer");
     require(probabilities_q15 == nullptr || count == classes, "probabilities_q15: {}, not {}", {classes, count});
     int32_t best = 0;
+    int64_t familiarity = 0;
     require(views == 0 || are_views(views), "views: expected 0, 1, 2 or 6");
     learner->learner->predict({image, learner->network.image_bytes()}, views == 0 ? learner->settings.lesson.views : views,
-                              {{&best, 1}, {probabilities_q15, probabilities_q15 == nullptr ? 0 : count}, nullptr, {}}, 1);
-    *answer = {static_cast<size_t>(best)};
+                              {{&best, 1}, {probabilities_q15, probabilities_q15 == nullptr ? 0 : count}, unknown == nullptr ? nullptr : &unknown->value,
+                               {&familiarity, 1}}, 1);
+    *answer = {static_cast<size_t>(best), unknown != nullptr && familiarity < unknown->threshold};
   });
   note(*learner, arena);
   return status;

@@ -33,6 +33,17 @@ void check_unused_bits(std::span<const uint64_t> rows, int channels, const char*
   check(unused == 0, what);
 }
 
+// Latents, and what goes with them: features, then zeros.
+void check_rows(std::span<const uint64_t> rows, size_t latent_words, size_t row_words, size_t features) {
+  const int channels = static_cast<int>(features);
+  for (size_t first = 0; first < rows.size(); first += row_words) {
+    check_unused_bits(rows.subspan(first, latent_words), channels, "replay.rows: expected unused bits to be 0");
+    const auto* bytes = reinterpret_cast<const int8_t*>(rows.data() + first + latent_words);
+    const size_t count = (row_words - latent_words) * sizeof(uint64_t);
+    for (size_t j = 0; j < count; ++j) check(j < features ? bytes[j] >= -127 : bytes[j] == 0, "replay.rows: expected features in -127..127");
+  }
+}
+
 void check_labels(std::span<const uint16_t> labels, std::span<const uint64_t> seen) {
   Buffer<uint32_t> counts(seen.size(), 0);
   for (const uint16_t label : labels) {
@@ -120,7 +131,7 @@ StateHead::StateHead(const File& file) : settings(file.json("settings")), names(
 
 void measure_learner(const StateHead& head, const NetworkSize& network, Room& room) {
   const uint64_t classes = head.settings.max_classes, capacity = head.settings.capacity, width = static_cast<uint64_t>(network.features);
-  room.add(capacity * network.latent_words, sizeof(uint64_t));
+  room.add(capacity * (network.latent_words + (head.settings.lesson.views > 1 ? (width + 7) / 8 : 0)), sizeof(uint64_t));
   room.add(capacity, sizeof(uint16_t));
   room.add(classes, sizeof(uint64_t));
   if (head.settings.lesson.head == HeadKind::lda) {
@@ -149,10 +160,11 @@ void read_state(File& file, const StateHead& head, std::span<const TailSource> s
   Content content;
   content.experience = head.experience;
   content.seen = file.take<uint64_t>("replay.seen", {classes});
-  content.rows = file.take<uint64_t>("replay.rows", {rows, static_cast<int64_t>(to.network.latent_words())});
+  const size_t latent_words = to.network.latent_words(), row_words = latent_words + Learner::further_words(to.network, settings.lesson.views);
+  content.rows = file.take<uint64_t>("replay.rows", {rows, static_cast<int64_t>(row_words)});
   content.labels = file.take<uint16_t>("replay.labels", {rows});
   check_labels(content.labels, content.seen);
-  check_unused_bits(content.rows, features, "replay.rows: expected unused bits to be 0");
+  check_rows(content.rows, latent_words, row_words, static_cast<size_t>(features));
   const auto mixing = file.take<int64_t>("head.mixing", {2});
   for (const int64_t weight : mixing) check(weight >= 0 && weight <= kMostMixing, "head.mixing: expected smaller weights, none negative");
   content.mixing = {mixing[0], mixing[1]};

@@ -4,8 +4,9 @@
  *     bitreplay_device_example MODEL STATE command...
  *         sizes IMAGES            bytes that a learner keeps, and that lessons of so many pictures need
  *         learn PIXELS NAMES      one lesson: raw RGB pictures one behind the other, and a file with a name a line
- *         predict PIXELS          a line for each picture: number, probabilities
+ *         predict PIXELS          a line for each picture: number, whether it is unknown, probabilities
  *         views PIXELS N          the same, looking at N views of each picture
+ *         reject PIXELS SHARE     the same, where that share of pictures of known things, of 32768, may be called unknown
  *         save STATE              writes the state file
  *         memory                  what was used so far
  */
@@ -74,20 +75,29 @@ static void learn(bitreplay_learner *learner, const char *pixels_path, const cha
   free(pixels);
 }
 
-static void predict(const bitreplay_learner *learner, const char *pixels_path, int views) {
-  size_t size;
+static void predict(const bitreplay_learner *learner, const char *pixels_path, int views, int32_t share_q15) {
+  size_t size, kept_size, making_size;
+  bitreplay_unknown *unknown = NULL;
+  bitreplay_unknown_sizes(learner, &kept_size, &making_size);
+  void *kept = region(kept_size);
+  if (share_q15 > 0) {
+    void *making = region(making_size);
+    expect(bitreplay_unknown_make(learner, kept, kept_size, making, making_size, share_q15, &unknown), "unknown");
+    free(making);
+  }
   unsigned char *pixels = read_file(pixels_path, &size);
   const size_t work_size = bitreplay_predict_size(learner), classes = bitreplay_class_count(learner), bytes = bitreplay_image_size(learner);
   void *work = region(work_size);
   int32_t *probabilities = region(classes * sizeof *probabilities);
   for (size_t at = 0; at + bytes <= size; at += bytes) {
     bitreplay_answer answer;
-    expect(bitreplay_predict(learner, work, work_size, pixels + at, views, probabilities, classes, &answer), "predict");
-    printf("%zu", answer.best);
+    expect(bitreplay_predict(learner, work, work_size, unknown, pixels + at, views, probabilities, classes, &answer), "predict");
+    printf("%zu %d", answer.best, answer.unknown);
     for (size_t i = 0; i < classes; ++i) printf(" %d", (int)probabilities[i]);
     printf("\n");
   }
   free(probabilities);
+  free(kept);
   free(work);
   free(pixels);
 }
@@ -127,9 +137,12 @@ int main(int argc, char **argv) {
       learn(learner, argv[next], argv[next + 1]);
       next += 2;
     } else if (strcmp(command, "predict") == 0 && next < argc) {
-      predict(learner, argv[next++], 0);
+      predict(learner, argv[next++], 0, 0);
     } else if (strcmp(command, "views") == 0 && next + 1 < argc) {
-      predict(learner, argv[next], atoi(argv[next + 1]));
+      predict(learner, argv[next], atoi(argv[next + 1]), 0);
+      next += 2;
+    } else if (strcmp(command, "reject") == 0 && next + 1 < argc) {
+      predict(learner, argv[next], 0, atoi(argv[next + 1]));
       next += 2;
     } else if (strcmp(command, "save") == 0 && next < argc) {
       save(learner, argv[next++]);
@@ -137,7 +150,7 @@ int main(int argc, char **argv) {
       const bitreplay_memory used = bitreplay_memory_used(learner);
       printf("kept %zu work %zu kept_buffers %zu work_buffers %zu\n", used.kept, used.work, used.kept_buffers, used.work_buffers);
     } else {
-      stop(command, "expected sizes, learn, predict, views, save or memory, and what they take");
+      stop(command, "expected sizes, learn, predict, views, reject, save or memory, and what they take");
     }
   }
   return 0;

@@ -65,7 +65,7 @@ nb::object moment_of(const Statistics& s) {
 }
 
 struct Memory {
-  Memory(size_t capacity, size_t words, uint64_t s, int64_t n) : rows(capacity, words), seed(s), near(n) {}
+  Memory(size_t capacity, size_t words, size_t further, uint64_t s, int64_t n) : rows(capacity, words, further), seed(s), near(n) {}
   bitreplay::Replay rows;
   uint64_t seed;
   int64_t near;
@@ -258,9 +258,10 @@ NB_MODULE(_engine, m) {
 
   // A replay memory alone, for merging; near: as in engine/replay.h.
   nb::class_<Memory>(m, "Memory")
-      .def(nb::init<size_t, size_t, uint64_t, int64_t>())
+      .def(nb::init<size_t, size_t, size_t, uint64_t, int64_t>())
       .def("offer",
            [](Memory& memory, const Array<uint64_t, 2>& rows, const Flat<int32_t>& labels, size_t classes) {
+             if (rows.shape(1) != memory.rows.row_words() || rows.shape(0) != labels.size()) throw std::invalid_argument("rows: wrong size");
              const std::vector<uint8_t> offered(labels.size(), 1);
              memory.rows.commit(memory.rows.plan(rows.data(), view(labels), offered, classes, memory.seed, memory.near), rows.data());
            })

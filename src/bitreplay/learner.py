@@ -23,7 +23,7 @@ from .errors import FormatError
 from .merge import merged_state
 from .model import Model
 from .settings import MAX_CAPACITY, VIEWS, Settings
-from .state import MAX_NAME, State, core_of, is_name, pack_state, parse_state, read_state, state_of, without_class
+from .state import MAX_NAME, State, core_of, is_name, pack_state, parse_state, read_state, row_words, state_of, without_class
 
 MAX_CLASSES = 65_535
 _PREDICT_ROWS = 256
@@ -452,7 +452,7 @@ class Learner:
             {"name": name, "samples": int(seen), "replay_rows": int(rows)}
             for name, seen, rows in zip(self._names, core.seen(), labels, strict=True)
         ]
-        words = network.latent_words
+        words = row_words(network, self._settings)
         settings = self._settings
         images = settings.lesson_images or 1024
         lesson = self._lesson_bytes(settings.capacity, len(labels) if settings.lesson_images is None else settings.max_classes)
@@ -514,7 +514,7 @@ class Learner:
             raise FormatError(f"{where}: settings: {error}") from error
         except MemoryError as error:
             capacity = state.settings.capacity
-            size = capacity * (state.model.network.latent_words * 8 + 2)
+            size = capacity * (row_words(state.model.network, state.settings) * 8 + 2)
             raise FormatError(
                 f"{where}: settings: capacity: {capacity} rows take {size} bytes, more than there are; use a larger machine"
             ) from error
@@ -532,7 +532,7 @@ class Learner:
     def _peak_bytes(self, capacity: int) -> int:
         # Highest total that this learner can reach with `capacity`, max_classes and lesson_images.
         network, classes = self._model.network, self._settings.max_classes
-        kept = int(self._core.head_bytes_at(classes)) + classes * 8 + capacity * (network.latent_words * 8 + 2)
+        kept = int(self._core.head_bytes_at(classes)) + classes * 8 + capacity * (row_words(network, self._settings) * 8 + 2)
         tail = self._core.tail_bytes - self._core.tail_weight().nbytes
         if self._settings.train_blocks:
             kept += classes * network.feature_count * 4

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._engine import Memory
-from .state import MAX_LESSONS, State
+from .state import MAX_LESSONS, State, row_words
 
 _MOST = 2**32 - 1
 _ALIKE = ("head", "views", "train_blocks", "weight_bits", "forward_bits")  # settings without which values do not add
@@ -61,7 +61,8 @@ class _Joined:
     """Sums of what has been added so far."""
 
     def __init__(self, first: State) -> None:
-        settings, width = first.settings, first.model.network.feature_count
+        settings, network = first.settings, first.model.network
+        width = network.feature_count
         self._first = first
         self._names: dict[str, int] = {}
         self._lessons = self._saturated = 0
@@ -71,8 +72,8 @@ class _Joined:
         self._sums = np.zeros((0, width), np.int64)
         self._moment = np.zeros(first.moment.shape, np.int64)
         self._head, self._branch = _Mean(width), _Mean(width)
-        near = round(settings.near_equal * 2**16) * first.model.network.latent_bits >> 16  # equal rows count once in any case
-        self._memory = Memory(settings.capacity, first.model.network.latent_words, settings.seed, near)
+        near = round(settings.near_equal * 2**16) * network.latent_bits >> 16  # equal rows count once in any case
+        self._memory = Memory(settings.capacity, network.latent_words, row_words(network, settings) - network.latent_words, settings.seed, near)
         self._equal = True
         self._kept = first  # whose tail is kept, if not all are equal
         self.add(first)

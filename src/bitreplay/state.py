@@ -61,6 +61,11 @@ class State:
     tail: list[dict[str, NDArray[Any]]]  # values of each trained block
 
 
+def row_words(network: Any, settings: Settings) -> int:
+    """Words of a row in the replay memory: its latent, and, where there are several views, the means of their features as bytes."""
+    return int(network.latent_words) + (-(-int(network.feature_count) // 8) if settings.views > 1 else 0)
+
+
 _LEARNED = ("rows", "labels", "seen", "count", "sums", "moment", "weight", "past_count", "tail_weight")  # arrays that the core holds
 
 
@@ -279,7 +284,7 @@ def parse_state(content: bytes, model: Model | None, where: str) -> State:
     width = network.feature_count
     arrays: dict[str, Any] = {
         "seen": take(tensors, "replay.seen", "uint64", (classes,), where),
-        "rows": take(tensors, "replay.rows", "uint64", (stored, network.latent_words), where),
+        "rows": take(tensors, "replay.rows", "uint64", (stored, row_words(network, settings)), where),
         "labels": take(tensors, "replay.labels", "uint16", (stored,), where),
     }
     mixing = take(tensors, "head.mixing", "int64", (2,), where)
@@ -302,8 +307,12 @@ def parse_state(content: bytes, model: Model | None, where: str) -> State:
     if tensors:
         raise FormatError(f"{where}: expected no tensor {sorted(tensors)[0]}")
     words = -(-network.feature_count // 64)
-    if np.any(arrays["rows"][:, words - 1 :: words] & _unused_bits(network.feature_count)):
+    latents, further = np.split(arrays["rows"], [network.latent_words], axis=1)
+    if np.any(latents[:, words - 1 :: words] & _unused_bits(network.feature_count)):
         raise FormatError(f"{where}: replay.rows: expected unused bits to be 0")
+    features = np.ascontiguousarray(further).view(np.int8)
+    if np.any(features == -128) or np.any(features[:, width:]):
+        raise FormatError(f"{where}: replay.rows: expected features in -127..127")
     counts = np.bincount(arrays["labels"], minlength=classes)
     if len(counts) > classes or np.any(counts > arrays["seen"]) or np.any(arrays["seen"] >= 2**32):
         raise FormatError(f"{where}: replay.labels: expected classes that were taught, with no more rows than were offered")
