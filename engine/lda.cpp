@@ -33,9 +33,10 @@ void solve_block(const Statistics& statistics, const LdaSettings& settings, cons
   for (size_t k = 0; k < kBlock; ++k) {
     const size_t c = std::min(first + k, statistics.classes() - 1);
     const auto n = static_cast<double>(statistics.count()[c]);
+    const double weight = n + settings.pseudo_pictures;
     const int64_t* sum = statistics.sums().data() + c * d;
     for (size_t j = 0; j < d; ++j) {
-      deviation[j * kBlock + k] = y[j * kBlock + k] = (static_cast<double>(sum[j]) - n * moments.mean[j]) / (n + settings.pseudo_pictures);
+      deviation[j * kBlock + k] = y[j * kBlock + k] = weight > 0 ? (static_cast<double>(sum[j]) - n * moments.mean[j]) / weight : 0;
     }
   }
   solve_eliminated(moments.scatter, statistics.width(), y);
@@ -136,7 +137,7 @@ Moments moments_of(const Statistics& statistics, const LdaSettings& settings) {
   Moments result{0, Buffer<double>(d), Buffer<double>(triangle(width))};
   int64_t rows = 0;
   for (const int64_t n : statistics.count()) rows += n;
-  result.rows = static_cast<double>(rows);
+  result.rows = static_cast<double>(std::max<int64_t>(rows, 1));
   for (size_t j = 0; j < d; ++j) {
     int64_t sum = 0;
     for (size_t c = 0; c < statistics.classes(); ++c) sum += statistics.sums()[c * d + j];
@@ -149,7 +150,7 @@ Moments moments_of(const Statistics& statistics, const LdaSettings& settings) {
   Buffer<double> row(d);
   for (const uint32_t c : ordered(statistics)) {
     const int64_t* sum = statistics.sums().data() + c * d;
-    const auto n = static_cast<double>(statistics.count()[c]);
+    const auto n = static_cast<double>(std::max<int64_t>(statistics.count()[c], 1));  // of a class without rows the sums are 0
     for (size_t j = 0; j < d; ++j) row[j] = static_cast<double>(sum[j]);
     for_triangle(a, width, [&](int i, double* at, int count) { take_quotient(row[static_cast<size_t>(i)], n, row.data() + i, count, at); });
   }

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "eye.h"
+#include "fresh.h"
 #include "fixed_point.h"
 #include "near_equal.h"
 #include "random.h"
@@ -20,27 +21,7 @@ std::span<T> view(Buffer<T>& buffer) {
   return {buffer.data(), buffer.size()};
 }
 
-// Class c's row of LDA as the first weights of a trained branch: 27 fraction bits, at the temperature of `mixing`.
-void to_branch(const LinearClassifier& from, size_t c, size_t width, const Mixing& mixing, int feature_bits, int32_t* to) {
-  const int shift = from.exponent + kMixingBits - 27 - feature_bits;
-  for (size_t j = 0; j < width; ++j) {
-    const int64_t w = from.weight[c * width + j] * mixing.frozen;
-    to[j] = sat32(shift >= 0 ? round_shift(w, shift) : w << std::min(-shift, 30));
-  }
-}
-
 }  // namespace
-
-// What a lesson makes, beside what is known.
-struct Learner::Fresh {
-  Statistics statistics;
-  LinearClassifier classifier;
-  Buffer<int32_t> weight;
-  Buffer<uint32_t> past;
-  Tail tail;
-  Buffer<int32_t> tail_weight;
-  Mixing mixing;
-};
 
 Learner::Learner(const Network& network, size_t capacity, uint64_t seed, const Settings& settings, const TailSettings& tail,
                  std::span<const TailSource> tail_sources)
@@ -66,6 +47,24 @@ LdaSettings Learner::lda_settings() const {
 
 int64_t Learner::near_bits() const { return settings_.near_equal == 0 ? -1 : settings_.near_equal * network_.latent_bits() >> 16; }
 
+int64_t Learner::temperature(const Statistics& statistics) const {
+  int64_t rows = 0;
+  for (const int64_t n : statistics.count()) rows += n;
+  return inverse_temperature(rows, statistics.classes());
+}
+
+bool Learner::is_held_back(const uint64_t* row) const {
+  return has_lda() && row_hash(seed_, Purpose::held_back, {row, replay_.latent_words()}) >> 56 < static_cast<uint64_t>(settings_.held_back);
+}
+
+void Learner::stored_features(size_t slot, int8_t* features, Scratch& scratch) const {
+  if (settings_.views > 1) {
+    std::memcpy(features, replay_.row(slot) + replay_.latent_words(), static_cast<size_t>(network_.feature_count()));
+  } else {
+    network_.features(replay_.row(slot), features, scratch);
+  }
+}
+
 int64_t Learner::head_bytes_at(size_t classes) const {
   const auto width = static_cast<size_t>(network_.feature_count());
   if (!has_lda()) return static_cast<int64_t>(classes * (width * sizeof(int32_t) + sizeof(uint32_t)));
@@ -81,11 +80,12 @@ int64_t Learner::lesson_bytes(size_t capacity, size_t replay_rows, size_t live, 
   const size_t workers = workers_for(seen, threads);
   const size_t kept = live * (replay_.row_words() * sizeof(uint64_t) + sizeof(uint8_t)) + seen * features  // rows of the lesson, and which count
                       + (lda ? 0 : classes * sizeof(uint32_t))                                               // counts of the experience
-                      + (trains_tail ? classes * features * sizeof(int32_t) : 0);                            // the trained branch's head
+                      + (trains_tail ? classes * features * sizeof(int32_t) + live * 9 + replay_rows * 6 : 0);  // the trained branch's head, who learns what
   const auto forward = static_cast<int64_t>(workers * (static_cast<size_t>(network.scratch_bytes()) + Eye::bytes(network, settings_.views)));
   const int64_t head = lda ? solve_bytes(classes, static_cast<int>(features)) : train_head_bytes(live, replay_rows, classes, features, settings_);
   const bool trains = kTrainsTail && trains_tail && replay_rows > 0;
-  const int64_t tail = trains ? train_tail_bytes(network, tail_, live, replay_rows, classes, settings_, threads) : 0;
+  const int64_t training = trains ? train_tail_bytes(network, tail_, live, replay_rows, classes, settings_, threads) : 0;
+  const int64_t tail = std::max(training, trains && lda ? mixing_bytes(replay_rows, live, classes) : 0);
   const int64_t highest = std::max({forward, head, tail, count_once_bytes(live), Replay::planning_bytes(capacity, live, classes)});
   return static_cast<int64_t>(kept) + head_bytes_at(classes) + tail_.bytes() + highest;
 }
@@ -127,23 +127,31 @@ void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> la
   for (size_t i = 0; settings_.views > 1 && i < live; ++i) {
     std::memcpy(latents.data() + i * words + network.latent_words(), features.data() + i * width, width);
   }
-  const Buffer<uint8_t> counts = count_once(latents.data(), words, network.latent_words(), labels, near_bits());
+  Buffer<uint8_t> counts = count_once(latents.data(), words, network.latent_words(), labels, near_bits());
+
+  const Buffer<uint8_t> roles = tail_.blocks().empty() ? Buffer<uint8_t>() : roles_of(view(latents), labels, view(counts), classes);
 
   Fresh fresh{statistics_, {}, Buffer<int32_t>(has_lda() ? 0 : classes * width, 0), Buffer<uint32_t>(has_lda() ? 0 : classes, 0),
-              tail_, Buffer<int32_t>(tail_.blocks().empty() ? 0 : classes * width), mixing_};
+              tail_, Buffer<int32_t>(tail_.blocks().empty() ? 0 : classes * width, 0), {}, mixing_, -1};
   const Lesson lesson{labels, replay_.labels(), classes, width, network.feature_bits(), tail_.settings().gradient_bits, seed_, experience_};
   if (has_lda()) {
     fresh.statistics.open(classes);
-    for (size_t i = 0; i < live; ++i) {
-      if (counts[i] != 0) fresh.statistics.add(features.data() + i * width, static_cast<size_t>(labels[i]));
-    }
+    const auto add = [&](bool held) {
+      for (size_t i = 0; i < live; ++i) {
+        if (counts[i] != 0 && (!roles.empty() && roles[i] == kHeld) == held) fresh.statistics.add(features.data() + i * width, static_cast<size_t>(labels[i]));
+      }
+    };
+    report(Phase::head, 0, 1);
+    add(false);
+    if (!tail_.blocks().empty()) fresh.without = solve(fresh.statistics, lda_settings());  // a branch begins without what it will be judged by
+    add(true);
 #ifdef BITREPLAY_DEVICE
     if (fresh.statistics.is_wide() && !statistics_.is_wide()) {  // there is no room for it
       fail(Error::memory, "images: the sums of this learner outgrow 32 bits; save the state and open it again");
     }
 #endif
-    report(Phase::head, 0, 1);
     fresh.classifier = solve(fresh.statistics, lda_settings());
+    fresh.mixing = {temperature(fresh.statistics), 0};  // unless a branch is heard
     report(Phase::head, 1, 1);
   } else {
     Buffer<uint32_t> current(classes, 0);
@@ -153,21 +161,12 @@ void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> la
     for (const uint16_t label : replay_.labels()) ++current[label];
     train_head(lesson, settings_, {features.data(), live * width}, {features.data() + live * width, stored * width}, view(fresh.weight),
                [&](size_t done, size_t total) { report(Phase::head, done, total); });
-    if (!fresh.tail_weight.empty()) std::copy(fresh.weight.begin(), fresh.weight.end(), fresh.tail_weight.begin());
+    if (!fresh.tail_weight.empty()) std::copy(fresh.weight.begin(), fresh.weight.end(), fresh.tail_weight.begin());  // tw of new classes
     if (live > 0) consolidate(view(head_.weight), view(fresh.weight), view(fresh.past), view(current), static_cast<int>(width));
   }
   if (!fresh.tail_weight.empty()) {
-    for (size_t c = this->classes(); has_lda() && c < classes; ++c) {
-      to_branch(fresh.classifier, c, width, fresh.mixing, network.feature_bits(), fresh.tail_weight.data() + c * width);
-    }
     std::copy(tail_weight_.begin(), tail_weight_.end(), fresh.tail_weight.begin());
-    if (kTrainsTail && stored > 0) {
-      Workers team(threads);
-      train_tail(
-          lesson, settings_, network, tail_, fresh.tail, [&](size_t row) { return latents.data() + row * words; },
-          [&](size_t row) { return replay_.row(row); }, view(fresh.tail_weight), team,
-          [&](size_t done, size_t total) { report(Phase::tail, done, total); });
-    }
+    learn_tail(lesson, view(latents), view(features), {roles.data(), roles.size()}, fresh, threads, [&](size_t done, size_t total) { report(Phase::tail, done, total); });
   }
   Replay::Plan plan = replay_.plan(latents.data(), labels, {counts.data(), counts.size()}, classes, seed_, near_bits());
 
@@ -182,6 +181,7 @@ void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> la
   tail_.take_over(fresh.tail);
   take_over(tail_weight_, fresh.tail_weight);
   mixing_ = fresh.mixing;
+  worse_ = fresh.worse;
   if (live > 0) replay_.commit(std::move(plan), latents.data());
   ++experience_;
 }
@@ -212,15 +212,6 @@ void Learner::restore(const Content& content) {
   head_.past_count.assign(content.past_count.begin(), content.past_count.end());
   tail_weight_.assign(content.tail_weight.begin(), content.tail_weight.end());
   mixing_ = content.mixing;
-}
-
-void Learner::begin_branch(size_t c) {
-  const size_t width = static_cast<size_t>(network_.feature_count());
-  if (has_lda()) {
-    to_branch(classifier_, c, width, mixing_, network_.feature_bits(), tail_weight_.data() + c * width);
-  } else {
-    std::copy_n(head_.weight.data() + c * width, width, tail_weight_.data() + c * width);
-  }
 }
 
 void Learner::prepare() {

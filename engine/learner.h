@@ -73,6 +73,8 @@ class Learner {
   int64_t flipped() const { return flipped_; }
   // How many of its pictures counted: others were near-equal to one of them.
   size_t counted() const { return counted_; }
+  // The class for whose sake the branch is not heard since the last lesson, or -1.
+  int32_t worse() const { return worse_; }
   static constexpr uint64_t kMostLessons = UINT32_MAX;  // and pictures of a class: what files and random numbers hold
   size_t classes() const { return replay_.seen().size(); }
   uint64_t experience() const { return experience_; }
@@ -88,8 +90,9 @@ class Learner {
   void features(std::span<const uint8_t> images, std::span<int8_t> features, int threads) const;
   // views: how many of each image are looked at (docs/method.md, 1.1): such as are_views allows.
   void predict(std::span<const uint8_t> images, int views, const Answers& answers, int threads) const;
-  // The same of the rows in the replay memory, in slot order.
-  void recall(const Answers& answers, int threads) const;
+  // The class of each row in the replay memory, in slot order, said as if the row had not been learned from; -1 where that cannot be said: of the only
+  // picture of its class, and, where the trained branch is heard, of rows that it was trained on.  With CWR* it is said of rows as they were learned.
+  void recall(std::span<int32_t> best, int threads) const;
   // What tells pictures that show none of the known classes, from the sums and the stored rows; needs LDA and a class.
   Unknown unknown(int threads) const;
   // What that allocates at its highest.
@@ -122,6 +125,18 @@ class Learner {
 
   bool has_lda() const { return settings_.head == HeadKind::lda; }
   LdaSettings lda_settings() const;
+  int64_t temperature(const Statistics& statistics) const;  // its inverse, 16 fraction bits
+  bool is_held_back(const uint64_t* row) const;
+  // Features of a remembered row, as the sums hold them.
+  void stored_features(size_t slot, int8_t* features, Scratch& scratch) const;
+  // What each live row is to the trained branch: a Role of fresh.h.
+  Buffer<uint8_t> roles_of(std::span<const uint64_t> latents, std::span<const int32_t> labels, std::span<const uint8_t> counts, size_t classes) const;
+  // What the trained branch learns of a lesson, and how it is mixed with the head afterwards.
+  void learn_tail(const Lesson& lesson, std::span<const uint64_t> latents, std::span<const int8_t> features, std::span<const uint8_t> roles, Fresh& fresh,
+                  int threads, StepReport report) const;
+  void choose_mixing_for(const Lesson& lesson, std::span<const uint64_t> latents, std::span<const int8_t> features, std::span<const uint8_t> roles,
+                         Fresh& fresh, int threads) const;
+  int64_t mixing_bytes(size_t replay_rows, size_t live, size_t classes) const;
   int64_t near_bits() const;  // rows that differ in no more bits are near-equal; negative: none is
 
   // What one image shows.  Each may be null: its latent row as it is; the means over its views of the features of the frozen network and of the
@@ -148,6 +163,7 @@ class Learner {
   Mixing mixing_;
   int64_t flipped_ = 0;
   size_t counted_ = 0;
+  int32_t worse_ = -1;
 };
 
 }  // namespace bitreplay

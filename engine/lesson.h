@@ -21,6 +21,7 @@ struct Settings {
   int views = 1;
   int64_t shrinkage = 0, pseudo_pictures = 0;  // 8 fraction bits
   int64_t near_equal = 0;                      // share of a row's bits, 16 fraction bits
+  int64_t held_back = 0;                       // share of the rows, 8 fraction bits
   int64_t learning_rate = 0;                   // 16 fraction bits
   int epochs = 0, live_batch = 0, replay_batch = 0, ghosts = 0;
   bool prior = true;

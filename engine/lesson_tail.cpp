@@ -9,6 +9,8 @@
 namespace bitreplay {
 namespace {
 
+constexpr size_t kLeastSteps = 50;  // steps get smaller within a lesson: after a few large ones the branch would stand anywhere
+
 // Copies a latent row, perhaps mirrored left to right and with some bits turned over (7.6); number: of the row in the lesson.
 void vary(const uint64_t* row, const Network& network, const Settings& settings, const Lesson& lesson, uint64_t number, uint64_t* out) {
   const Shape shape = network.cut_shape();
@@ -44,7 +46,7 @@ void train_tail(const Lesson& lesson, const Settings& settings, const Network& n
   const auto passes = [&](size_t count) { return ceil_div(count * stored_rows, mix.stored_batch); };
   const auto most = static_cast<size_t>(settings.tail_passes);
   mix.steps = live_rows == 0 ? passes(ceil_div(most, 4))
-                             : std::min(static_cast<size_t>(settings.tail_epochs) * ceil_div(live_rows, mix.live_batch), passes(most));
+                             : std::min(std::max(kLeastSteps, static_cast<size_t>(settings.tail_epochs) * ceil_div(live_rows, mix.live_batch)), passes(most));
   mix.by_heart = true;
   const size_t max_rows = mix.live_batch + mix.stored_batch;
   HeadTrainer head(lesson, settings, max_rows);

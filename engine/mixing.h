@@ -1,7 +1,12 @@
-// How the logits of the frozen branch and of the trained one make one (docs/method.md, 7.7).
+// How the logits of the frozen branch and of the trained one make one, and how that is chosen on rows that were held back from training
+// (docs/method.md, 7.7).
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
+
+#include "memory.h"
 
 namespace bitreplay {
 
@@ -13,5 +18,25 @@ struct Mixing {
   int64_t frozen = int64_t{1} << kMixingBits;
   int64_t branch = 0;
 };
+
+// The weight that brings the scores of LDA to logits: 1 / temperature, which depends on how many rows a class has.
+int64_t inverse_temperature(int64_t rows, size_t classes);
+
+// Rows that were held back: logits (rows, classes) of LDA without the row at that temperature, and of the trained branch.
+struct HeldBack {
+  size_t classes = 0;
+  std::span<const uint32_t> labels;
+  std::span<const int64_t> frozen, branch;
+};
+
+struct Choice {
+  Mixing mixing;       // of these logits
+  int32_t worse = -1;  // an old class for whose sake the branch is not heard, or -1
+};
+
+// Both branches at one common scale, or LDA alone: what has the lowest log-loss, the mean over classes, on those rows; the branch only where it gains more
+// than half a standard error, its scale is not a sign of overconfidence, and no old class loses by it.  old: 1 for a class that was known before the lesson.
+Choice choose_mixing(const HeldBack& rows, std::span<const uint8_t> old);
+int64_t choose_mixing_bytes(size_t rows, size_t classes);
 
 }  // namespace bitreplay

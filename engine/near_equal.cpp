@@ -24,7 +24,7 @@ Buffer<uint8_t> count_once(const uint64_t* rows, size_t stride, size_t words, st
   Buffer<uint8_t> counts(labels.size(), 1);
   if (distance < 0) return counts;
   Buffer<Entry> entries(labels.size());
-  for (size_t i = 0; i < labels.size(); ++i) entries[i] = {row_hash(0, {rows + i * stride, words}), labels[i], static_cast<uint32_t>(i)};
+  for (size_t i = 0; i < labels.size(); ++i) entries[i] = {row_hash(0, Purpose::row_order, {rows + i * stride, words}), labels[i], static_cast<uint32_t>(i)};
   std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
     return a.label != b.label ? a.label < b.label : a.hash != b.hash ? a.hash < b.hash : a.row < b.row;  // equal hashes: equal rows
   });

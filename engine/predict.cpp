@@ -1,6 +1,5 @@
 // What a learner says of pictures and of its own rows (docs/method.md, 4.3, 6.1 and 7.7).
 #include <algorithm>
-#include <cstring>
 
 #include "eye.h"
 #include "fixed_point.h"
@@ -11,7 +10,6 @@
 namespace bitreplay {
 namespace {
 
-constexpr size_t kRecallRows = 256;  // stored rows whose features are held at a time
 
 // score / 2^exponent * factor, to 16 fraction bits.
 int64_t to_logit(int64_t score, int exponent, int64_t factor) {
@@ -64,38 +62,12 @@ void Learner::predict(std::span<const uint8_t> images, int views, const Answers&
   judge({rows.data(), rows.size()}, {trained.data(), trained.size()}, answers);
 }
 
-void Learner::recall(const Answers& answers, int threads) const {
-  const size_t width = static_cast<size_t>(network_.feature_count());
-  const bool has_branch = !tail_weight_.empty();
-  for (size_t begin = 0; begin < replay_.size(); begin += kRecallRows) {
-    const size_t count = std::min(kRecallRows, replay_.size() - begin);
-    Buffer<int8_t> rows(count * width), trained(has_branch ? count * width : 0);
-    for_rows(
-        network_, count, threads,
-        [&](size_t row, size_t, Scratch& scratch) {
-          network_.features(replay_.row(begin + row), rows.data() + row * width, scratch);
-          if (has_branch) tail_.features(network_, replay_.row(begin + row), trained.data() + row * width, scratch);
-        },
-        [](size_t) {});
-    judge({rows.data(), rows.size()}, {trained.data(), trained.size()},
-          {answers.best.subspan(begin, count), {}, nullptr, {}});
-  }
-}
-
 Unknown Learner::unknown(int threads) const {
   require(has_lda(), "reject: expected a learner whose head is lda; make a new one with it");
   const size_t width = static_cast<size_t>(network_.feature_count());
   Buffer<int8_t> features(replay_.size() * width);
   for_rows(
-      network_, replay_.size(), threads,
-      [&](size_t row, size_t, Scratch& scratch) {
-        if (settings_.views > 1) {
-          std::memcpy(features.data() + row * width, replay_.row(row) + replay_.latent_words(), width);
-        } else {
-          network_.features(replay_.row(row), features.data() + row * width, scratch);
-        }
-      },
-      [](size_t) {});
+      network_, replay_.size(), threads, [&](size_t row, size_t, Scratch& scratch) { stored_features(row, features.data() + row * width, scratch); }, [](size_t) {});
   return Unknown(statistics_, lda_settings(), {features.data(), features.size()}, replay_.labels());
 }
 

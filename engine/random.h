@@ -13,7 +13,8 @@ namespace bitreplay {
 enum class Purpose : uint64_t {
   live_order = 1,
   replay_order = 2,
-  row_hash = 3,
+  row_order = 3,
+  held_back = 4,
   weight_rounding = 7,
   gradient_rounding = 8,
   tail_live_order = 9,
@@ -38,8 +39,8 @@ constexpr uint64_t draw(uint64_t seed, Purpose purpose, uint64_t step, uint64_t 
 }
 
 // 64 bits of a packed row that depend on each of its bits: an order of rows that has nothing to do with when they came.
-inline uint64_t row_hash(uint64_t seed, std::span<const uint64_t> row) {
-  uint64_t h = draw(seed, Purpose::row_hash, 0, row.size());
+inline uint64_t row_hash(uint64_t seed, Purpose purpose, std::span<const uint64_t> row) {
+  uint64_t h = draw(seed, purpose, 0, row.size());
   for (const uint64_t word : row) h = mix((h ^ word) + 0x9e3779b97f4a7c15ULL);
   return h;
 }

@@ -63,7 +63,7 @@ Replay::Plan Replay::plan(const uint64_t* live, std::span<const int32_t> labels,
   Buffer<uint64_t> counts(classes, 0), first(classes);
   size_t size = 0;
   const auto enter = [&](const uint64_t* row, size_t index, size_t label, bool is_live) {
-    entries[size++] = {row_hash(seed, {row, latent_words_}), static_cast<uint32_t>(index), static_cast<uint16_t>(label), is_live};
+    entries[size++] = {row_hash(seed, Purpose::row_order, {row, latent_words_}), static_cast<uint32_t>(index), static_cast<uint16_t>(label), is_live};
     ++counts[label];
   };
   for (size_t slot = 0; slot < labels_.size(); ++slot) enter(row(slot), slot, labels_[slot], false);

@@ -10,7 +10,7 @@ enum class Kind : uint8_t { whole, flag, scaled8, scaled16, images, weight_bits,
 
 // In the order of their names.
 enum Index {
-  kCapacity, kEpochs, kForwardBits, kGhosts, kGradientBits, kHead, kLearningRate, kLessonImages, kLiveBatch, kMaxClasses, kNearEqual,
+  kCapacity, kEpochs, kForwardBits, kGhosts, kGradientBits, kHead, kHeldBack, kLearningRate, kLessonImages, kLiveBatch, kMaxClasses, kNearEqual,
   kParameterStep, kPriorCorrection, kPseudoPictures, kReplayBatch, kSeed, kShrinkage, kSignReset, kTailDistillation, kTailEpochs, kTailMirror,
   kTailNoise, kTailPasses, kTailPrior, kTailReplayBatch, kTrainBlocks, kViews, kWeightBits, kWeightStep,
 };
@@ -28,6 +28,7 @@ constexpr Row kRows[] = {
     {"ghosts", Kind::whole, 0, 1024},
     {"gradient_bits", Kind::whole, 2, 16},
     {"head", Kind::head, 0, 1},
+    {"held_back", Kind::scaled8, 0, 1 << 7},
     {"learning_rate", Kind::scaled16, 1, 4 << 16},
     {"lesson_images", Kind::images, 1, 1 << 24},
     {"live_batch", Kind::whole, 1, 256},
@@ -170,6 +171,7 @@ DeviceSettings::DeviceSettings(const Json& object) {
   lesson.shrinkage = wide(kShrinkage);
   lesson.pseudo_pictures = wide(kPseudoPictures);
   lesson.near_equal = wide(kNearEqual);
+  lesson.held_back = wide(kHeldBack);
   lesson.learning_rate = wide(kLearningRate);
   lesson.epochs = integer(kEpochs);
   lesson.live_batch = integer(kLiveBatch);

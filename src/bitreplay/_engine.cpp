@@ -292,6 +292,7 @@ NB_MODULE(_engine, m) {
         lesson.shrinkage = integer("shrinkage");
         lesson.pseudo_pictures = integer("pseudo_pictures");
         lesson.near_equal = integer("near_equal");
+        lesson.held_back = integer("held_back");
         lesson.learning_rate = integer("learning_rate");
         lesson.epochs = number("epochs");
         lesson.live_batch = number("live_batch");
@@ -365,7 +366,7 @@ NB_MODULE(_engine, m) {
              const size_t rows = l.replay().size();
              Result<int32_t> best({rows});
              nb::gil_scoped_release unlock;
-             l.recall({{best.data, rows}, {}, nullptr, {}}, threads);
+             l.recall({best.data, rows}, threads);
              nb::gil_scoped_acquire lock;
              return best.array;
            })
@@ -445,6 +446,7 @@ NB_MODULE(_engine, m) {
            })
       .def_prop_ro("head_bytes", &Learner::head_bytes)
       .def_prop_ro("counted", &Learner::counted)
+      .def_prop_ro("worse", &Learner::worse)
       .def("seen", [](const Learner& l) { return Result<uint64_t>(l.replay().seen(), {l.replay().seen().size()}).array; })
       .def("rows",
            [](const Learner& l) {

@@ -377,16 +377,18 @@ class Learner:
             return Prediction(names, np.concatenate(probabilities), np.concatenate(familiar))
 
     def recall(self) -> dict[str, float | None]:
-        """Share of each class's remembered rows that the learner names rightly, by name; None for a class without rows.
+        """Share of each class's remembered rows that the learner names rightly, by name; None for a class of which that cannot be said.
 
-        Rows that a lesson was trained on: an upper bound of what it knows of new pictures.  Looks at every row, once after each change, and
-        keeps 4 bytes a row of what it saw, which are in no figure of `info`.
+        Each row is judged as if it had not been learned from (docs/method.md 4.5), and where a trained tail is heard those alone that were held back
+        from it (7.7).  So it is a figure for new pictures of the same kind; not for new objects or another light, of which no remembered row tells.
+        With CWR* it is of rows as they were learned: an upper bound.  Looks at every row, once after each change, and keeps 4 bytes a row of what it
+        saw, which are in no figure of `info`.
         """
         with self._lock:
             best = self._recalled()
             labels = self._core.labels()
             right = np.bincount(labels[best == labels], minlength=len(self._names))
-            rows = np.bincount(labels, minlength=len(self._names))
+            rows = np.bincount(labels[best >= 0], minlength=len(self._names))
             return {name: float(r / n) if n else None for name, r, n in zip(self._names, right, rows, strict=True)}
 
     def _recalled(self) -> NDArray[np.int32]:
@@ -439,7 +441,8 @@ class Learner:
         """What is known, and every byte: a dict of plain values.
 
         ``last_lesson`` counts the binary weights that are trained, those that the last lesson in this process turned over, and the pictures of it that
-        counted (near-equal ones count once).  ``saturated`` is the share of all features learned from that lie at the end of their range: more than
+        counted (near-equal ones count once); with a trained tail its weight beside the head, 0 where it does not help, and the class that it would have
+        harmed, if it is not heard for that.  ``saturated`` is the share of all features learned from that lie at the end of their range: more than
         some percent means that the pictures are far from what the network was trained on.
         ``bytes`` holds what the core keeps (network, head with the sums it is made from, trained tail, replay_rows, replay_counts; ``kept`` is their sum), what a lesson of
         ``lesson_images`` images needs on top (lesson), the highest total while learning (learning_peak), and the working memory of
@@ -476,7 +479,13 @@ class Learner:
             "model": {key: value for key, value in self._model.info().items() if key not in ("card", "bytes")},
             "lessons": int(core.experience),
             "head": settings.head,
-            "last_lesson": {"counted": int(core.counted), "weights": int(core.tail_weights), "flipped": int(core.flipped)},
+            "last_lesson": {
+                "counted": int(core.counted),
+                "weights": int(core.tail_weights),
+                "flipped": int(core.flipped),
+                "tail_weight": core.mixing[1] / 2**16,
+                "tail_harmed": self._names[core.worse] if core.worse >= 0 else None,
+            },
             "saturated": int(core.saturated) / max(1, int(core.count().sum()) * network.feature_count),
             "classes": classes,
             "capacity": settings.capacity,

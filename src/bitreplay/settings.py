@@ -24,8 +24,8 @@ _RANGES = {
     "tail_replay_batch": (1, 256),
     "tail_noise": (0, 128),
 }
-_FRACTIONS = {"learning_rate": (2**-16, 4), "shrinkage": (2**-8, 64), "pseudo_pictures": (0, 1000), "near_equal": (0, 0.5), "tail_prior": (0, 1)}
-_BITS = {"learning_rate": 16, "shrinkage": 8, "pseudo_pictures": 8, "near_equal": 16, "tail_prior": 8}  # fraction bits in the core
+_FRACTIONS = {"learning_rate": (2**-16, 4), "shrinkage": (2**-8, 64), "pseudo_pictures": (0, 1000), "near_equal": (0, 0.5), "held_back": (0, 0.5), "tail_prior": (0, 1)}
+_BITS = {"learning_rate": 16, "shrinkage": 8, "pseudo_pictures": 8, "near_equal": 16, "held_back": 8, "tail_prior": 8}  # fraction bits in the core
 _FLAGS = ("prior_correction", "sign_reset", "tail_mirror", "tail_distillation")
 HEADS = ("lda", "cwr")
 VIEWS = (1, 2, 6)
@@ -60,6 +60,8 @@ class Settings:
     weight_step : a binary weight's shadow moves by at most 2^-weight_step of its range a step.
     parameter_step : likewise for scales, biases, thresholds and slopes of the blocks; 0 leaves them as they are.
     sign_reset : an ablation: shadow weights start each step from their signs, as in the papers' public code (7.5).
+    held_back : share of all rows, 0 to .5, that a trained tail never learns from: on these it is weighed against the head alone after each lesson,
+        and not heard where it does not help (7.7); kept with 8 fraction bits.  0: both are always heard.
     tail_epochs : passes over the lesson's images with the tail in training.
     tail_passes : most passes over the stored rows in that time, lest a small memory be learned by heart (7.6).
     tail_prior : how much of the log of a class's share of distinct rows is taken out of its logit beside that of its share of the minibatches,
@@ -93,8 +95,9 @@ class Settings:
     weight_step: int = 5
     parameter_step: int = 0
     sign_reset: bool = False
+    held_back: float = 0.125
     tail_epochs: int = 1
-    tail_passes: int = 20
+    tail_passes: int = 40
     tail_prior: float = 0.5
     tail_replay_batch: int = 128
     tail_noise: int = 26
