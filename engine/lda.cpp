@@ -58,8 +58,11 @@ int64_t Statistics::largest() const {
   return most;
 }
 
-void Statistics::open(size_t classes) {
-  if (classes <= count_.size()) return;
+Statistics::Statistics(const Statistics& other, size_t classes)
+    : width_(other.width_), narrow_(other.narrow_), wide_(other.wide_), row_(other.row_), saturated_(other.saturated_), left_(other.left_) {
+  reserve(classes);
+  count_.assign(other.count_.begin(), other.count_.end());
+  sums_.assign(other.sums_.begin(), other.sums_.end());
   count_.resize(classes, 0);
   sums_.resize(classes * static_cast<size_t>(width_), 0);
 }

@@ -23,6 +23,7 @@ struct Integers {
 class Statistics {
  public:
   explicit Statistics(int width);
+  Statistics(const Statistics& other, size_t classes);  // a copy with so many classes, at least as many
 
   int width() const { return width_; }
   size_t classes() const { return count_.size(); }
@@ -34,7 +35,6 @@ class Statistics {
   int64_t largest() const;  // magnitude in the moment
   int64_t saturated() const { return saturated_; }  // features at +-127 in all rows
 
-  void open(size_t classes);  // more of them, without rows; never fewer
   void add(const int8_t* row, size_t label);
 
   void reserve(size_t classes);

@@ -47,7 +47,11 @@ LdaSettings Learner::lda_settings() const {
 
 int64_t Learner::near_bits() const { return settings_.near_equal == 0 ? -1 : settings_.near_equal * network_.latent_bits() >> 16; }
 
-int64_t Learner::temperature(const Statistics& statistics) const {
+int64_t Learner::frozen_weight() const {
+  return has_lda() ? std::min(round_shift(temperature(statistics_) * mixing_.frozen, kMixingBits), kMostMixing) : mixing_.frozen;
+}
+
+int64_t Learner::temperature(const Statistics& statistics) {
   int64_t rows = 0;
   for (const int64_t n : statistics.count()) rows += n;
   return inverse_temperature(rows, statistics.classes());
@@ -75,19 +79,24 @@ int64_t Learner::head_bytes_at(size_t classes) const {
 int64_t Learner::lesson_bytes(size_t capacity, size_t replay_rows, size_t live, size_t classes, int threads) const {
   const Network& network = network_;
   const size_t features = static_cast<size_t>(network.feature_count());
-  const bool lda = has_lda(), trains_tail = !tail_.blocks().empty();
+  const bool lda = has_lda(), has_tail = !tail_.blocks().empty(), trains = kTrainsTail && has_tail && replay_rows > 0;
   const size_t seen = live + (lda ? 0 : replay_rows);
   const size_t workers = workers_for(seen, threads);
-  const size_t kept = live * (replay_.row_words() * sizeof(uint64_t) + sizeof(uint8_t)) + seen * features  // rows of the lesson, and which count
-                      + (lda ? 0 : classes * sizeof(uint32_t))                                               // counts of the experience
-                      + (trains_tail ? classes * features * sizeof(int32_t) + live * 9 + replay_rows * 6 : 0);  // the trained branch's head, who learns what
-  const auto forward = static_cast<int64_t>(workers * (static_cast<size_t>(network.scratch_bytes()) + Eye::bytes(network, settings_.views)));
-  const int64_t head = lda ? solve_bytes(classes, static_cast<int>(features)) : train_head_bytes(live, replay_rows, classes, features, settings_);
-  const bool trains = kTrainsTail && trains_tail && replay_rows > 0;
+  // One after the other: the rows are looked at, it is found which count and what they are to a tail, everything is learned beside the state.
+  const size_t rows = live * (replay_.row_words() * sizeof(uint64_t) + sizeof(uint8_t)) + seen * features;
+  const auto looking = static_cast<int64_t>(workers * (static_cast<size_t>(network.scratch_bytes()) + Eye::bytes(network, settings_.views))) -
+                       static_cast<int64_t>(live * sizeof(uint8_t));
+  const int64_t counting = count_once_bytes(live, near_bits()) - static_cast<int64_t>(live * sizeof(uint8_t));
+  const int64_t classifier = lda ? static_cast<int64_t>(classes * (features * sizeof(int16_t) + sizeof(int64_t))) : 0;
+  const int64_t fresh = head_bytes_at(classes) + tail_.bytes() + (lda ? 0 : static_cast<int64_t>(classes * sizeof(uint32_t))) +
+                        (has_tail ? static_cast<int64_t>(classes * features * sizeof(int32_t)) + (lda ? classifier : 0) : 0);
+  const int64_t head = lda ? solve_bytes(classes, static_cast<int>(features)) - classifier : train_head_bytes(live, replay_rows, classes, features, settings_);
   const int64_t training = trains ? train_tail_bytes(network, tail_, live, replay_rows, classes, settings_, threads) : 0;
-  const int64_t tail = std::max(training, trains && lda ? mixing_bytes(replay_rows, live, classes) : 0);
-  const int64_t highest = std::max({forward, head, tail, count_once_bytes(live), Replay::planning_bytes(capacity, live, classes)});
-  return static_cast<int64_t>(kept) + head_bytes_at(classes) + tail_.bytes() + highest;
+  const int64_t tail = (has_tail ? static_cast<int64_t>(live * 8 + replay_.size() * 6) : 0) + std::max(training, trains && lda ? mixing_bytes(replay_rows, live, classes, threads) : 0);
+  const int64_t roles = has_tail ? static_cast<int64_t>(live) : 0;
+  const int64_t sorting = has_tail && lda && settings_.held_back > 0 ? roles_bytes(live, classes) : 0;
+  const int64_t learning = std::max(sorting, fresh + std::max({head, tail, Replay::planning_bytes(capacity, live, classes)}));
+  return static_cast<int64_t>(rows) + std::max({looking, counting, roles + learning});
 }
 
 void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> labels, size_t classes, int threads,
@@ -131,11 +140,10 @@ void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> la
 
   const Buffer<uint8_t> roles = tail_.blocks().empty() ? Buffer<uint8_t>() : roles_of(view(latents), labels, view(counts), classes);
 
-  Fresh fresh{statistics_, {}, Buffer<int32_t>(has_lda() ? 0 : classes * width, 0), Buffer<uint32_t>(has_lda() ? 0 : classes, 0),
+  Fresh fresh{Statistics(statistics_, has_lda() ? classes : 0), {}, Buffer<int32_t>(has_lda() ? 0 : classes * width, 0), Buffer<uint32_t>(has_lda() ? 0 : classes, 0),
               tail_, Buffer<int32_t>(tail_.blocks().empty() ? 0 : classes * width, 0), {}, mixing_, -1};
   const Lesson lesson{labels, replay_.labels(), classes, width, network.feature_bits(), tail_.settings().gradient_bits, seed_, experience_};
   if (has_lda()) {
-    fresh.statistics.open(classes);
     const auto add = [&](bool held) {
       for (size_t i = 0; i < live; ++i) {
         if (counts[i] != 0 && (!roles.empty() && roles[i] == kHeld) == held) fresh.statistics.add(features.data() + i * width, static_cast<size_t>(labels[i]));
@@ -151,7 +159,7 @@ void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> la
     }
 #endif
     fresh.classifier = solve(fresh.statistics, lda_settings());
-    fresh.mixing = {temperature(fresh.statistics), 0};  // unless a branch is heard
+    fresh.mixing = {};  // unless a branch is heard
     report(Phase::head, 1, 1);
   } else {
     Buffer<uint32_t> current(classes, 0);

@@ -109,8 +109,6 @@ class Learner {
   void prepare();
   static int64_t prepare_bytes(size_t classes, int width) { return solve_bytes(classes, width); }
   Tail& tail() { return tail_; }
-  // Lets the trained branch begin class c anew, as the head knows it.
-  void begin_branch(size_t c);
 
   // What is kept between lessons, without the network.
   int64_t state_bytes() const { return head_bytes() + replay_.bytes() + tail_.bytes() + bytes_of(tail_weight_); }
@@ -125,7 +123,8 @@ class Learner {
 
   bool has_lda() const { return settings_.head == HeadKind::lda; }
   LdaSettings lda_settings() const;
-  int64_t temperature(const Statistics& statistics) const;  // its inverse, 16 fraction bits
+  static int64_t temperature(const Statistics& statistics);  // its inverse, 16 fraction bits
+  int64_t frozen_weight() const;                             // of the frozen branch, with that in it
   bool is_held_back(const uint64_t* row) const;
   // Features of a remembered row, as the sums hold them.
   void stored_features(size_t slot, int8_t* features, Scratch& scratch) const;
@@ -136,7 +135,8 @@ class Learner {
                   int threads, StepReport report) const;
   void choose_mixing_for(const Lesson& lesson, std::span<const uint64_t> latents, std::span<const int8_t> features, std::span<const uint8_t> roles,
                          Fresh& fresh, int threads) const;
-  int64_t mixing_bytes(size_t replay_rows, size_t live, size_t classes) const;
+  int64_t mixing_bytes(size_t replay_rows, size_t live, size_t classes, int threads) const;
+  static int64_t roles_bytes(size_t live, size_t classes);
   int64_t near_bits() const;  // rows that differ in no more bits are near-equal; negative: none is
 
   // What one image shows.  Each may be null: its latent row as it is; the means over its views of the features of the frozen network and of the

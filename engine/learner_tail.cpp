@@ -34,18 +34,24 @@ size_t held_rows(size_t replay_rows, size_t live, size_t classes) { return std::
 
 }  // namespace
 
-int64_t Learner::mixing_bytes(size_t replay_rows, size_t live, size_t classes) const {
+int64_t Learner::mixing_bytes(size_t replay_rows, size_t live, size_t classes, int threads) const {
   const size_t rows = held_rows(replay_rows, live, classes), width = static_cast<size_t>(network_.feature_count());
-  const size_t kept = rows * (2 * classes * sizeof(int64_t) + 2 * width + 3 * sizeof(uint32_t)) + classes * (width * sizeof(int16_t) + sizeof(double) + 5);
-  return static_cast<int64_t>(kept) + std::max(LeaveOneOut::bytes(classes, network_.feature_count()), choose_mixing_bytes(rows, classes)) +
-         network_.scratch_bytes();
+  const size_t kept = rows * (2 * classes * sizeof(int64_t) + 2 * width + 2 * sizeof(uint32_t)) + classes * (width * sizeof(int16_t) + sizeof(double) + 1);
+  const int64_t scratch = static_cast<int64_t>(workers_for(rows, threads)) * network_.scratch_bytes();
+  return static_cast<int64_t>(kept) + LeaveOneOut::bytes(classes, network_.feature_count()) + std::max(scratch, choose_mixing_bytes(rows, classes));
 }
+
+int64_t Learner::roles_bytes(size_t live, size_t classes) { return static_cast<int64_t>(live * sizeof(Place) + classes * sizeof(uint32_t)); }
 
 Buffer<uint8_t> Learner::roles_of(std::span<const uint64_t> latents, std::span<const int32_t> labels, std::span<const uint8_t> counts,
                                   size_t classes) const {
   const size_t words = replay_.row_words(), live = labels.size();
   Buffer<uint8_t> roles(live, kIdle);
   // Rows by class and hash: as many of each as may be remembered.
+  if (!has_lda() || settings_.held_back == 0) {
+    for (size_t i = 0; i < live; ++i) roles[i] = counts[i] == 0 ? kIdle : kTrained;
+    return roles;
+  }
   Buffer<Place> places(live);
   size_t size = 0;
   for (size_t i = 0; i < live; ++i) {
@@ -53,7 +59,6 @@ Buffer<uint8_t> Learner::roles_of(std::span<const uint64_t> latents, std::span<c
     roles[i] = kTrained;
     places[size++] = {row_hash(seed_, Purpose::row_order, latents.subspan(i * words, replay_.latent_words())), static_cast<uint32_t>(labels[i]), static_cast<uint32_t>(i)};
   }
-  if (!has_lda() || settings_.held_back == 0) return roles;
   std::sort(places.begin(), places.begin() + static_cast<ptrdiff_t>(size), [](const Place& a, const Place& b) {
     return a.label != b.label ? a.label < b.label : a.hash != b.hash ? a.hash < b.hash : a.row < b.row;
   });
@@ -69,15 +74,6 @@ Buffer<uint8_t> Learner::roles_of(std::span<const uint64_t> latents, std::span<c
     }
   }
   return roles;
-}
-
-void Learner::begin_branch(size_t c) {
-  const size_t width = static_cast<size_t>(network_.feature_count());
-  if (has_lda()) {
-    to_branch(classifier_, c, width, temperature(statistics_), network_.feature_bits(), tail_weight_.data() + c * width);
-  } else {
-    std::copy_n(head_.weight.data() + c * width, width, tail_weight_.data() + c * width);
-  }
 }
 
 void Learner::learn_tail(const Lesson& lesson, std::span<const uint64_t> latents, std::span<const int8_t> features, std::span<const uint8_t> roles,
@@ -132,7 +128,7 @@ void Learner::choose_mixing_for(const Lesson& lesson, std::span<const uint64_t> 
   const size_t classes = lesson.classes, width = lesson.width, words = replay_.row_words();
   const int64_t temperature = this->temperature(fresh.statistics);
   if (settings_.held_back == 0) {
-    fresh.mixing = {temperature, int64_t{1} << kMixingBits};
+    fresh.mixing = {int64_t{1} << kMixingBits, int64_t{1} << kMixingBits};
     return;
   }
   LeaveOneOut known(fresh.statistics, lda_settings());
@@ -186,13 +182,14 @@ void Learner::choose_mixing_for(const Lesson& lesson, std::span<const uint64_t> 
   Buffer<uint8_t> old(classes, 0);
   std::fill_n(old.begin(), this->classes(), uint8_t{1});
   const Choice choice = choose_mixing({classes, {labels.data(), rows}, {frozen.data(), frozen.size()}, {branch.data(), branch.size()}}, {old.data(), classes});
-  fresh.mixing = {std::min(round_shift(temperature * choice.mixing.frozen, kMixingBits), kMostMixing), choice.mixing.branch};
+  fresh.mixing = choice.mixing;
   fresh.worse = choice.worse;
 }
 
 void Learner::recall(std::span<int32_t> best, int threads) const {
   const size_t width = static_cast<size_t>(network_.feature_count()), rows = replay_.size(), known = classes();
   const bool heard = mixing_.branch > 0;
+  const int64_t frozen = frozen_weight();
   Buffer<int8_t> own(rows * width), trained(heard ? rows * width : 0);
   for_rows(
       network_, rows, threads,
@@ -220,7 +217,7 @@ void Learner::recall(std::span<int32_t> best, int threads) const {
     const size_t own_class = replay_.labels()[row];
     if (without.count(own_class) < 2 || (heard && settings_.held_back > 0 && !is_held_back(replay_.row(row)))) continue;
     without.distances(own.data() + row * width, own_class, distances.data());
-    for (size_t c = 0; c < known; ++c) logits[c] = static_cast<int64_t>(rounded(-0.5 * distances[c] * static_cast<double>(mixing_.frozen), 0x1p45));
+    for (size_t c = 0; c < known; ++c) logits[c] = static_cast<int64_t>(rounded(-0.5 * distances[c] * static_cast<double>(frozen), 0x1p45));
     if (heard) {
       head_logits({1, static_cast<int>(width), static_cast<int>(known)}, trained.data() + row * width, forward.data(), network_.feature_bits(), branch.data());
       for (size_t c = 0; c < known; ++c) logits[c] += round_shift(branch[c] * mixing_.branch, kMixingBits);

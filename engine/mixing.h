@@ -13,7 +13,7 @@ namespace bitreplay {
 inline constexpr int kMixingBits = 16;
 inline constexpr int64_t kMostMixing = int64_t{1} << 20;
 
-// logit = frozen * l(frozen) + branch * l(trained); 16 fraction bits each.
+// logit = frozen * l(frozen) + branch * l(trained); 16 fraction bits each; l(frozen) of LDA is at its temperature.
 struct Mixing {
   int64_t frozen = int64_t{1} << kMixingBits;
   int64_t branch = 0;

@@ -44,6 +44,6 @@ Buffer<uint8_t> count_once(const uint64_t* rows, size_t stride, size_t words, st
   return counts;
 }
 
-int64_t count_once_bytes(size_t rows) { return static_cast<int64_t>(rows * (1 + sizeof(Entry))); }
+int64_t count_once_bytes(size_t rows, int64_t distance) { return static_cast<int64_t>(rows * (1 + (distance < 0 ? 0 : sizeof(Entry)))); }
 
 }  // namespace bitreplay

@@ -80,6 +80,7 @@ void Learner::judge(std::span<const int8_t> rows, std::span<const int8_t> traine
   std::transform(head_.weight.begin(), head_.weight.end(), forward.begin(), forward_weight);
   std::transform(tail_weight_.begin(), tail_weight_.end(), tail_forward.begin(), forward_weight);
   const HeadBatch batch{1, static_cast<int>(width), static_cast<int>(classes())};
+  const int64_t weight = frozen_weight();
   const auto scores = [&](const int8_t* x) {
     head_logits(batch, x, classifier_.weight.data(), 5, logits.data());  // with 5 fraction bits of the features the sums come as they are
     for (size_t c = 0; c < logits.size(); ++c) logits[c] += classifier_.bias[c];
@@ -92,10 +93,10 @@ void Learner::judge(std::span<const int8_t> rows, std::span<const int8_t> traine
     }
     if (has_lda()) {
       scores(x);
-      for (int64_t& score : logits) score = to_logit(score, classifier_.exponent, mixing_.frozen);
+      for (int64_t& score : logits) score = to_logit(score, classifier_.exponent, weight);
     } else {
       head_logits(batch, x, forward.data(), network_.feature_bits(), logits.data());
-      for (int64_t& logit : logits) logit = round_shift(logit * mixing_.frozen, kMixingBits);
+      for (int64_t& logit : logits) logit = round_shift(logit * weight, kMixingBits);
     }
     if (!trained.empty()) {
       head_logits(batch, trained.data() + row * width, tail_forward.data(), network_.feature_bits(), branch.data());

@@ -67,8 +67,20 @@ Replay::Plan Replay::plan(const uint64_t* live, std::span<const int32_t> labels,
     ++counts[label];
   };
   for (size_t slot = 0; slot < labels_.size(); ++slot) enter(row(slot), slot, labels_[slot], false);
+  // Whether a row of that class which is near-equal is stored.
+  const auto is_stored = [&](const uint64_t* own, size_t label) {
+    size_t compared = 0;
+    for (size_t slot = 0; near >= 0 && slot < labels_.size() && compared < kMostCompared; ++slot) {
+      if (labels_[slot] != label) continue;
+      if (near_equal(own, row(slot), latent_words_, near)) return true;
+      ++compared;
+    }
+    return false;
+  };
   for (size_t i = 0; i < labels.size(); ++i) {
-    if (offered[i] != 0) enter(live + i * row_words_, i, static_cast<size_t>(labels[i]), true);
+    const uint64_t* own = live + i * row_words_;
+    const auto label = static_cast<size_t>(labels[i]);
+    if (offered[i] != 0 && !is_stored(own, label)) enter(own, i, label, true);
   }
   std::sort(entries.begin(), entries.begin() + static_cast<ptrdiff_t>(size), [](const Entry& a, const Entry& b) {
     if (a.label != b.label) return a.label < b.label;
@@ -76,7 +88,6 @@ Replay::Plan Replay::plan(const uint64_t* live, std::span<const int32_t> labels,
     return a.live != b.live ? b.live : a.index < b.index;  // equal hashes: equal rows
   });
   const auto [level, spare] = water_level({counts.data(), classes}, capacity_);
-  const auto words_of = [&](const Entry& entry) { return entry.live ? live + size_t{entry.index} * row_words_ : row(entry.index); };
 
   // Of each class the first `level` rows, and the next one as a candidate for what is left over.
   Buffer<Entry> next(classes);
@@ -84,15 +95,7 @@ Replay::Plan Replay::plan(const uint64_t* live, std::span<const int32_t> labels,
   for (size_t c = 0; c < classes; ++c) {
     first[c] = begin;
     const size_t end = begin + counts[c];
-    size_t kept = begin;
-    for (size_t i = begin; i < end && kept < begin + level + 1; ++i) {
-      const Entry entry = entries[i];
-      bool known = false;
-      for (size_t k = begin; near >= 0 && !known && k < std::min(kept, begin + kMostCompared); ++k) {
-        known = entries[k].live != entry.live && near_equal(words_of(entries[k]), words_of(entry), latent_words_, near);
-      }
-      if (!known) entries[kept++] = entry;
-    }
+    size_t kept = std::min<size_t>(end, begin + level + 1);
     if (kept == begin + level + 1) next[candidates++] = entries[--kept];
     counts[c] = kept - begin;
     begin = end;

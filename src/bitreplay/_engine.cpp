@@ -235,7 +235,7 @@ NB_MODULE(_engine, m) {
                if (label < 0 || static_cast<size_t>(label) >= classes) throw std::invalid_argument("labels: expected 0 to classes - 1");
              }
              nb::gil_scoped_release unlock;
-             s.open(classes);
+             if (classes > s.classes()) s = Statistics(s, classes);
              for (size_t i = 0; i < labels.size(); ++i) s.add(rows.data() + i * rows.shape(1), static_cast<size_t>(labels.data()[i]));
            })
       .def("restore",
@@ -404,7 +404,6 @@ NB_MODULE(_engine, m) {
              l.restore(content);
              l.prepare();
            })
-      .def("begin_branch", &Learner::begin_branch)
       .def("prepare", &Learner::prepare, nb::call_guard<nb::gil_scoped_release>())
       .def("head_bytes_at", &Learner::head_bytes_at)
       .def_prop_ro("classes", &Learner::classes)

@@ -223,7 +223,10 @@ def new(
         str, typer.Option("--head", metavar="lda|cwr", help="What names pictures: exact sums (lda), or the papers' trained head (cwr).")
     ] = "lda",
     views: Annotated[
-        int, typer.Option("--views", metavar="1|2|6", help="Views of each picture to learn from and to look at: its mirror image too, parts of both.")
+        int,
+        typer.Option(
+            "--views", metavar="1|2|6", help="Views of each picture to learn from and to look at: its mirror image too, parts of both."
+        ),
     ] = 1,
     seed: SeedOption = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads that --memory-bytes allows for. Default: all cores.")] = None,
@@ -342,6 +345,13 @@ def merge(
     state: StateArgument,
     others: Annotated[list[Path], typer.Argument(readable=False, metavar="OTHER...", help="States of other devices with the same model.")],
     model: ModelOption = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes of this machine that share the files.")] = 1,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            "--scheduler", metavar="ADDRESS", help="Dask scheduler whose workers share the files instead, tcp://HOST:8786 for instance."
+        ),
+    ] = None,
     threads: ThreadsOption = None,
 ) -> None:
     """Take over what other devices were taught; their states stay as they are."""
@@ -351,10 +361,14 @@ def merge(
             raise ValueError(f"{other}: is the state itself; name another device's")
     with _changing(state) as file:
         learner = _load(state, model, threads, file=file)
-        taught = [_load(other, model, threads) for other in others]
         known = set(learner.names)
         with progress() as report:
-            equal = learner.merge(*taught, progress=lambda phase, done, total: report(_PHASES.get(phase, phase), done, total))
+            equal = learner.merge_files(
+                *others,
+                workers=workers,
+                scheduler=scheduler,
+                progress=lambda phase, done, total: report(_PHASES.get(phase, phase), done, total),
+            )
         with _saving(state):
             file.save(learner)
     opened = [name for name in learner.names if name not in known]

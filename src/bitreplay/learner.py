@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from . import _engine
 from .container import replace_file
 from .errors import FormatError
+from .fleet import joined_parts, states_in
 from .merge import merged_state
 from .model import Model
 from .settings import MAX_CAPACITY, VIEWS, Settings
@@ -54,6 +56,11 @@ def _reporter(progress: Callable[[str, int, int], object] | None, cancel: Callab
         return bool(cancel is not None and cancel())
 
     return report
+
+
+def _go_on(gives_up: bool) -> None:
+    if gives_up:
+        raise _engine.Cancelled("the merge was given up; nothing has changed")
 
 
 def _default_threads() -> int:
@@ -323,16 +330,57 @@ class Learner:
             with other._lock:
                 states.append(other._state())
         with self._change("merge"):
-            states.insert(0, self._state())
-            state, equal = merged_state(states)
-            core, names = core_of(state), list(state.names)
-            for c in np.flatnonzero(~state.tail_weight.any(axis=1)):
-                core.begin_branch(int(c))
-            states.clear()
-            del state
-            core.rehearse(self._threads, _reporter(progress, cancel))
-            self._core, self._names = core, names
-            return equal
+            _go_on(cancel is not None and bool(cancel()))
+            return self._merge(states, progress, cancel)
+
+    def merge_files(
+        self,
+        *paths: str | Path,
+        workers: int = 1,
+        scheduler: str | None = None,
+        progress: Callable[[str, int, int], object] | None = None,
+        cancel: Callable[[], bool] | None = None,
+    ) -> bool:
+        """As `merge`, of state files: thousands of them, in the memory of two.
+
+        Parameters
+        ----------
+        paths : state files, taught on this learner's model; they stay as they are.
+        workers : processes of this machine that share the files; more than 1 needs the extra ``train``.
+        scheduler : address of a Dask scheduler, whose workers see the files under the same names, instead of `workers`.
+        progress : as in `merge`; phase "files" counts these.
+
+        Raises
+        ------
+        FormatError, OSError : a file is damaged, made for another model, or cannot be read; nothing has changed.
+        ValueError, Cancelled, KeyboardInterrupt : as in `merge`.
+
+        Notes
+        -----
+        Where tails were trained, that of the file, or of the part that one worker joined, which saw most pictures is kept.
+        """
+        if not paths:
+            raise ValueError("paths: expected at least one state file, got none")
+        if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
+            raise ValueError(f"workers: expected at least 1, got {workers!r}")
+        report = _reporter(progress, cancel)
+
+        def told(done: int, total: int) -> None:
+            _go_on(report("files", done, total))
+
+        files = [Path(path) for path in paths]
+        with self._change("merge"):
+            if workers == 1 and scheduler is None:
+                return self._merge(states_in(files, self._model, told), progress, cancel)
+            return self._merge(joined_parts(files, self._model, workers=workers, scheduler=scheduler, report=told), progress, cancel)
+
+    def _merge(self, states: Iterable[State], progress: Any, cancel: Any) -> bool:
+        state, equal = merged_state(chain([self._state()], states))
+        core, names = core_of(state), list(state.names)
+        del state
+        core.rehearse(self._threads, _reporter(progress, cancel))
+        self._core, self._names = core, names
+        return equal
 
     def predict(self, images: NDArray[np.uint8], *, views: int | None = None, reject: float | None = None) -> Prediction:
         """Name what is on the images; changes nothing.

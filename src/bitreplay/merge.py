@@ -73,7 +73,9 @@ class _Joined:
         self._moment = np.zeros(first.moment.shape, np.int64)
         self._head, self._branch = _Mean(width), _Mean(width)
         near = round(settings.near_equal * 2**16) * network.latent_bits >> 16  # equal rows count once in any case
-        self._memory = Memory(settings.capacity, network.latent_words, row_words(network, settings) - network.latent_words, settings.seed, near)
+        self._memory = Memory(
+            settings.capacity, network.latent_words, row_words(network, settings) - network.latent_words, settings.seed, near
+        )
         self._equal = True
         self._kept = first  # whose tail is kept, if not all are equal
         self.add(first)
@@ -84,7 +86,9 @@ class _Joined:
             self._names.setdefault(name, len(self._names))
         known = len(self._names)
         if known > settings.max_classes:
-            raise ValueError(f"states: expected at most {settings.max_classes} classes in all, got more; merge into one with a larger max_classes")
+            raise ValueError(
+                f"states: expected at most {settings.max_classes} classes in all, got more; merge into one with a larger max_classes"
+            )
         if settings.train_blocks and known > settings.capacity:
             raise ValueError(
                 f"states: expected at most {settings.capacity} classes in all, got more: where the tail is trained, every class "
@@ -118,7 +122,8 @@ class _Joined:
         if first.settings.train_blocks and self._equal:
             branch = self._branch.values()
         elif first.settings.train_blocks:
-            branch = np.zeros((len(names), first.tail_weight.shape[1]), np.int32)  # a class that it does not know begins anew
+            # A class that it does not know begins anew: LDA's when the tail is trained next (method.md, 7.6), CWR*'s as the head knows it.
+            branch = self._head.values() if first.settings.head == "cwr" else np.zeros((len(names), first.tail_weight.shape[1]), np.int32)
             branch[[self._names[name] for name in self._kept.names]] = self._kept.tail_weight
         joined = replace(
             first,

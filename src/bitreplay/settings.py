@@ -24,8 +24,22 @@ _RANGES = {
     "tail_replay_batch": (1, 256),
     "tail_noise": (0, 128),
 }
-_FRACTIONS = {"learning_rate": (2**-16, 4), "shrinkage": (2**-8, 64), "pseudo_pictures": (0, 1000), "near_equal": (0, 0.5), "held_back": (0, 0.5), "tail_prior": (0, 1)}
-_BITS = {"learning_rate": 16, "shrinkage": 8, "pseudo_pictures": 8, "near_equal": 16, "held_back": 8, "tail_prior": 8}  # fraction bits in the core
+_FRACTIONS = {
+    "learning_rate": (2**-16, 4),
+    "shrinkage": (2**-8, 64),
+    "pseudo_pictures": (0, 1000),
+    "near_equal": (0, 0.5),
+    "held_back": (0, 0.5),
+    "tail_prior": (0, 1),
+}
+_BITS = {
+    "learning_rate": 16,
+    "shrinkage": 8,
+    "pseudo_pictures": 8,
+    "near_equal": 16,
+    "held_back": 8,
+    "tail_prior": 8,
+}  # fraction bits in the core
 _FLAGS = ("prior_correction", "sign_reset", "tail_mirror", "tail_distillation")
 HEADS = ("lda", "cwr")
 VIEWS = (1, 2, 6)
@@ -112,10 +126,10 @@ class Settings:
         images = self.lesson_images
         if images is not None and (not isinstance(images, int) or isinstance(images, bool) or not 1 <= images <= 2**24):
             raise ValueError(f"lesson_images: expected a whole number from 1 to {2**24}, or None, got {images!r:.40}")
-        for name, (low, high) in _FRACTIONS.items():
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:  # refuses nan too
-                raise ValueError(f"{name}: expected {low:g} to {high}, got {value!r:.40}")
+        for name, (least, most) in _FRACTIONS.items():
+            number = getattr(self, name)
+            if not isinstance(number, int | float) or isinstance(number, bool) or not least <= number <= most:  # refuses nan too
+                raise ValueError(f"{name}: expected {least:g} to {most:g}, got {number!r:.40}")
         if self.views not in VIEWS or isinstance(self.views, bool):
             raise ValueError(f"views: expected 1, 2 or 6, got {self.views!r:.40}")
         if self.head not in HEADS:

@@ -147,7 +147,7 @@ def _moment_without(state: State, index: int) -> NDArray[Any]:
 
 def _compact(values: NDArray[Any]) -> NDArray[Any]:
     # As few bytes as hold the values with room to spare: 32 bits below 2^30 (docs/formats.md).
-    small = not values.size or (-(2**30) < values.min() and values.max() < 2**30)
+    small = not values.size or (values.min() > -(2**30) and values.max() < 2**30)
     return values.astype(np.int32 if small else np.int64)
 
 
@@ -287,7 +287,7 @@ def parse_state(content: bytes, model: Model | None, where: str) -> State:
         "rows": take(tensors, "replay.rows", "uint64", (stored, row_words(network, settings)), where),
         "labels": take(tensors, "replay.labels", "uint16", (stored,), where),
     }
-    mixing = take(tensors, "head.mixing", "int64", (2,), where)
+    mixing: Any = take(tensors, "head.mixing", "int64", (2,), where)
     if np.any(mixing < 0) or np.any(mixing > MAX_MIXING):
         raise FormatError(f"{where}: head.mixing: expected weights from 0 to {MAX_MIXING}")
     arrays["mixing"] = (int(mixing[0]), int(mixing[1]))

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -26,6 +24,7 @@ from numpy.typing import NDArray
 
 from .. import core50
 from ..datasets import PictureSets, hold_out, load_cached
+from ..fleet import dask_client
 from ..metrics import forgetting
 from ..streams import Stream, class_groups, listed, new_classes, new_instances
 from .protocol import BasePlan, Data, Protocol, StreamPlan
@@ -399,34 +398,6 @@ def _here(runs: Sequence[Run], place: Place, parts: Parts, threads: int | None) 
         yield Done(run, line, error)
 
 
-@contextmanager
-def _client(workers: int, scheduler: str | None, scratch: Path) -> Iterator[Any]:
-    import dask
-    from distributed import Client, LocalCluster
-
-    # A run that kills its worker is not tried on another one; arrays are mapped files, so memory limits would count them wrongly.
-    with dask.config.set({"distributed.scheduler.allowed-failures": 0, "distributed.comm.timeouts.connect": "30s"}):
-        if scheduler is not None:
-            with Client(scheduler, set_as_default=False) as client:  # type: ignore[no-untyped-call]
-                yield client
-            return
-        with (
-            LocalCluster(  # type: ignore[no-untyped-call]
-                n_workers=workers,
-                threads_per_worker=1,
-                processes=True,
-                memory_limit=0,
-                dashboard_address=None,
-                host="127.0.0.1",
-                silence_logs=logging.CRITICAL,
-                preload=IGNORE_INTERRUPTS,
-                local_directory=str(scratch),
-            ) as cluster,
-            Client(cluster, set_as_default=False) as client,  # type: ignore[no-untyped-call]
-        ):
-            yield client
-
-
 def _on_workers(
     runs: Sequence[Run], place: Place, parts: Parts, threads: int | None, workers: int, scheduler: str | None
 ) -> Iterator[Done]:
@@ -437,7 +408,7 @@ def _on_workers(
     first = {run.base_key: run for run in reversed(runs)}
     waiting = [*(run for run in runs if first[run.base_key] is run), *(run for run in runs if first[run.base_key] is not run)]
     waiting.reverse()
-    with _client(workers, scheduler, place.out / "workers") as client:
+    with dask_client(workers, scheduler, place.out / "workers", IGNORE_INTERRUPTS) as client:
         running: dict[Any, Run] = {}
         results = as_completed(loop=client.loop)  # type: ignore[no-untyped-call]
 
