@@ -3,7 +3,7 @@
     python benchmarks/cut_price.py CIFAR10_FOLDER CHECKPOINT... --pretraining TINY_IMAGENET_FOLDER [--cache FOLDER]
 
 Each checkpoint is treated alike: pooled float features, whitening from the pre-training pictures, scikit-learn's logistic
-regression and the float twin of the learner's head on all training pictures at once; tested on the test pictures.
+regression and CWR* in float (`head_twin`), which is the joint head, on all training pictures at once; tested on the test pictures.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from bitreplay import Model
+from bitreplay import Model, Settings
 from bitreplay.container import unpack
 from bitreplay.data import read_split
 from bitreplay.model import _FOLDER, SHIPPED
@@ -45,10 +45,9 @@ LIVE, REPLAYED = 50, 128
 ROWS = 1500  # of each experience, for the head's lessons and the minibatches
 BARS = {16: 0.999, 8: 0.97}
 KINDS = ("head", "weight", "weight, mean over channels", "multiplier", "bias", "threshold", "alpha", "beta", "high", "low")
-HEAD_LESSON = {
-    "learning_rate": 3000, "epochs": 2, "min_steps": 100, "live_batch": LIVE, "replay_batch": REPLAYED, "ghosts": 8, "prior": True,
-    "pull": 0, "class_means": False,
-}  # fmt: skip
+HEAD_LESSON = Settings(
+    capacity=500, head="cwr", near_equal=0, learning_rate=3000 / 2**16, epochs=4, live_batch=LIVE, replay_batch=REPLAYED
+).for_core()  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------------------------ the families
@@ -56,10 +55,11 @@ HEAD_LESSON = {
 
 @dataclass
 class TailNetwork:
-    """A tail in the place of a whole network, for lessons of the head."""
+    """A tail in the place of a whole network, for lessons of the head on latents."""
 
     tail: ReferenceTail
     row_words: int
+    latent_bits: int
 
     @property
     def feature_count(self) -> int:
@@ -69,7 +69,13 @@ class TailNetwork:
     def feature_bits(self) -> int:
         return self.tail.features.feature_bits
 
+    def latents(self, images: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """What `teach` packed into pictures of one pixel."""
+        return images[:, 0, 0]
+
     def features(self, latents: NDArray[np.uint64]) -> NDArray[np.int8]:
+        if not len(latents):
+            return np.zeros((0, self.feature_count), np.int8)
         parts = np.array_split(latents, max(1, len(latents) // 200))
         return np.concatenate([self.tail.features_of(part) for part in parts]).astype(np.int8)
 
@@ -234,11 +240,11 @@ class Experiment:
 
     @classmethod
     def teach(cls, tail: ReferenceTail, latents: list[NDArray[np.uint64]], labels: list[NDArray[np.int64]]) -> Experiment:
-        learner = ReferenceLearner(TailNetwork(tail, latents[0].shape[1]), 500, 0, HEAD_LESSON)
-        learner.learn_latents(latents[0], labels[0])
+        learner = ReferenceLearner(TailNetwork(tail, latents[0].shape[1], 64 * latents[0].shape[1]), HEAD_LESSON)
+        learner.learn(latents[0][:, None, None], labels[0])
         stored, stored_labels = learner.rows, learner.labels.astype(np.int64)
         first = np.concatenate([learner.weight, np.zeros((2, tail.channels), np.int32)]).astype(np.int64)
-        learner.learn_latents(latents[1], labels[1])
+        learner.learn(latents[1][:, None, None], labels[1])
         heads = {"start": first, "trained": learner.weight.astype(np.int64)}
         return cls(tail, latents[1], labels[1], stored, stored_labels, heads)
 

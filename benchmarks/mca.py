@@ -35,8 +35,9 @@ KERNELS = (
     Kernel("gradients, q_b 8 or less", "gradient_neon", "look_upILi2", "tbl", 4 * 32 * 4, "8 × 1 bit"),
     Kernel("gradients, q_b 9 to 16", "gradient_neon", "look_upILi3", "tbl", 2 * 32 * 4, "16 × 1 bit"),
     Kernel("dense convolution", "kernels_neon_dense", "dense_tile", "smlal", 4 * 16 * 2, "16 × 16 bit"),
-    Kernel("head, logits", "head_kernels_neon", "block_logits", "smlal", 4 * 4 * 8, "16 × 16 bit"),
-    Kernel("head, gradient of the weights", "head_kernels_neon", "weight_gradient", "smlal", 2 * 32 * 2, "16 × 16 bit"),
+    Kernel("near-equal: bits in which two rows differ", "kernels_neon", "differing_bits", "cnt", 128, "1 bit"),
+    Kernel("head of CWR* and of the tail, logits", "head_kernels_neon", "block_logits", "smlal", 4 * 4 * 8, "16 × 16 bit"),
+    Kernel("head of CWR* and of the tail, gradient", "head_kernels_neon", "weight_gradient", "smlal", 2 * 32 * 2, "16 × 16 bit"),
 )
 
 # Larq Compute Engine's README (2022-04): milliseconds of a picture of 224 pixels, one thread of a Raspberry Pi 4B (Cortex-A72).

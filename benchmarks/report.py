@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from streams import STREAMS
+
 from bitreplay import Learner, Model
 from bitreplay.experiments.markdown import replace_between, table
 
@@ -19,40 +21,50 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 OURS = "bitreplay, two classes a lesson"
 ONE = "bitreplay, one class a lesson"
-# Of the experiments in README's table: how the label begins, what the row is called.
-TRAINED = {
-    "engine (8,8,8), M = ": "the tail trained",
-    "engine (8,8,8), two passes, prior .75, mirrored, M = ": "the tail trained, two passes, prior .75, mirrored",
-    "engine (8,8,8), two passes, mirrored, M = 1500": "the tail trained, two passes, mirrored",
-}
 JOINT_TAIL = "joint, tail and head, in float"
 JOINT = "joint: the same head, all data at once"
+SHIPPED = Model.from_package().digest[:12]
 
-Runs = dict[tuple[str, int | None], list[dict[str, Any]]]
+Lines = list[dict[str, Any]]
+Runs = dict[tuple[str, int | None], Lines]
 
 
-def read(name: str) -> list[dict[str, Any]]:
+def read(name: str) -> Lines:
     path = RESULTS / name
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def grouped(lines: list[dict[str, Any]], split: str) -> Runs:
-    runs: Runs = defaultdict(list)
+def latest(lines: Lines, *keys: str) -> Lines:
+    """Of the lines that agree in all keys the last: what was run again replaces what it repeats."""
+    return list({tuple(json.dumps(line.get(key)) for key in keys): line for line in lines}.values())
+
+
+def grouped(lines: Lines, *keys: str) -> dict[tuple[Any, ...], Lines]:
+    groups: dict[tuple[Any, ...], Lines] = defaultdict(list)
     for line in lines:
-        if line["split"] == split:
-            runs[line["method"], line["capacity"]].append(line)
-    return runs
+        groups[tuple(line[key] for key in keys)].append(line)
+    return groups
 
 
-def percent(lines: list[dict[str, Any]]) -> str:
-    values = [100 * line["accuracy"] for line in lines]
-    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{spread}"
+def mean_sd(lines: Lines, value: Callable[[dict[str, Any]], float], digits: int = 1) -> str:
+    """In %."""
+    values = [100 * value(line) for line in lines]
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
 
 
-def below(lines: list[dict[str, Any]], joint: list[dict[str, Any]]) -> str:
+def percent(lines: Lines) -> str:
+    return mean_sd(lines, lambda line: float(line["accuracy"]), 2)
+
+
+def below(lines: Lines, joint: Lines) -> str:
     gap = statistics.mean(100 * line["accuracy"] for line in joint) - statistics.mean(100 * line["accuracy"] for line in lines)
     return f"{gap:.2f}"
+
+
+def runs_of(lines: Lines) -> Runs:
+    mine = [line for line in lines if line["split"] == "test" and line["model"] == SHIPPED]
+    return grouped(latest(mine, "method", "capacity", "seed"), "method", "capacity")  # type: ignore[return-value]
 
 
 def accuracy_rows(runs: Runs) -> list[tuple[str, ...]]:
@@ -65,23 +77,34 @@ def accuracy_rows(runs: Runs) -> list[tuple[str, ...]]:
     return rows
 
 
-def short_table(runs: Runs, experiments: list[dict[str, Any]]) -> str:
-    joint = runs[JOINT, 0]
-    rows = [("all at once: joint, head alone", "", percent(joint), "")]
-    for method, label in ((OURS, "two classes a lesson"), (ONE, "one class a lesson")):
-        for (name, capacity), lines in sorted(runs.items(), key=lambda item: item[0][1] or 0):
-            if name == method and capacity is not None:
-                row_bytes = lines[0].get("row_bytes", 0) * capacity
-                rows.append((label, f"{capacity:,} rows, {row_bytes / 1e6:.2f} MB", percent(lines), below(lines, joint)))
-    main = [{**r, "accuracy": r["final"]} for r in experiments if r["protocol"] == "cifar10-nc5" and r["split"] == "test"]
-    bound = [r for r in main if r["label"] == JOINT_TAIL]
-    rows.append(("all at once: joint, tail and head, in float", "", percent(bound), ""))
-    for begin, name in TRAINED.items():
-        for capacity in sorted({r["settings"]["capacity"] for r in main if r["label"].startswith(begin)}):
-            found = [r for r in main if r["label"].startswith(begin) and r["settings"]["capacity"] == capacity]
-            memory = f"{capacity:,} rows, {found[0]['replay_bytes'] / 1e6:.2f} MB"
-            rows.append((f"two classes a lesson, {name}", memory, percent(found), below(found, bound)))
-    return table(("", "replay memory", "accuracy, %", "below joint"), rows)
+def stream_lines(lines: Lines, model: str = SHIPPED) -> Lines:
+    """Runs with the settings of `Settings`, accuracy where other files have it."""
+    mine = [{**line, "accuracy": line["figures"]["accuracy"]} for line in lines if line["model"] == model and not line["settings"]]
+    return latest(mine, "stream", "case", "capacity", "train_blocks", "seed")
+
+
+def nc5(streams: Lines, blocks: int, model: str = SHIPPED) -> dict[int, Lines]:
+    """Five lessons of two classes, by capacity."""
+    found = [line for line in stream_lines(streams, model) if line["stream"] == "nc5" and line["train_blocks"] == blocks]
+    return {capacity: lines for (capacity,), lines in sorted(grouped(found, "capacity").items())}
+
+
+def short_table(runs: Runs, streams: Lines, experiments: Lines) -> str:
+    joint = runs.get((JOINT, 0), [])
+    rows = [("all at once: joint, head alone", "", percent(joint), "")] if joint else []
+    for begin, label in ((OURS, "two classes a lesson"), (ONE, "one class a lesson")):
+        for (name, capacity), lines in runs.items():
+            if name.startswith(begin) and capacity == 0:
+                cells = (f"{lines[0]['learned_bytes'] / 1e6:.2f} MB", percent(lines), below(lines, joint) if joint else "")
+                rows.append((label + name.removeprefix(begin), *cells))
+    bound = [
+        {**r, "accuracy": r["final"]} for r in experiments if (r["protocol"], r["split"], r["label"]) == ("cifar10-nc5", "test", JOINT_TAIL)
+    ]
+    rows += [("all at once: joint, tail and head, in float", "", percent(bound), "")] if bound else []
+    for capacity, lines in nc5(streams, 2).items():
+        memory = f"{capacity:,} rows, {lines[0]['learned_bytes'] / 1e6:.2f} MB in all"
+        rows.append(("two classes a lesson, the tail trained", memory, percent(lines), below(lines, bound) if bound else ""))
+    return table(("", "what learning keeps", "accuracy, %", "below joint"), rows)
 
 
 def gradient_parts(lines: list[dict[str, Any]]) -> list[str]:
@@ -109,47 +132,137 @@ def gradient_parts(lines: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def mean_sd(lines: list[dict[str, Any]], value: Callable[[dict[str, Any]], float]) -> str:
-    values = [100 * value(line) for line in lines]
-    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
-
-
-def by(lines: list[dict[str, Any]], *keys: str) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
-    for line in lines:
-        if line["split"] == "test":
-            groups[tuple(line[key] for key in keys)].append(line)
-    return groups
-
-
-def merge_parts(lines: list[dict[str, Any]]) -> list[str]:
+def merge_parts(lines: Lines) -> list[str]:
     rows = []
-    for (halves, blocks, lessons, equal), found in by(lines, "halves", "train_blocks", "lessons", "equal_tails").items():
+    mine = latest([line for line in lines if line["split"] == "test"], "halves", "head", "train_blocks", "lessons", "capacity", "seed")
+    for (halves, head, blocks, lessons, equal), found in grouped(mine, "halves", "head", "train_blocks", "lessons", "equal_tails").items():
         columns = (lambda r: r["in_turn"], lambda r: r["merged"], lambda r: r["in_turn"] - r["merged"])
         tail = "head alone" if blocks == 0 else f"{blocks} blocks, {'equal' if equal else 'different'} tails"
-        rows.append((halves, tail, str(lessons), *(mean_sd(found, column) for column in columns), str(len(found))))
+        rows.append((halves, head, tail, str(lessons), *(mean_sd(found, column) for column in columns), str(len(found))))
     return [
         "\n## Two devices merged\n\n"
         "One device was taught one half of CIFAR-10, another the other half; then the one took over the other's state. Beside it one device that was taught both halves in turn. "
         "Halves are five classes each, or half of the pictures of every class; 1,500 rows each; test pictures; paired by seed.\n\n"
-        + commands("python benchmarks/merge.py CIFAR10_FOLDER", "python benchmarks/merge.py CIFAR10_FOLDER --train-blocks 2 --lessons 2"),
-        table(("halves", "trained", "lessons a half", "both in turn, %", "merged, %", "lost, points", "seeds"), rows),
+        + commands(
+            "python benchmarks/merge.py CIFAR10_FOLDER",
+            "python benchmarks/merge.py CIFAR10_FOLDER --train-blocks 2 --lessons 2",
+            "python benchmarks/merge.py CIFAR10_FOLDER --head cwr",
+        ),
+        table(("halves", "head", "trained", "lessons a half", "both in turn, %", "merged, %", "lost, points", "seeds"), rows),
     ]
 
 
-def reject_parts(lines: list[dict[str, Any]]) -> list[str]:
+def fleet_parts(lines: Lines) -> list[str]:
     rows = []
-    for (blocks, classes, share), found in by(lines, "train_blocks", "classes", "reject").items():
-        columns = (lambda r: r["false_reject"], lambda r: r["false_accept"], lambda r: r["false_accept_digits"])
-        trained = "head alone" if blocks == 0 else f"{blocks} blocks"
-        rows.append((trained, str(classes), f"{100 * share:.0f}", *(mean_sd(found, column) for column in columns), str(len(found))))
+    for line in latest(lines, "workers", "states"):
+        how = "one process" if line["workers"] == 1 else f"{line['workers']} Dask workers"
+        same = ["yes" if line[key] else "**no**" for key in ("equal", "same_memory")]
+        size = (f"{line['states']:,}", f"{line['file_bytes'] / 1e9:.2f}", f"{line['seconds']:.1f}", f"{line['peak_mb']:.0f}")
+        rows.append((how, *size, *same, line["commit"]))
+    return [
+        "\n## A fleet merged\n\n"
+        "States of 20 classes with 20 replay rows each, made from real lessons, each a different sum of some of them; the files were written just before. The sums, counts and second moments of the merged state against the plain sum of all; the replay "
+        "rows against those of one process. *Most held*: by the process or one of its workers.\n\n"
+        + commands("python benchmarks/fleet.py DATA --folder FLEET"),
+        table(("", "states", "GB of files", "s", "most held, MB", "equals the sum", "same rows", "commit"), rows),
+    ]
+
+
+def figure(name: str, values: list[float]) -> str:
+    mean = statistics.mean(values)
+    if name.endswith(", s"):
+        return f"{name.removesuffix(', s')} {mean:.2f} s"
+    return f"{name.removesuffix(', bytes')} {mean:,.0f} bytes" if name.endswith(", bytes") else f"{name} {100 * mean:.1f}"
+
+
+def stream_parts(lines: Lines) -> list[str]:
+    mine, order = stream_lines(lines), list(STREAMS)
+    mine.sort(key=lambda line: (order.index(line["stream"]), line["capacity"], line["train_blocks"], line["seed"]))
+    compared, figures = [], []
+    for (name, case, capacity), found in grouped(mine, "stream", "case", "capacity").items():
+        by_blocks = {blocks: lines for (blocks,), lines in grouped(found, "train_blocks").items()}
+        for blocks, runs in by_blocks.items():
+            further = [figure(key, [run["figures"][key] for run in runs]) for key in runs[0]["figures"] if key != "accuracy"]
+            if further:
+                figures.append((name, case, f"{capacity:,}", "head alone" if not blocks else f"{blocks} blocks", "; ".join(further)))
+        alone = {line["seed"]: line["accuracy"] for line in by_blocks.get(0, [])}
+        for blocks in sorted(set(by_blocks) - {0}) or [0]:
+            runs = by_blocks[blocks]
+            gains = [100 * (run["accuracy"] - alone[run["seed"]]) for run in runs if blocks and run["seed"] in alone]
+            gain = (f"{statistics.mean(gains):+.1f}", f"{min(gains):+.1f}") if gains else ("", "")
+            heard = f"{sum(run['tail_weight'] > 0 for run in runs)} of {len(runs)}" if blocks else ""
+            cells = (percent(by_blocks[0]) if 0 in by_blocks else "", percent(runs) if blocks else "")
+            compared.append((name, case, f"{capacity:,}", *cells, *gain, heard, str(len(runs))))
+    what = "\n".join(
+        f"* `{name}`: {(STREAMS[name].__doc__ or '').splitlines()[0]}" for name in order if any(line["stream"] == name for line in mine)
+    )
+    commits = ", ".join(sorted({line["commit"] for line in mine}))
+    return [
+        "\n## Streams that no one tuned to\n\n"
+        "After each stream, on pictures that were not learned: where few classes of unlike size are asked for, accuracy is the mean over these (and *other*, *nothing* count as one class). Tiny-ImageNet's training pictures are learned, which the backbone "
+        f"knows, and its validation pictures named; digits are scikit-learn's. The settings of `Settings`; head alone and with two trained blocks, on the same pictures, paired by seed; commit {commits}.\n\n{what}\n\n"
+        + commands("python benchmarks/streams.py DATA", "python benchmarks/streams.py DATA --only nc5 ni10 --capacity 100 300 6000"),
+        table(
+            ("stream", "", "rows", "head alone, %", "two blocks, %", "gain, points", "worst seed", "tail heard at the end", "seeds"),
+            compared,
+        ),
+        "\nWhat stands behind these figures, means over the seeds, shares in %:\n",
+        table(("stream", "", "rows", "trained", ""), figures),
+    ]
+
+
+FEW = {
+    "learner_1": "bitreplay", "learner_6": "bitreplay, 6 views", "class_means": "class means", "lda": "LDA (float)",
+    "logistic": "logistic regression", "histogram": "colour histogram",
+}  # fmt: skip
+
+
+def few_parts(lines: Lines) -> list[str]:
+    rows = []
+    for (name, count), found in grouped(latest(lines, "model", "set", "count", "seed"), "set", "count").items():
+        cells = [mean_sd(found, lambda line, key=key: line["accuracy"][key]) for key in FEW]  # type: ignore[misc]
+        rows.append((name, str(count), *cells, str(len(found))))
+    return [
+        "\n## Few pictures a class\n\n"
+        "Accuracy in %, mean ± sd over draws. photos: 30 groceries, learned in some shops, tested in others; CIFAR-10: training pictures, then test pictures; Tiny-ImageNet, which the backbone was trained on: half of the validation pictures, then the "
+        "other half. All methods learn the same pictures. Class means, LDA in float64 and logistic regression (scikit-learn, standardised features, C = 1, not chosen) have the learner's int8 features of one view; the colour histogram has 4 × 4 × 4 boxes of RGB, nearest "
+        "neighbour by the chi-square distance. The learner with the settings of `Settings`, and with `views=6`.\n\n"
+        + commands("python benchmarks/few_shot.py DATA"),
+        table(("set", "pictures a class", *FEW.values(), "draws"), rows),
+    ]
+
+
+def reject_parts(lines: Lines) -> list[str]:
+    rows = []
+    mine = latest([line for line in lines if line["model"] == SHIPPED and not line["settings"]], "set", "classes", "count", "seed")
+    for (name, classes, count), found in grouped(mine, "set", "classes", "count").items():
+        auroc = mean_sd(found, lambda line: line["auroc"])
+        for share in ("0.05", "0.1", "0.2"):
+            columns = [mean_sd(found, lambda line, key=key, share=share: line[share][key]) for key in ("false_reject", "false_accept")]  # type: ignore[misc]
+            within = [f"{100 * statistics.mean(line[share][key] for line in found):.0f}" for key in ("within_test", "within_both")]
+            rows.append((name, str(classes), str(count), auroc, f"{100 * float(share):.0f}", *columns, *within, str(len(found))))
     return [
         '\n## "I don\'t know"\n\n'
-        "`predict(reject=…)`: the threshold is set so that this share of the remembered rows is called unknown. CIFAR-10's test pictures: K random classes are known, each taught in a lesson of its own; "
-        "*false reject*: pictures of these that are called unknown; *false accept*: pictures of the other classes that are not, and handwritten digits (scikit-learn's) that are not. "
-        "Off by default: it holds what it promises of known things, but the classes of CIFAR-10 that nobody taught look known to this small network more often than not.\n\n"
-        + commands("python benchmarks/reject.py CIFAR10_FOLDER", "python benchmarks/reject.py CIFAR10_FOLDER --train-blocks 2 --seeds 3"),
-        table(("trained", "known classes", "asked for, %", "false reject, %", "false accept, %", "of digits, %", "seeds"), rows),
+        "`predict(reject=…)`: the share of pictures of known things that may be called unknown, so that others are. Half of a set's classes are known (of CIFAR-10 one and two as well), from 10 or 30 pictures each in one lesson; asked about are the other "
+        "pictures of these, and pictures of the other classes, from the same pool (photos: both splits; CIFAR-10: test pictures; Tiny-ImageNet: validation pictures). *False reject*: known things called unknown, the mean over classes; *false accept*: unknown "
+        "things that are not; *AUROC*: the area under the ROC curve of the familiarity, in %. *Within twice the error*: the share of single draws whose false rejects lie so near to what was asked, by the binomial error of the tested pictures alone, "
+        "and with that of the remembered rows that set the threshold. New objects of a known class, or another light, are not in this: they are called unknown more often.\n\n"
+        + commands("python benchmarks/reject.py DATA"),
+        table(("set", "known classes", "pictures a class", "AUROC", "asked for, %", "false reject, %", "false accept, %", "within twice the error, tested, %", "and remembered, %", "draws"), rows),
+    ]  # fmt: skip
+
+
+def lesson_parts(lines: Lines) -> list[str]:
+    rows = []
+    for line in latest(lines, "note", "pictures", "threads"):
+        cells = [f"{line[f'{what}_ms']:.1f} ({line[f'{what}_best_ms']:.1f})" for what in ("lesson", "network", "predict")]
+        ratio = f"{line['lesson_ms'] / line['network_ms']:.2f}"
+        rows.append((line["note"] or line["commit"], f"{line['pictures']:,}", str(line["threads"]), *cells, ratio, str(line["rounds"])))
+    return [
+        "\n## Time of a lesson\n\n"
+        "Lessons of the head, given to a learner that knows ten classes from 10,000 pictures and has 1,500 rows; the network's own time for the same pictures (`features`); a prediction of them. Milliseconds, median (least) of the rounds, which take turns.\n\n"
+        + commands("python benchmarks/lesson_time.py CIFAR10_FOLDER"),
+        table(("version", "pictures", "threads", "lesson", "network alone", "prediction", "lesson / network", "rounds"), rows),
     ]
 
 
@@ -166,21 +279,14 @@ def page_table(lines: list[dict[str, Any]]) -> str:
     return table(("trained", "", "a second", "median, ms", "95 %, ms", "largest, ms", "predictions", "cores"), rows)
 
 
-def in_lessons(experiments: list[dict[str, Any]], base: str, label: str) -> str:
-    """Accuracy of one label in five lessons of two classes."""
-    protocol = "cifar10-nc5" if base == "quicknet-32" else "cifar10-nc5-reactnet"
-    found = [r for r in experiments if (r["protocol"], r["split"], r["base"], r["label"]) == (protocol, "test", base, label)]
-    return percent([{"accuracy": r["final"]} for r in found]) if found else ""
-
-
-def backbone_table(experiments: list[dict[str, Any]]) -> str:
+def backbone_table(streams: Lines) -> str:
     rows = []
     for name in ("quicknet-32", "reactnet-32"):
         learner = Learner.new(name, threads=1)
         info, card = learner.info(), learner.model.card
-        tail = f"engine (8,16,16), M = {1500}"
+        found = nc5(streams, 2, learner.model.digest[:12]).get(1500)
         rows.append((name, f"{card['config'].get('family', 'quicknet')}, {' '.join(map(str, card['config']['widths']))}", f"{info['model']['latent_bits'] // 8}", f"{learner.model.network.bytes:,}",
-                     f"{100 * card['integer_top1']:.1f}", in_lessons(experiments, name, tail)))  # fmt: skip
+                     f"{100 * card['integer_top1']:.1f}", percent(found) if found else ""))  # fmt: skip
     head = (
         "name",
         "family, channels",
@@ -192,8 +298,9 @@ def backbone_table(experiments: list[dict[str, Any]]) -> str:
     return table(head, rows)
 
 
-def memory_table(experiments: list[dict[str, Any]]) -> str:
+def memory_table(streams: Lines) -> str:
     rows = []
+    alone, trained = nc5(streams, 0), nc5(streams, 2)
     for capacity in (0, 100, 300, 1500, 6000):
         cells = [f"{capacity:,}"]
         for blocks in (0, 2) if capacity else (0,):
@@ -201,12 +308,13 @@ def memory_table(experiments: list[dict[str, Any]]) -> str:
             sizes = learner.info()["bytes"]
             cells += [f"{sizes['learning_peak'] / 1e6:.2f}"] + ([f"{capacity * sizes['replay_row'] / 1e6:.2f}"] if not blocks else [])
         cells += [""] * (4 - len(cells))
-        rows.append((*cells, in_lessons(experiments, "quicknet-32", f"engine (8,8,8), M = {capacity}")))
+        rows.append((*cells, *(percent(found[capacity]) if capacity in found else "" for found in (alone, trained))))
     head = (
         "capacity",
         "at the peak, head alone, MB",
         "of this the rows, MB",
         "at the peak, two blocks trained, MB",
+        "five lessons, head alone, %",
         "five lessons, two blocks, %",
     )
     return table(head, rows)
@@ -243,17 +351,26 @@ def training_step_table(lines: list[dict[str, Any]]) -> str:
     )
 
 
-def lda_parts(lines: list[dict[str, Any]]) -> list[str]:
-    last = {(line["model"], line["set"]): line for line in lines}
+def lda_parts(lines: Lines) -> list[str]:
     rows = []
-    for (model, name), line in last.items():
+    for line in latest(lines, "backbone", "model", "set"):
         cells = [f"{line[key]:.2f}" for key in ("integer", "float", "same", "class_means")]
-        rows.append((model, name, str(line["classes"]), f"{line['learned']:,}", *cells, f"{line['add_us']:.0f}", f"{line['solve_ms']:.1f}"))
+        rows.append(
+            (
+                line["backbone"],
+                line["set"],
+                str(line["classes"]),
+                f"{line['learned']:,}",
+                *cells,
+                f"{line['add_us']:.0f}",
+                f"{line['solve_ms']:.1f}",
+            )
+        )
     heads = ("integer, %", "float64, %", "same answers, %", "class means, %", "to add a row, µs", "to solve, ms")
     return [
         "\n## LDA from exact sums\n\n"
-        "The integer classifier of docs/method.md, 9, on the frozen features of the model file, beside the same in float64 by numpy's solver and beside the nearest class mean. CIFAR-10 and photos (30 classes of groceries): training pictures, then test "
-        "pictures; Tiny-ImageNet, which the backbone was trained on: half of the validation pictures, then the other half. No row is kept, and the order of the pictures cannot matter. Not yet a head of the learner.\n\n"
+        "The head of [method.md](method.md), 4, in integers, beside the same in float64 by numpy's solver and beside the nearest class mean, all on the int8 features of the frozen network, one view. CIFAR-10 and photos (30 classes of groceries): training pictures, "
+        "then test pictures; Tiny-ImageNet, which the backbone was trained on: half of the validation pictures, then the other half. Every picture counts, near-equal or not.\n\n"
         + commands("python benchmarks/lda_head.py DATA"),
         table(("model", "set", "classes", "pictures learned", *heads), rows),
     ]
@@ -278,39 +395,40 @@ def commands(*lines: str) -> str:
 
 
 def main() -> None:
-    lines = read("accuracy.jsonl")
-    runs = grouped(lines, "test")
+    runs, streams = runs_of(read("accuracy.jsonl")), read("streams.jsonl")
     experiments = read("experiments/results.jsonl")
     readme = ROOT / "README.md"
-    readme.write_text(replace_between(readme.read_text(), "<!-- table: accuracy -->", "<!-- end -->", short_table(runs, experiments)))
+    readme.write_text(
+        replace_between(readme.read_text(), "<!-- table: accuracy -->", "<!-- end -->", short_table(runs, streams, experiments))
+    )
     serve = ROOT / "docs" / "serve.md"
     serve.write_text(replace_between(serve.read_text(), "<!-- table: page -->", "<!-- end -->", page_table(read("page.jsonl"))))
     choose = ROOT / "docs" / "choose.md"
-    text = replace_between(choose.read_text(), "<!-- table: backbones -->", "<!-- end -->", backbone_table(experiments))
-    choose.write_text(replace_between(text, "<!-- table: memory -->", "<!-- end -->", memory_table(experiments)))
+    text = replace_between(choose.read_text(), "<!-- table: backbones -->", "<!-- end -->", backbone_table(streams))
+    choose.write_text(replace_between(text, "<!-- table: memory -->", "<!-- end -->", memory_table(streams)))
     pages = ROOT / "docs" / "backbone.md"
     text = replace_between(pages.read_text(), "<!-- table: features -->", "<!-- end -->", features_table(read("backbone_features.jsonl")))
     text = replace_between(text, "<!-- table: training step -->", "<!-- end -->", training_step_table(read("training_step.jsonl")))
     text = replace_between(text, "<!-- table: gradient bits -->", "<!-- end -->", gradient_bits_table(read("gradient_bits.jsonl")))
     pages.write_text(text)
-    commits = sorted({line["commit"] for line in lines if line["split"] == "test"})
-    models = sorted({line["model"] for line in lines if line["split"] == "test"})
+    commits = sorted({line["commit"] for lines in runs.values() for line in lines})
     parts = [
         "# Accuracy\n\nWritten by `python benchmarks/report.py` from `benchmarks/results/`; every row is a run that happened.\n",
         "## CIFAR-10, five lessons of two classes\n\n"
         "50,000 training pictures in the order frog bird / airplane ship / horse automobile / dog deer / truck cat, 10,000 test pictures after the last lesson, "
-        f"the settings of `Settings`, model {', '.join(models)}, commit {', '.join(commits)}.\n\n"
+        f"the settings of `Settings`, model {SHIPPED}, commit {', '.join(commits)}.\n\n"
         + commands("python benchmarks/accuracy.py CIFAR10_FOLDER"),
         table(("method", "capacity", "accuracy, %, mean ± sd", "below joint", "seeds"), accuracy_rows(runs)),
         "",
     ]
     parts.append((RESULTS / "notes.md").read_text())  # prose beside the figures of one run, written by hand; figures come from the files
     parts.append("\nWhat training the tail adds, in which widths, and beside which methods: [papers.md](papers.md).\n")
-    parts += merge_parts(read("merge.jsonl")) + reject_parts(read("reject.jsonl"))
-    lda = read("lda_head.jsonl")
-    parts += lda_parts(lda) if lda else []
-    gradients = read("gradients.jsonl")
-    parts += gradient_parts(gradients) if gradients else []
+    for name, section in (
+        ("streams", stream_parts), ("few_shot", few_parts), ("reject", reject_parts), ("lda_head", lda_parts), ("merge", merge_parts),
+        ("fleet", fleet_parts), ("lesson_time", lesson_parts), ("gradients", gradient_parts),
+    ):  # fmt: skip
+        found = read(f"{name}.jsonl")
+        parts += section(found) if found else []
     backbone = read("backbone.jsonl")
     if backbone:
         parts.append(
