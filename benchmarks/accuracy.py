@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class Runs:
     def note(self, method: str, capacity: int | None, seed: int | None, value: float, **more: Any) -> None:
         self.log.write(method=method, capacity=capacity, seed=seed, accuracy=value, **more, split=self.split)
 
-    def lessons(self, lessons: list[tuple[str, ...]], capacity: int, seed: int, method: str, **settings: Any) -> None:
+    def lessons(self, lessons: Sequence[tuple[str, ...]], capacity: int, seed: int, method: str, **settings: Any) -> None:
         learner = Learner.new(self.model, capacity=capacity, seed=seed, **settings)
         began = time.monotonic()
         for classes in lessons:
@@ -80,7 +81,7 @@ class Runs:
 
     def all(self, seeds: int) -> None:
         self.float_methods(seeds)
-        one = [(c,) for pair in NC5 for c in pair]
+        one: list[tuple[str, ...]] = [(c,) for pair in NC5 for c in pair]
         # Nothing in LDA's head is drawn: one seed tells all.
         self.lessons([tuple(self.train.names)], 0, 0, "joint: the same head, all data at once")
         self.lessons(NC5, 0, 0, "bitreplay, two classes a lesson")

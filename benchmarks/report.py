@@ -26,7 +26,7 @@ JOINT = "joint: the same head, all data at once"
 SHIPPED = Model.from_package().digest[:12]
 
 Lines = list[dict[str, Any]]
-Runs = dict[tuple[str, int | None], Lines]
+Runs = dict[tuple[Any, ...], Lines]  # by method and capacity
 
 
 def read(name: str) -> Lines:
@@ -64,12 +64,12 @@ def below(lines: Lines, joint: Lines) -> str:
 
 def runs_of(lines: Lines) -> Runs:
     mine = [line for line in lines if line["split"] == "test" and line["model"] == SHIPPED]
-    return grouped(latest(mine, "method", "capacity", "seed"), "method", "capacity")  # type: ignore[return-value]
+    return grouped(latest(mine, "method", "capacity", "seed"), "method", "capacity")
 
 
 def accuracy_rows(runs: Runs) -> list[tuple[str, ...]]:
     joint = runs.get((JOINT, 0))
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for (method, capacity), lines in runs.items():
         rows.append(
             (method, "" if capacity is None else f"{capacity:,}", percent(lines), below(lines, joint) if joint else "", str(len(lines)))
@@ -300,7 +300,7 @@ def backbone_table(streams: Lines) -> str:
 
 def memory_table(streams: Lines) -> str:
     rows = []
-    alone, trained = nc5(streams, 0), nc5(streams, 2)
+    trained = nc5(streams, 2)
     for capacity in (0, 100, 300, 1500, 6000):
         cells = [f"{capacity:,}"]
         for blocks in (0, 2) if capacity else (0,):
@@ -308,13 +308,12 @@ def memory_table(streams: Lines) -> str:
             sizes = learner.info()["bytes"]
             cells += [f"{sizes['learning_peak'] / 1e6:.2f}"] + ([f"{capacity * sizes['replay_row'] / 1e6:.2f}"] if not blocks else [])
         cells += [""] * (4 - len(cells))
-        rows.append((*cells, *(percent(found[capacity]) if capacity in found else "" for found in (alone, trained))))
+        rows.append((*cells, percent(trained[capacity]) if capacity in trained else ""))
     head = (
         "capacity",
         "at the peak, head alone, MB",
         "of this the rows, MB",
         "at the peak, two blocks trained, MB",
-        "five lessons, head alone, %",
         "five lessons, two blocks, %",
     )
     return table(head, rows)

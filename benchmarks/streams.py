@@ -137,7 +137,7 @@ def noise(sets: Sets, seed: int, make: Make) -> Iterator[Case]:
 
 
 def noise_digits(sets: Sets, seed: int, make: Make) -> Iterator[Case]:
-    """The same with digits."""
+    """Five lessons of two digits; a share of the pictures has one of the ten names at random."""
     (train, test), rng = digits(seed), np.random.default_rng(seed)
     chance, names = rng.random(len(train)), rng.integers(0, 10, len(train))
     for share in (0.0, 0.02, 0.05, 0.2):

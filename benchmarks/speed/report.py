@@ -331,7 +331,7 @@ def write(run: Run) -> str:
         "allocator (profiler), gradients included; the growth of the process also holds what its convolutions take for themselves.\n",
         times_tables(run, ("learning_step",)),
         lesson_bytes_table(run),
-        "## The head\n\n128 patterns of 1,024 features, 50 classes: softmax, cross-entropy, step. Avalanche: one of the 48 steps of an experience.\n",
+        "## A step of the trained head\n\nOf CWR* and of the tail's own head; LDA takes no steps. 128 patterns of 1,024 features, 50 classes: softmax, cross-entropy, step. Avalanche: one of the 48 steps of an experience.\n",
         times_tables(run, ("head_step",)),
         "## Memory of a process\n\nA fresh Python process that loads one network and runs it once.\n",
         memory_table(run),
