@@ -210,8 +210,8 @@ double rounded(double value, double most) { return value < most ? value > -most 
 
 int64_t solve_bytes(size_t classes, int width) {
   const auto d = static_cast<size_t>(width);
-  const size_t working = (triangle(width) + 2 * d + 2 * d * kBlock) * sizeof(double) + classes * sizeof(uint32_t);
-  return static_cast<int64_t>(working + classes * (d * sizeof(int16_t) + sizeof(int64_t)));
+  const size_t moments = d * sizeof(double) + classes * sizeof(uint32_t), solving = 2 * d * kBlock * sizeof(double);
+  return static_cast<int64_t>((triangle(width) + d) * sizeof(double) + std::max(moments, solving) + classes * (d * sizeof(int16_t) + sizeof(int64_t)));
 }
 
 }  // namespace bitreplay

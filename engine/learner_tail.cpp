@@ -172,7 +172,7 @@ void Learner::choose_mixing_for(const Lesson& lesson, std::span<const uint64_t> 
   for (size_t row = 0; row < rows; ++row) {
     known.distances(own.data() + row * width, labels[row], distances.data());
     for (size_t c = 0; c < classes; ++c) {
-      frozen[row * classes + c] = static_cast<int64_t>(rounded(-0.5 * distances[c] * static_cast<double>(temperature), 0x1p45));
+      frozen[row * classes + c] = static_cast<int64_t>(rounded(-0.5 * distances[c] * static_cast<double>(temperature), 0x1p40));
     }
   }
   Buffer<int16_t> forward(fresh.tail_weight.size());
@@ -217,7 +217,7 @@ void Learner::recall(std::span<int32_t> best, int threads) const {
     const size_t own_class = replay_.labels()[row];
     if (without.count(own_class) < 2 || (heard && settings_.held_back > 0 && !is_held_back(replay_.row(row)))) continue;
     without.distances(own.data() + row * width, own_class, distances.data());
-    for (size_t c = 0; c < known; ++c) logits[c] = static_cast<int64_t>(rounded(-0.5 * distances[c] * static_cast<double>(frozen), 0x1p45));
+    for (size_t c = 0; c < known; ++c) logits[c] = static_cast<int64_t>(rounded(-0.5 * distances[c] * static_cast<double>(frozen), 0x1p40));
     if (heard) {
       head_logits({1, static_cast<int>(width), static_cast<int>(known)}, trained.data() + row * width, forward.data(), network_.feature_bits(), branch.data());
       for (size_t c = 0; c < known; ++c) logits[c] += round_shift(branch[c] * mixing_.branch, kMixingBits);

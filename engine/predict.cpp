@@ -11,9 +11,11 @@ namespace bitreplay {
 namespace {
 
 
-// score / 2^exponent * factor, to 16 fraction bits.
+// score / 2^exponent * factor, to 16 fraction bits; within bounds for forged sums too.
 int64_t to_logit(int64_t score, int exponent, int64_t factor) {
-  return exponent >= 0 ? round_shift(score * factor, exponent) : (score * factor) * (int64_t{1} << std::min(-exponent, 20));
+  constexpr int64_t kMost = int64_t{1} << 40;
+  const int up = std::clamp(-exponent, 0, 20);
+  return std::clamp(round_shift(score * factor, std::max(exponent, 0)), -kMost >> up, kMost >> up) * (int64_t{1} << up);
 }
 
 }  // namespace
@@ -37,9 +39,9 @@ int64_t Learner::predict_bytes(size_t rows, int views, int threads) const {
 
 int64_t Learner::predict_bytes_at(size_t rows, int views, int threads, size_t classes, bool has_branch) const {
   const size_t width = static_cast<size_t>(network_.feature_count());
-  const size_t branches = has_branch ? 2 : 1;
+  const size_t branches = has_branch ? 2 : 1, copies = (has_lda() ? 0 : 1) + (has_branch ? 1 : 0);  // of weights with 16 bits
   const size_t seeing = workers_for(rows, threads) * (static_cast<size_t>(network_.scratch_bytes()) + Eye::bytes(network_, views));
-  const size_t scoring = classes * (branches * width * sizeof(int16_t) + 4 * sizeof(int64_t)) + width * sizeof(int64_t);
+  const size_t scoring = classes * (copies * width * sizeof(int16_t) + 3 * sizeof(int64_t));
   return static_cast<int64_t>(branches * rows * width + std::max(seeing, scoring));
 }
 

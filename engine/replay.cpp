@@ -44,9 +44,10 @@ Replay::Replay(size_t capacity, size_t latent_words, size_t further_words)
   labels_.reserve(capacity);
 }
 
-int64_t Replay::planning_bytes(size_t capacity, size_t live, size_t classes) {
+int64_t Replay::planning_bytes(size_t capacity, size_t stored, size_t live, size_t classes) {
+  if (capacity == 0) return static_cast<int64_t>(sizeof(uint64_t) * classes);
   return static_cast<int64_t>(sizeof(Write) * capacity + sizeof(uint64_t) * classes                  // the plan
-                              + sizeof(Entry) * (capacity + live) + sizeof(uint8_t) * capacity      // entries, occupied
+                              + sizeof(Entry) * (stored + live) + sizeof(uint8_t) * capacity      // entries, occupied
                               + (2 * sizeof(uint64_t) + sizeof(Entry)) * classes);                  // counts, first, last rows
 }
 

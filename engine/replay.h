@@ -44,8 +44,8 @@ class Replay {
   // Makes room for the counts of so many classes.
   void reserve_classes(size_t classes) { seen_.reserve(classes); }
 
-  // Bytes of the plan and of the lists that making it needs, for `live` rows and `classes` classes.
-  static int64_t planning_bytes(size_t capacity, size_t live, size_t classes);
+  // Bytes of the plan and of the lists that making it needs, for `stored` and `live` rows and `classes` classes.
+  static int64_t planning_bytes(size_t capacity, size_t stored, size_t live, size_t classes);
 
   // Decides which of the live rows (their classes in `labels`, all < classes) enter, and what they replace.  offered: which may, 1 or 0.
   // near: a live row that differs from a stored one of its class in at most so many bits does not stand beside it; negative: all may.

@@ -209,7 +209,7 @@ bitreplay_status bitreplay_learn(bitreplay_learner* learner, void* work, size_t 
 size_t bitreplay_predict_size(const bitreplay_learner* learner) {
   const auto classes = static_cast<size_t>(most_classes(learner->settings));
   return static_cast<size_t>(learner->learner->predict_bytes_at(1, kMostViews, 1, classes, learner->settings.tail.blocks > 0)) + sizeof(Scratch) +
-         16 * kSlack;
+         static_cast<size_t>(learner->network.feature_count()) * sizeof(int64_t) + 16 * kSlack;
 }
 
 void bitreplay_unknown_sizes(const bitreplay_learner* learner, size_t* kept_size, size_t* work_size) {
