@@ -88,9 +88,9 @@ int64_t Learner::lesson_bytes(size_t capacity, size_t replay_rows, size_t live, 
                        static_cast<int64_t>(live * sizeof(uint8_t));
   const int64_t counting = count_once_bytes(live, near_bits()) - static_cast<int64_t>(live * sizeof(uint8_t));
   const int64_t classifier = lda ? static_cast<int64_t>(classes * (features * sizeof(int16_t) + sizeof(int64_t))) : 0;
-  const int64_t fresh = head_bytes_at(classes) + tail_.bytes() + (lda ? 0 : static_cast<int64_t>(classes * sizeof(uint32_t))) +
+  const int64_t fresh = head_bytes_at(classes) + tail_.bytes() +
                         (has_tail ? static_cast<int64_t>(classes * features * sizeof(int32_t)) + (lda ? classifier : 0) : 0);
-  const int64_t head = lda ? solve_bytes(classes, static_cast<int>(features)) - classifier : train_head_bytes(live, replay_rows, classes, features, settings_);
+  const int64_t head = lda ? solve_bytes(classes, static_cast<int>(features)) - classifier : train_head_bytes(live, replay_rows, classes, features, settings_) + static_cast<int64_t>(classes * sizeof(uint32_t));
   const int64_t training = trains ? train_tail_bytes(network, tail_, live, replay_rows, classes, settings_, threads) : 0;
   const int64_t tail = (has_tail ? static_cast<int64_t>(live * 8 + replay_rows * 6) : 0) + std::max(training, trains && lda ? mixing_bytes(replay_rows, live, classes, threads) : 0);
   const int64_t roles = has_tail ? static_cast<int64_t>(live) : 0;
