@@ -13,6 +13,7 @@ from typing import Any
 
 from .merge import merged_state
 from .model import Model
+from .settings import Settings
 from .state import State, pack_state, parse_state, read_state
 
 PART = 64  # files that one task joins
@@ -30,13 +31,19 @@ def states_in(paths: Sequence[Path], model: Model | None, report: Report | None 
         yield state
 
 
-def _part(paths: list[str], model: bytes | None) -> bytes:
+def _part(paths: list[str], model: bytes | None, settings: dict[str, Any]) -> bytes:
     known = Model(model, "model") if model is not None else None
-    return pack_state(merged_state(states_in([Path(path) for path in paths], known))[0])
+    return pack_state(merged_state(states_in([Path(path) for path in paths], known), Settings.from_dict(settings))[0])
 
 
 def joined_parts(
-    paths: Sequence[Path], model: Model | None, *, workers: int = 1, scheduler: str | None = None, report: Report | None = None
+    paths: Sequence[Path],
+    model: Model | None,
+    settings: Settings,
+    *,
+    workers: int = 1,
+    scheduler: str | None = None,
+    report: Report | None = None,
 ) -> Iterator[State]:
     """The states of files, joined by PART on Dask workers, which must see the files under the same names.
 
@@ -44,21 +51,20 @@ def joined_parts(
     ----------
     paths : state files.
     model : the model they were taught on, where it is neither in them nor in the package.
+    settings : of the learner that takes them over: each part is cut to its capacity by its seed, so nothing depends on the parts.
     workers : processes of this machine, without `scheduler`.
     scheduler : address of a Dask scheduler.
     report : called with how many files are done and how many there are.
     """
-    from distributed import as_completed
-
     parts = [[str(path.resolve()) for path in paths[i : i + PART]] for i in range(0, len(paths), PART)]
     content = model.content if model is not None else None
     with dask_client(workers, scheduler) as client:
-        futures = {client.submit(_part, part, content, pure=False): len(part) for part in parts}
+        futures = [client.submit(_part, part, content, settings.to_dict(), pure=False) for part in parts]
         done = 0
-        for future in as_completed(list(futures), loop=client.loop):  # type: ignore[no-untyped-call]
-            state = parse_state(future.result(), model, "part")
+        while futures:  # in their order, so that classes are numbered as in one process
+            state = parse_state(futures.pop(0).result(), model, "part")
             model = model or state.model
-            done += futures.pop(future)
+            done += len(parts.pop(0))
             if report is not None:
                 report(done, len(paths))
             yield state

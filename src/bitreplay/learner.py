@@ -372,7 +372,9 @@ class Learner:
         with self._change("merge"):
             if workers == 1 and scheduler is None:
                 return self._merge(states_in(files, self._model, told), progress, cancel)
-            return self._merge(joined_parts(files, self._model, workers=workers, scheduler=scheduler, report=told), progress, cancel)
+            return self._merge(
+                joined_parts(files, self._model, self._settings, workers=workers, scheduler=scheduler, report=told), progress, cancel
+            )
 
     def _merge(self, states: Iterable[State], progress: Any, cancel: Any) -> bool:
         state, equal = merged_state(chain([self._state()], states))

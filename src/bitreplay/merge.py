@@ -14,16 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._engine import Memory
+from .settings import Settings
 from .state import MAX_LESSONS, State, row_words
 
 _MOST = 2**32 - 1
 _ALIKE = ("head", "views", "train_blocks", "weight_bits", "forward_bits")  # settings without which values do not add
 
 
-def merged_state(states: Iterable[State]) -> tuple[State, bool]:
+def merged_state(states: Iterable[State], settings: Settings | None = None) -> tuple[State, bool]:
     """Join states of one model.
 
-    Settings are those of the first.  Sums of LDA add; heads of CWR* are averaged by the square roots of their counts; memories are cut to the
+    Settings are those of the first, or those given.  Sums of LDA add; heads of CWR* are averaged by the square roots of their counts; memories are cut to the
     capacity as if all of their rows had been offered to one.  States are read one after the other, so an iterator may make each when it is its turn.
 
     Returns
@@ -36,6 +37,10 @@ def merged_state(states: Iterable[State]) -> tuple[State, bool]:
     """
     remaining = iter(states)
     first = next(remaining)
+    if settings is not None:
+        given = replace(first, settings=settings)
+        _check_fits(given, first, 1)
+        first = given
     joined = _Joined(first)
     for number, state in enumerate(remaining, start=2):
         _check_fits(first, state, number)
