@@ -23,6 +23,7 @@ import tempfile
 import time
 import tracemalloc
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +45,14 @@ NO_DIGEST = "0" * 64
 MOST = "bytes beyond twice the input, at most"
 PARSERS = {f"bitreplay.{name}" for name in ("container", "model", "settings", "state")}
 VALUES = [None, True, False, 0, 1, -1, 2, 3, 7, 8, 16, 255, 256, 65535, 2**24, 2**31 - 1, 2**31, 2**63, 2**64, 10**400, 0.5, float("nan"),
-          float("inf"), "", "\ud800", "\x1b[2J", "a" * 100, [], {}, [[[[]]]], "conv", "block", "down", "pool", "U8", "I64", "F32"]  # fmt: skip
+          float("inf"), "", "\ud800", "\x1b[2J", "a" * 100, [], {}, [[[[]]]], "conv", "block", "down", "pool", "lda", "cwr", "U8", "I32", "I64", "F32"]  # fmt: skip
 seen: Counter[str] = Counter()
 sound_seeds: list[bytes] = []
 
 
 def seeds(folder: Path) -> list[bytes]:
-    """Small states of every shape: no class, no tail, tails of all widths, a `down`, a shipped model."""
-    quick: dict[str, Any] = {"capacity": 3, "min_steps": 1, "epochs": 1, "threads": 1}
+    """Small states of every shape: both heads, no class, several views, no tail, tails of all widths, a `down`, a shipped model."""
+    quick: dict[str, Any] = {"capacity": 3, "threads": 1}
     shape: dict[str, Any] = {"image_size": 8, "widths": (4, 6), "blocks": (1, 0), "stem_strides": (1, 2)}
     plain = write_model(folder / "plain.model", *tiny_model.make_model(1, **shape), {"name": "plain"})
     down = write_model(folder / "down.model", *tiny_model.make_model(1, **shape, down={"threshold": True, "activation": True}), {})
@@ -59,8 +60,11 @@ def seeds(folder: Path) -> list[bytes]:
     (folder / "models").mkdir()
     (folder / "models" / "tiny.model").write_bytes((folder / "plain.model").read_bytes())
     model._FOLDER = folder / "models"
-    found = [Learner.new(plain, **quick).content()]
-    for taught, more in [(plain, {}), (down, {}), ("tiny", {}), *[(tail, {"train_blocks": 1, "weight_bits": b}) for b in (1, 8, 16)]]:
+    found = [Learner.new(plain, **quick, head=head).content() for head in ("lda", "cwr")]
+    for taught, more in [
+        (plain, {}), (plain, {"head": "cwr"}), (plain, {"views": 2}), (down, {}), ("tiny", {}), (tail, {"train_blocks": 1, "head": "cwr"}),
+        *[(tail, {"train_blocks": 1, "weight_bits": b}) for b in (1, 8, 16)],
+    ]:  # fmt: skip
         learner = Learner.new(taught, **quick, **more)
         for names in ("ab", "bc"):
             learner.learn(tiny_model.random_images(1, 2, 8), list(names))
@@ -150,7 +154,12 @@ def mutate(data: bytes, largest: int, seed: int) -> bytes:
 
 def predicted(learner: Learner) -> bytes:
     images = tiny_model.random_images(5, 2, learner.image_size)
-    return learner.predict(images).probabilities.tobytes() if learner.names else b""
+    if not learner.names:
+        return b""
+    said = [learner.predict(images, views=views).probabilities.tobytes() for views in (1, 6)]
+    with suppress(ValueError):  # nothing that a share could be taken of
+        said.append(learner.predict(images, reject=0.5).unknown.tobytes())
+    return b"".join(said)
 
 
 def run(data: bytes) -> None:
@@ -197,6 +206,8 @@ def run(data: bytes) -> None:
     try:
         learner.learn(tiny_model.random_images(6, 2, learner.image_size), [*learner.names[:1], "new", "more"][:2], cancel=cancel)
         predicted(learner)
+        learner.forget(learner.names[0])
+        assert Learner.from_content(learner.content(), threads=1).content() == learner.content()
     except (Cancelled, ValueError) as error:
         seen[type(error).__name__] += 1
 

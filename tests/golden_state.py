@@ -19,10 +19,12 @@ from bitreplay import Learner
 
 # Lesson's name: how the learner is made, and the SHA-256 of the state file after two lessons.
 GOLDEN: dict[str, tuple[dict[str, Any], str]] = {
-    "head": ({"capacity": 20, "seed": 7}, "d53c1fb86e1bd84db9d973626977a5526fcc0a73007eda4e32b56fe59a0c16ee"),
+    "head": ({"capacity": 20, "seed": 7}, "8ef41f61b49862c472ae5d71a1e2961c1e0cbf49bdcb04442b50a3ea8902e689"),
+    "views": ({"capacity": 20, "seed": 7, "views": 6}, "5578c9a0bc7b07af14895dbb1e63a90c184ec276bcf6d415a491f975f5292537"),
+    "papers": ({"capacity": 20, "seed": 7, "head": "cwr"}, "50a61fe305fd8ee91e56d1fad31f7fa9df6f1097e0ee04271ca54af2ac86317c"),
     "tail": (
-        {"model": "reactnet-32", "capacity": 20, "seed": 7, "train_blocks": 1, "tail_passes": 2},
-        "9401a81b045a428b5a27537e84e560bece08002628e3768c8b8fd4633614ef7c",
+        {"model": "reactnet-32", "capacity": 20, "seed": 7, "train_blocks": 1, "tail_passes": 2, "held_back": 0.25},
+        "d248021059db02ef9a60677d1ee9dafe2daa35c74c341d0777e16a806fdf17b3",
     ),
 }
 

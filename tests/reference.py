@@ -4,9 +4,11 @@ Written from docs/method.md alone, slow and simple on purpose; one file per conc
 docs/method.md. Points that the method leaves open are marked "OPEN".
 """
 
-from reference_arithmetic import below, divr, draw, isqrt, mix, noise, permutation, rs, sat16, sat32
+from reference_arithmetic import below, divr, draw, isqrt, mix, noise, permutation, row_hash, rs, sat16, sat32
 from reference_head import consolidate, exp2neg, learning_rate, log2q, logits, prior_logits, softmax, training_step
+from reference_lda import LinearClassifier, Sums, solve, sums_of, without_class
 from reference_learner import ReferenceLearner
+from reference_near_equal import count_once, differing_bits, most_differing
 from reference_network import (
     Activation,
     BlockConstants,
@@ -30,13 +32,17 @@ from reference_network import (
     unpack_bits,
     whitened,
 )
-from reference_replay import memory_targets, update_memory
+from reference_replay import level, update_memory
+from reference_views import VIEWS, enlarged, views_of
 
 __all__ = [
+    "VIEWS",
     "Activation",
     "BlockConstants",
+    "LinearClassifier",
     "ReferenceLearner",
     "ReferenceNetwork",
+    "Sums",
     "average_pool",
     "below",
     "binary_conv",
@@ -46,33 +52,42 @@ __all__ = [
     "consolidate",
     "conv",
     "conv_sums",
+    "count_once",
     "cut_bits",
+    "differing_bits",
     "divr",
     "dot",
     "down",
     "draw",
+    "enlarged",
     "exp2neg",
     "input_values",
     "isqrt",
     "learning_rate",
+    "level",
     "log2q",
     "logits",
-    "memory_targets",
     "mix",
+    "most_differing",
     "noise",
     "pack_bits",
     "permutation",
     "pool",
     "pooled",
     "prior_logits",
+    "row_hash",
     "rs",
     "sat16",
     "sat32",
     "signs",
     "softmax",
+    "solve",
+    "sums_of",
     "tail_stream",
     "training_step",
     "unpack_bits",
     "update_memory",
+    "views_of",
     "whitened",
+    "without_class",
 ]

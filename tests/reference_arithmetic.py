@@ -1,4 +1,4 @@
-"""Integers and random numbers of docs/method.md (opening and section 6), in plain numpy and Python integers.
+"""Integers and random numbers of docs/method.md (opening and section 9), in plain numpy and Python integers.
 
 int64 arrays where the method bounds a value below 2^63, Python integers where it does not.
 """
@@ -39,7 +39,7 @@ def sat32(value: ArrayLike) -> Int64:
 
 
 def isqrt(value: int) -> int:
-    """Floor of the square root (method.md, 4.4; OPEN: the method does not say floor)."""
+    """Floor of the square root (method.md, 6.4; OPEN: the method does not say floor)."""
     return math.isqrt(value)
 
 
@@ -53,11 +53,12 @@ def exact_product(a: Int64, b: Int64) -> Int64:
     bound = peak(a) * peak(b) * a.shape[-1]
     assert bound < 1 << 53, "the sums of a matrix product leave float64"
     real = np.float32 if bound < 1 << 24 else np.float64
-    return (a.astype(real) @ b.astype(real)).astype(np.int64)
+    result: Int64 = (a.astype(real) @ b.astype(real)).astype(np.int64)
+    return result
 
 
 def mix(x: int) -> int:
-    """Finaliser of 64 bits (method.md, 6)."""
+    """Finaliser of 64 bits (method.md, 9)."""
     x ^= x >> 30
     x = (x * 0xBF58476D1CE4E5B9) & MASK64
     x ^= x >> 27
@@ -66,7 +67,7 @@ def mix(x: int) -> int:
 
 
 def draw(seed: int, purpose: int, step: int, index: int) -> int:
-    """64 random bits that depend on the four arguments only (method.md, 6)."""
+    """64 random bits that depend on the four arguments only (method.md, 9)."""
     h = mix((seed + GOLDEN) & MASK64)
     for part in (purpose, step, index):
         h = mix((h + GOLDEN + part) & MASK64)
@@ -74,12 +75,12 @@ def draw(seed: int, purpose: int, step: int, index: int) -> int:
 
 
 def below(n: int, r: int) -> int:
-    """Map 64 random bits to 0..n-1 (method.md, 6)."""
+    """Map 64 random bits to 0..n-1 (method.md, 9)."""
     return (r * n) >> 64
 
 
 def permutation(n: int, seed: int, purpose: int, step: int) -> list[int]:
-    """Fisher-Yates permutation of 0..n-1 (method.md, 6)."""
+    """Fisher-Yates permutation of 0..n-1 (method.md, 9)."""
     a = list(range(n))
     for i in range(n - 1, 0, -1):
         j = below(i + 1, draw(seed, purpose, step, i))
@@ -88,7 +89,7 @@ def permutation(n: int, seed: int, purpose: int, step: int) -> list[int]:
 
 
 def noise(key: int, index: ArrayLike) -> Int64:
-    """32 random bits for each index, keyed by 64 bits of `draw` (method.md, 6)."""
+    """32 random bits for each index, keyed by 64 bits of `draw` (method.md, 9)."""
     mask = np.uint64(0xFFFFFFFF)
     h = np.asarray(index).astype(np.uint64) & mask
     h = (h * np.uint64(0x9E3779B1) + np.uint64(key & 0xFFFFFFFF)) & mask ^ np.uint64(key >> 32)
@@ -97,3 +98,14 @@ def noise(key: int, index: ArrayLike) -> Int64:
     h ^= h >> np.uint64(13)
     h = h * np.uint64(0xC2B2AE35) & mask
     return (h ^ (h >> np.uint64(16))).astype(np.int64)
+
+
+PURPOSE_ORDER, PURPOSE_HELD_BACK = 3, 4
+
+
+def row_hash(seed: int, row: NDArray[np.uint64], purpose: int = PURPOSE_ORDER) -> int:
+    """64 bits of a packed row, under a seed (method.md, 9)."""
+    h = draw(seed, purpose, 0, len(row))
+    for word in row:
+        h = mix(((h ^ int(word)) + GOLDEN) & MASK64)
+    return h

@@ -1,4 +1,4 @@
-"""A learner with a trained branch: lessons that train the tail (docs/method.md, 7.6)."""
+"""A learner with a trained branch: lessons that train the tail (docs/method.md, 7.6 and 7.7)."""
 
 from __future__ import annotations
 
@@ -7,46 +7,101 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
-from reference_arithmetic import Int64, Uint64, draw, permutation, rs
+from numpy.typing import NDArray
+from reference_arithmetic import PURPOSE_HELD_BACK, Int64, Uint64, draw, permutation, row_hash, rs
 from reference_head import distillation, learning_rate, log_share, logits, prior_logits, training_step
-from reference_learner import ReferenceLearner
+from reference_lda import Sums, solve
+from reference_learner import MIXING_BITS, Live, ReferenceLearner
+from reference_mixing import ONE, Held, choose_mixing
+from reference_near_equal import differing_bits
 from reference_network import ReferenceNetwork
 from reference_tail import PURPOSE_GRADIENT, TENSOR_HEAD, Minibatch, Moment, ReferenceTail, requant_head
+from reference_unknown import LeaveOneOut
 
 PURPOSE_TAIL_LIVE, PURPOSE_TAIL_REPLAY, PURPOSE_VARIATION = 9, 10, 11
+MOST_HELD = 256  # rows of a class that the branch is judged by
+LEAST_STEPS = 50
 
 
 class ReferenceBranchLearner(ReferenceLearner):
-    """The learner of 4 and 5 as frozen branch, and a trained branch beside it.
+    """The learner of 4 to 6 as frozen branch, and a trained branch beside it; `branch` (K, D_f) is v."""
 
-    `settings` has those with tail_ before them as well; `branch` (K, D_f) is v.
-    """
-
-    def __init__(self, network: ReferenceNetwork, capacity: int, seed: int, settings: dict[str, Any], tail: ReferenceTail) -> None:
-        super().__init__(network, capacity, seed, settings)
+    def __init__(self, network: ReferenceNetwork, settings: dict[str, Any], tail: ReferenceTail) -> None:
+        super().__init__(network, settings)
         self.tail = tail
         self.branch: Int64 = np.zeros((0, network.feature_count), np.int64)
-        self._latents: Uint64 = np.zeros((0, network.row_words), np.uint64)
-
-    def learn_latents(self, latents: Uint64, labels: ArrayLike) -> None:
-        """Learn one lesson of latent rows."""
-        self._latents = latents
-        super().learn_latents(latents, labels)
+        self.worse = -1  # the class for whose sake the branch is not heard
 
     def _requant(self, step: int) -> Callable[[Int64], tuple[Int64, int]]:
         bits = self.tail.settings.gradient_bits
         key = Moment(self.seed, self.experience, step).key(PURPOSE_GRADIENT, TENSOR_HEAD)
         return lambda g: requant_head(g, bits, key)
 
-    def _train(
-        self, live_features: Int64, live_labels: list[int], stored_labels: list[int], live_count: list[int], stored_count: list[int]
-    ) -> Int64:
-        tw = super()._train(live_features, live_labels, stored_labels, live_count, stored_count)
-        self.branch = np.concatenate([self.branch, tw[len(self.branch) :]])
-        if stored_labels:
-            self._train_tail(live_labels, stored_labels, live_count, stored_count)
-        return tw
+    def is_held_back(self, row: Uint64) -> bool:
+        """Whether a latent row is a candidate for being held back."""
+        return bool(self.settings["head"] == "lda" and row_hash(self.seed, row, PURPOSE_HELD_BACK) >> 56 < self.settings["held_back"])
+
+    def roles(self, live: Live) -> list[str]:
+        """What each live row is to the branch: held, trained or neither."""
+        # OPEN: with CWR* too a row that does not count is neither.
+        roles = ["trained" if counts else "neither" for counts in live.counts]
+        most = max(512, self.settings["capacity"])
+        for i, row in enumerate(live.latents):
+            if not live.counts[i]:
+                continue
+            own = [j for j in np.flatnonzero(live.counts) if live.labels[j] == live.labels[i]]
+            smaller = sum(row_hash(self.seed, live.latents[j]) < row_hash(self.seed, row) for j in own)
+            held = [r for r, c in zip(self.latents, self.labels, strict=True) if c == live.labels[i] and self.is_held_back(r)]
+            if self.is_held_back(row) and smaller < most:
+                roles[i] = "held"
+            elif self.near is not None and any(differing_bits(row, other) <= self.near for other in held):
+                roles[i] = "neither"
+        return roles
+
+    def begin(self, classes: int, without: Sums) -> None:
+        """Let every class that has not begun begin as LDA knows it, from these sums."""
+        found = solve(without, *self.lda_settings)
+        shift = found.exponent - 11 - self.network.feature_bits
+        for c in range(classes):
+            if not self.branch[c].any():
+                product = found.weight[c].astype(object) * self.temperature
+                first = rs(product, shift) if shift >= 0 else product << -shift
+                self.branch[c] = np.clip(first, -(1 << 31), (1 << 31) - 1).astype(np.int64)
+
+    def _learn_branch(self, start: Int64 | None, live: Live, classes: int) -> None:
+        known, lda = len(self.branch), self.settings["head"] == "lda"
+        self.branch = np.concatenate([self.branch, np.zeros((classes - known, self.network.feature_count), np.int64)])
+        if start is not None:
+            self.branch[known:] = start[known:]
+        roles = self.roles(live)
+        trained, held = ([i for i, role in enumerate(roles) if role == which] for which in ("trained", "held"))
+        stored = [slot for slot, row in enumerate(self.latents) if not self.is_held_back(row)]
+        if not stored or (live.labels and not trained):
+            if lda and classes > known:
+                self.mixing = (ONE, 0)
+            return
+        if lda:
+            others = Sums.none(self.network.feature_count).with_rows(live.features[held], [live.labels[i] for i in held], classes)
+            self.begin(classes, self.known.less(others))
+        self._train_tail(
+            live.latents[trained], [live.labels[i] for i in trained], self.latents[stored], [int(self.labels[slot]) for slot in stored]
+        )
+        self.mixing = self._mix(live, held, known) if lda else (ONE // 2, ONE // 2)
+
+    def _mix(self, live: Live, held: list[int], known: int) -> tuple[int, int]:
+        """Choose the scales on the rows that were held back."""
+        if not self.settings["held_back"]:
+            return ONE, ONE
+        kept = [slot for slot, row in enumerate(self.latents) if self.is_held_back(row)]
+        latents = np.concatenate([self.latents[kept], live.latents[held]])
+        features = np.concatenate([self.stored_features()[kept], live.features[held]])
+        labels = np.array([int(self.labels[slot]) for slot in kept] + [live.labels[i] for i in held], np.int64)
+        order = [i for c in range(len(self.branch)) if self.known.count[c] > 1 for i in np.flatnonzero(labels == c)[:MOST_HELD]]
+        judge = LeaveOneOut(self.known, *self.lda_settings)
+        frozen = [np.floor(-judge.distances(features[i], int(labels[i])) / 2 * self.temperature + 0.5).astype(np.int64) for i in order]
+        branch = logits(self.tail.features_of(latents[order]).astype(np.int8), self.branch, self.network.feature_bits)
+        scales, self.worse = choose_mixing(Held(labels[order], np.array(frozen, np.int64).reshape(len(order), -1), branch), known)
+        return scales
 
     def vary(self, row: Uint64, number: int) -> Uint64:
         """Mirror a row or not, and turn some of its bits over."""
@@ -71,21 +126,22 @@ class ReferenceBranchLearner(ReferenceLearner):
             result[j] ^= mask
         return np.array(result, np.uint64)
 
-    def _train_tail(self, live_labels: list[int], stored_labels: list[int], live_count: list[int], stored_count: list[int]) -> None:
+    def _train_tail(self, live: Uint64, live_labels: list[int], other: Uint64, stored_labels: list[int]) -> None:
+        """Train on live rows and on rows of the memory."""
         settings, n, r = self.settings, len(live_labels), len(stored_labels)
+        live_count, stored_count = ([labels.count(c) for c in range(len(self.branch))] for labels in (live_labels, stored_labels))
         live_batch, other_batch = min(settings["live_batch"], n), min(settings["tail_replay_batch"], r)
         active = [c for c in range(len(live_count)) if live_count[c] + stored_count[c]]
         position = {c: i for i, c in enumerate(active)}
         prior = np.zeros(len(active), np.int64)
-        if settings["prior"]:
+        if settings["prior_correction"]:
             prior = prior_logits([live_count[c] for c in active], [stored_count[c] for c in active], live_batch, other_batch)
             prior += [rs(log_share(len(active), live_count[c] + stored_count[c], n + r) * settings["tail_prior"], 8) for c in active]
-        ghosts = 0 if settings["class_means"] else settings["ghosts"]
         batches = -(-n // live_batch) if n else 1
         passes = settings["tail_passes"] if n else -(-settings["tail_passes"] // 4)
         steps = -(-passes * r // other_batch)
         if n:
-            steps = min(steps, settings["tail_epochs"] * batches)
+            steps = min(steps, max(LEAST_STEPS, settings["tail_epochs"] * batches))
         live_order: list[int] = []
         replay_order: list[int] = []
         permutations = 0
@@ -100,7 +156,7 @@ class ReferenceBranchLearner(ReferenceLearner):
                 replay_order += permutation(r, self.seed, PURPOSE_TAIL_REPLAY, (self.experience << 32) + permutations)
                 permutations += 1
             stored, replay_order = replay_order[:other_batch], replay_order[other_batch:]
-            rows = [self._latents[i] for i in batch] + [self.rows[i] for i in stored]
+            rows = [live[i] for i in batch] + [other[i] for i in stored]
             labels = [live_labels[i] for i in batch] + [stored_labels[i] for i in stored]
             first = step * (live_batch + other_batch)
             varied = np.stack([self.vary(row, first + b) for b, row in enumerate(rows)])
@@ -112,7 +168,7 @@ class ReferenceBranchLearner(ReferenceLearner):
             if settings["tail_distillation"] and absent and n:
                 bits = self.network.feature_bits
                 distilled = distillation(logits(features, v, bits), logits(before.features_of(varied), before_v, bits), absent)
-            gradients = self.tail.gradients(Minibatch(varied, targets, prior, ghosts, distilled), v, moment)
+            gradients = self.tail.gradients(Minibatch(varied, targets, prior, 0, distilled), v, moment)
             self.tail.step(gradients, moment)
             rate = learning_rate(settings["learning_rate"], self.network.feature_bits, step, steps, len(rows))
             self.branch[active] = training_step(
@@ -120,15 +176,15 @@ class ReferenceBranchLearner(ReferenceLearner):
                 features,
                 targets,
                 prior,
-                ghosts,
+                0,
                 rate,
                 self.network.feature_bits,
-                v,
-                np.zeros(len(active), np.int64),
                 self._requant(step),
                 distilled,
             )
 
-    def _logits(self, latents: Uint64) -> list[Int64]:
-        trained = logits(self.tail.features_of(latents).astype(np.int8), self.branch, self.network.feature_bits)
-        return [*super()._logits(latents), trained]
+    def logits(self, images: NDArray[np.uint8], views: int) -> Int64:
+        """Logits (N, K) of both branches together (method.md, 4.3 and 7.7)."""
+        trained = logits(self._mean(images, views, self.tail.features_of), self.branch, self.network.feature_bits)
+        both: Int64 = self.frozen_logits(images, views) + rs(trained * self.mixing[1], MIXING_BITS)
+        return both

@@ -297,6 +297,7 @@ class ReferenceNetwork:
                 size //= 2
         self.map_size = size
         self.row_words = size * size * self.words
+        self.latent_bits = size * size * self.channels
 
     def stream(self, images: NDArray[np.uint8]) -> Int64:
         """Stream (N, H, W, C) that reaches the cut (method.md, 3.2 to 3.4)."""

@@ -3,102 +3,81 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from reference_arithmetic import Uint64, below, draw
+from reference_arithmetic import Uint64, row_hash
+from reference_near_equal import MOST_COMPARED, differing_bits
 
-PURPOSE_DROP, PURPOSE_OFFER = 3, 4
+
+def level(counts: Sequence[int], capacity: int) -> int:
+    """The largest L up to the capacity with which sum(min(n_c, L)) fits into it (method.md, 5)."""
+    return max(at for at in range(capacity + 1) if sum(min(n, at) for n in counts) <= capacity)
 
 
-def memory_targets(seen: Sequence[int], capacity: int) -> list[int]:
-    """Rows that each class may hold, by `seen` and the capacity alone (method.md, 5)."""
-    if sum(seen) <= capacity:
-        return list(seen)  # every L fits: the method's "largest L" is infinity
-    level = 0
-    while sum(min(s, level + 1) for s in seen) <= capacity:
-        level += 1
-    remainder = capacity - sum(min(s, level) for s in seen)
-    targets = []
-    for s in seen:
-        extra = s > level and remainder > 0
-        remainder -= extra
-        targets.append(min(s, level) + extra)
-    return targets
+@dataclass(frozen=True)
+class Entry:
+    """A row that may be kept: of slot `index`, or live row `index`."""
+
+    key: int
+    label: int
+    index: int
+    live: bool
+    row: Uint64
 
 
 def update_memory(
-    rows: Uint64, labels: NDArray[np.uint16], seen: Sequence[int], live_rows: Uint64, live_labels: Sequence[int], *,
-    capacity: int, seed: int, experience: int,
-) -> tuple[Uint64, NDArray[np.uint16], list[int]]:  # fmt: skip
-    """Offer the live rows of one experience to the memory (method.md, 5).
+    rows: Uint64, labels: NDArray[np.uint16], live_rows: Uint64, live_labels: Sequence[int], *,
+    capacity: int, seed: int, near: int | None, latent_words: int,
+) -> tuple[Uint64, NDArray[np.uint16]]:  # fmt: skip
+    """Offer rows that count to the memory (method.md, 5).
 
     Parameters
     ----------
     rows, labels
         The memory in slot order.
-    seen
-        Rows offered so far by class, this experience excluded; classes not yet in it count 0.
     live_rows, live_labels
-        Rows of this experience in order.
-    capacity, seed, experience
-        M, the learner's seed, the number of lessons before this one.
+        The rows that are offered.
+    capacity, seed, near, latent_words
+        M; the learner's seed; in how many bits near-equal rows differ at most, or None; the first words of a row, by which all is decided.
 
     Returns
     -------
-    rows, labels, seen
+    rows, labels
         The new ones.
 
     """
-    live_labels = [int(c) for c in live_labels]
-    classes = max([len(seen), *(c + 1 for c in live_labels)])
-    before = list(seen) + [0] * (classes - len(seen))
-    after = [before[c] + live_labels.count(c) for c in range(classes)]
-    targets = memory_targets(after, capacity)
+    offered = []
+    for i, (row, c) in enumerate(zip(live_rows, live_labels, strict=True)):
+        stored = [other[:latent_words] for other, label in zip(rows, labels, strict=True) if label == c][:MOST_COMPARED]
+        if near is None or not any(differing_bits(row[:latent_words], other) <= near for other in stored):
+            offered.append(Entry(row_hash(seed, row[:latent_words]), int(c), i, True, row))
+    entries = [
+        Entry(row_hash(seed, row[:latent_words]), int(c), i, False, row) for i, (row, c) in enumerate(zip(rows, labels, strict=True))
+    ]
+    entries += offered
+    classes = max((entry.label + 1 for entry in entries), default=0)
+    # OPEN: equal rows, which have equal hashes, come in the order of slots before live rows.
+    of_class = [sorted((e for e in entries if e.label == c), key=lambda e: (e.key, e.live, e.index)) for c in range(classes)]
+    most = level([len(own) for own in of_class], capacity)
+    candidates = sorted((own[most] for own in of_class if len(own) > most), key=lambda e: (e.key, e.label))
+    spare = candidates[: capacity - sum(min(len(own), most) for own in of_class)]
+    kept = [entry for own in of_class for entry in own[:most] + [e for e in own[most : most + 1] if e in spare]]
 
-    # An entry is ("old", slot) or ("new", live row). A list of entries per class, as the method has it.
-    lists: list[list[tuple[str, int]]] = []
-    for c in range(classes):
-        entries = [("old", int(slot)) for slot in np.flatnonzero(labels == c)]
-        t = targets[c]
-        while len(entries) > t:
-            j = below(len(entries), draw(seed, PURPOSE_DROP, experience << 32 | c, len(entries)))
-            entries[j] = entries[-1]
-            entries.pop()
-        i = before[c]
-        for row, label in enumerate(live_labels):
-            if label != c:
-                continue
-            if len(entries) < t:
-                entries.append(("new", row))
-            elif t > 0:
-                j = below(i + 1, draw(seed, PURPOSE_OFFER, experience << 32 | c, i))
-                if j < t:
-                    entries[j] = ("new", row)
-            i += 1
-        lists.append(entries)
-
-    # OPEN: "a replaced entry's new row goes into the slot of the entry that was dropped or replaced" is read as the summary of the
-    # complete rule that follows it: survivors stay, all new rows together take the free slots in ascending order.
-    memory: dict[int, tuple[Uint64, int]] = {}
-    arrivals: list[tuple[Uint64, int]] = []
-    for c, entries in enumerate(lists):
-        for kind, index in entries:
-            if kind == "old":
-                memory[index] = (rows[index], c)
-            else:
-                arrivals.append((live_rows[index], c))
+    memory = {entry.index: entry for entry in kept if not entry.live}
     slot = 0
-    for arrival in arrivals:
-        while slot in memory:
-            slot += 1
-        memory[slot] = arrival
+    for entry in kept:  # classes ascending, and within a class ascending hashes
+        if entry.live:
+            while slot in memory:
+                slot += 1
+            memory[slot] = entry
     while memory and max(memory) >= len(memory):  # a hole is left: the highest slot moves into the lowest hole
         hole = next(s for s in range(len(memory)) if s not in memory)
         memory[hole] = memory.pop(max(memory))
     assert len(memory) <= capacity
     new_rows = np.zeros((len(memory), live_rows.shape[1]), np.uint64)
     new_labels = np.zeros(len(memory), np.uint16)
-    for s, (row, c) in memory.items():
-        new_rows[s], new_labels[s] = row, c
-    return new_rows, new_labels, after
+    for s, entry in memory.items():
+        new_rows[s], new_labels[s] = entry.row, entry.label
+    return new_rows, new_labels

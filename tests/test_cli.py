@@ -29,8 +29,11 @@ MODELS = Path(bitreplay.__file__).parent / "models"
 
 
 def draw(colour: tuple[int, int, int], seed: int, size: tuple[int, int] = (40, 32)) -> Image.Image:
-    noise = np.random.default_rng(seed).integers(-20, 21, (size[1], size[0], 3))
-    return Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8))
+    light = np.random.default_rng(seed).integers(
+        -90, 91, (size[1] // 4 + 1, size[0] // 4 + 1, 1)
+    )  # in squares: no two pictures are near-equal
+    squares = light.repeat(4, axis=0).repeat(4, axis=1)[: size[1], : size[0]]
+    return Image.fromarray(np.clip(np.array(colour) + squares, 0, 255).astype(np.uint8))
 
 
 def write_lesson(folder: Path, names: list[str], first_seed: int = 0) -> Path:
@@ -94,7 +97,8 @@ def test_round_trip_of_two_lessons(state: Path, tmp_path: Path) -> None:
     assert sorted(result["confusion"]["classes"]) == ["blue", "green", "red"]
     assert all(0 < image["probability"] <= 1 for image in result["images"])
 
-    assert json.loads(run("predict", state, test, "--json", "--mirrored")[0])["accuracy"] >= 0.9
+    for views in (2, 6):
+        assert json.loads(run("predict", state, test, "--json", "--views", views)[0])["accuracy"] >= 0.9
     table, _ = run("predict", state, test)
     assert f"accuracy {100 * result['accuracy']:.1f} % ({sum(hits)} of {3 * PICTURES} pictures)" in table
 
@@ -648,6 +652,34 @@ def test_what_is_unknown_is_called_so_when_asked(state: Path, tmp_path: Path) ->
     assert "unknown; of what it knows most like" in run("predict", state, *sorted((test / "red").iterdir()), "--reject", "0.1")[0]
     for bad in ("0", "1", "-1", "nan"):
         assert "expected a share between 0 and 1" in assert_refused(state, "predict", state, test, "--reject", bad)
+
+
+def test_new_takes_a_head_and_views(tmp_path: Path) -> None:
+    lesson = write_lesson(tmp_path / "lesson", ["blue", "red"])
+    for head, views in (("cwr", 1), ("lda", 6)):
+        state = tmp_path / f"{head}.state"
+        run("new", state, "--capacity", 10, "--head", head, "--views", views)
+        run("learn", state, lesson)
+        assert json.loads(run("info", state, "--json")[0])["head"] == head
+        assert Learner.load(state).settings.views == views
+        assert json.loads(run("predict", state, lesson, "--json")[0])["accuracy"] >= 0.9
+    for option, value, message in (
+        ("--head", "knn", "head: expected lda or cwr, got 'knn'"),
+        ("--views", 3, "views: expected 1, 2 or 6, got 3"),
+    ):
+        assert message in run("new", tmp_path / "none.state", option, value, code=1)[1]
+        assert not (tmp_path / "none.state").exists()
+    state = tmp_path / "lda.state"
+    assert "views: expected 1, 2 or 6, or None, got 4" in assert_refused(state, "predict", state, lesson, "--views", 4)
+
+
+def test_heads_of_two_kinds_are_not_merged(tmp_path: Path) -> None:
+    lesson = write_lesson(tmp_path / "lesson", ["blue", "red"])
+    for head in ("lda", "cwr"):
+        run("new", tmp_path / head, "--capacity", 10, "--head", head)
+        run("learn", tmp_path / head, lesson)
+    said = assert_refused(tmp_path / "lda", "merge", tmp_path / "lda", tmp_path / "cwr")
+    assert "expected head lda, as the first, got cwr; only devices that learn alike can be merged" in said
 
 
 def test_info_of_a_backbone_by_name() -> None:

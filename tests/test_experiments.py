@@ -493,7 +493,7 @@ def test_the_real_bases_and_methods_fit(pictures: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="torch is not installed (extra train)")
     runs = [
         {"label": "slda", "method": "slda"},
-        {"label": "engine", "method": "engine", "settings": {"min_steps": 10, "capacity": 8}},
+        {"label": "engine", "method": "engine", "settings": {"capacity": 8}},
     ]
     plan = protocol(data={"set": "folder", "image_size": 32}, base={"weights": "quicknet-32"}, runs=runs)
     place = Place(pictures, tmp_path, Path(__file__).parents[1] / "weights")

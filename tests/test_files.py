@@ -21,10 +21,8 @@ import bitreplay.model
 from bitreplay import FormatError, Learner, Model, _engine
 from bitreplay.container import pack, unpack
 from bitreplay.model import write_model
-from bitreplay.settings import Settings
 
 NO_DIGEST = b"0" * 64
-QUICK = {"min_steps": 2, "epochs": 1}
 MAX_BYTES = 50_000_000  # no file of this module may make the reader allocate more
 
 Tensors = dict[str, np.ndarray]
@@ -62,12 +60,12 @@ def edited(content: bytes, edit: Callable[[dict[str, Any]], None]) -> bytes:
 class Shelf:
     """Files of one learner: taught on a custom model, which its state carries."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, head: str = "lda") -> None:
         self.folder = folder
         self.network, self.tensors = tiny_model.make_model(3, image_size=8, widths=(8,), blocks=(1,), stem_strides=(2, 2))
         self.model = write_model(folder / "tiny.model", self.network, self.tensors, {"name": "tiny"})
         self.model_bytes = (folder / "tiny.model").read_bytes()
-        self.learner = Learner.new(self.model, capacity=4, threads=1, **QUICK)
+        self.learner = Learner.new(self.model, capacity=4, threads=1, near_equal=0, head=head)
         self.images = tiny_model.random_images(1, 6, 8)
         self.learner.learn(self.images, ["a", "b", "c", "b", "b", "c"])
         self.learner.save(folder / "s")
@@ -86,6 +84,12 @@ class Shelf:
 @pytest.fixture(scope="session")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
     return Shelf(tmp_path_factory.mktemp("files"))
+
+
+@pytest.fixture(scope="session", params=["lda", "cwr"])
+def either(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+    """A shelf for each kind of head."""
+    return Shelf(tmp_path_factory.mktemp("either"), request.param)
 
 
 def load(content: bytes, folder: Path, **arguments: Any) -> Learner:
@@ -241,8 +245,8 @@ def add(**entry: Any) -> Callable[[dict[str, Any]], None]:
 
 HUGE = 1 << 40
 HEADERS = {
-    "huge shape": change("head.weight", shape=[HUGE, 8]),
-    "product of the shape overflows": change("head.weight", shape=[1 << 32, 1 << 32]),
+    "huge shape": change("head.feature_sum", shape=[HUGE, 8]),
+    "product of the shape overflows": change("head.feature_sum", shape=[1 << 32, 1 << 32]),
     "empty and huge": change("replay.labels", shape=[HUGE, 0]),
     "largest dimension": change("replay.labels", shape=[2**64 - 1, 0]),
     "dimension above 64 bits": change("replay.labels", shape=[2**64]),
@@ -267,7 +271,7 @@ HEADERS = {
 
 
 OF_A_MODEL = {
-    "head.weight": "features.weight", "replay.labels": "cut.direction", "replay.rows": "prefix.0.weight", "replay.seen": "cut.alpha",
+    "head.feature_sum": "features.weight", "replay.labels": "cut.direction", "replay.rows": "prefix.0.weight", "replay.seen": "cut.alpha",
 }  # fmt: skip
 
 
@@ -306,30 +310,34 @@ def test_a_hostile_length_of_the_header_is_refused(shelf: Shelf, tmp_path: Path,
 # -- states whose digest fits and whose content does not -------------------------------------------------------------------------
 
 
-def test_a_missing_or_additional_tensor_is_refused(shelf: Shelf, tmp_path: Path) -> None:
-    for name in shelf.state_tensors:
+def test_a_missing_or_additional_tensor_is_refused(either: Shelf, tmp_path: Path) -> None:
+    for name in either.state_tensors:
         if name == "model":
             continue
-        rest = {key: value for key, value in shelf.state_tensors.items() if key != name}
+        rest = {key: value for key, value in either.state_tensors.items() if key != name}
         with pytest.raises(FormatError, match=r"tensor (head|replay)\."):
-            load(pack("state", shelf.state_metadata, rest), tmp_path)
-    with pytest.raises(FormatError, match=r"expected no tensor more"):
-        load(shelf.state({"more": np.zeros(1, np.uint8)}), tmp_path)
+            load(pack("state", either.state_metadata, rest), tmp_path)
+    for more in ("more", "head.weight" if either.learner.settings.head == "lda" else "head.moment"):
+        with pytest.raises(FormatError, match=rf"expected no tensor {more}"):
+            load(either.state({more: np.zeros(1, np.uint8)}), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["head.weight", "head.past_count", "replay.seen", "replay.rows", "replay.labels"])
-def test_a_wrong_type_or_shape_is_refused(shelf: Shelf, tmp_path: Path, name: str) -> None:
-    tensor = shelf.state_tensors[name]
-    other = {"int32": "float32", "uint32": "int32", "uint64": "int64", "uint16": "int16"}[str(tensor.dtype)]
-    wrong = [
-        tensor.astype(other), tensor.astype("uint8"), tensor[:-1], np.concatenate([tensor, tensor]), tensor[None], tensor.reshape(-1)[0],
-        tensor[:0],
-    ]  # fmt: skip
-    for value in wrong:
-        if value.dtype == tensor.dtype and value.shape == tensor.shape:
+OTHER_TYPE = {"int64": "uint64", "int32": "float32", "uint32": "int32", "uint64": "int64", "uint16": "int16"}
+
+
+def test_a_wrong_type_or_shape_is_refused(either: Shelf, tmp_path: Path) -> None:
+    for name, tensor in either.state_tensors.items():
+        if name == "model":
             continue
-        with pytest.raises(FormatError, match=r"head\.|replay\."):
-            load(shelf.state({name: value}), tmp_path)
+        wrong = [
+            tensor.astype(OTHER_TYPE[str(tensor.dtype)]), tensor.astype("uint8"), tensor[:-1], np.concatenate([tensor, tensor]), tensor[None],
+            tensor.reshape(-1)[0], tensor[:0],
+        ]  # fmt: skip
+        for value in wrong:
+            if value.dtype == tensor.dtype and np.atleast_1d(value).shape == tensor.shape:
+                continue
+            with pytest.raises(FormatError, match=r"head\.|replay\."):
+                load(either.state({name: value}), tmp_path)
 
 
 def test_values_out_of_range_are_refused(shelf: Shelf, tmp_path: Path) -> None:
@@ -337,13 +345,17 @@ def test_values_out_of_range_are_refused(shelf: Shelf, tmp_path: Path) -> None:
     labels, seen = tensors["replay.labels"], tensors["replay.seen"]
     assert len(labels) == 4
     assert seen.tolist() == [1, 3, 2]
+    few = {"head.count": np.ones(3, np.int64)}
     wrong: list[tuple[Tensors, str]] = [
         ({"replay.labels": np.array([0, 1, 2, 3], np.uint16)}, "replay.labels"),
         ({"replay.labels": np.array([0, 1, 2, 65535], np.uint16)}, "replay.labels"),
         ({"replay.labels": np.array([0, 0, 1, 2], np.uint16)}, "no more rows than were offered"),
-        ({"replay.seen": np.array([1, 0, 2], np.uint64)}, "no more rows than were offered"),
+        ({"replay.seen": np.array([1, 0, 2], np.uint64)}, "head.count: expected at least one row of each class, and no more than were seen"),
         ({"replay.seen": np.array([1, 3, 2**32], np.uint64)}, "replay.labels"),
-        ({"replay.seen": np.array([1, 3, 2**64 - 1], np.uint64)}, "replay.labels"),
+        ({"replay.seen": np.array([1, 3, 2**63], np.uint64)}, "head.count"),
+        ({"replay.seen": np.array([1, 3, 2**64 - 1], np.uint64)}, "head.count"),
+        ({"replay.seen": np.array([1, 1, 1], np.uint64), **few, "head.feature_sum": tensors["head.feature_sum"] * 0,
+          "head.moment": tensors["head.moment"] * 0}, "no more rows than were offered"),
         ({"replay.rows": np.zeros((5, tensors["replay.rows"].shape[1]), np.uint64), "replay.labels": np.array([0, 1, 1, 1, 2], np.uint16)},
          "expected at most 4, got 5"),
     ]  # fmt: skip
@@ -386,7 +398,8 @@ def test_an_experience_that_is_no_count_is_refused(shelf: Shelf, tmp_path: Path,
         {"seed": -1}, {"seed": 2**64}, {"max_classes": 2}, {"max_classes": 0}, {"max_classes": 2**16}, {"lesson_images": 0},
         {"learning_rate": 0}, {"learning_rate": 5}, {"learning_rate": float("nan")}, {"learning_rate": float("inf")},
         {"learning_rate": 10**400}, {"learning_rate": [1]}, {"learning_rate": True}, {"epochs": 0}, {"epochs": 10**9},
-        {"min_steps": 10**9}, {"live_batch": 0}, {"replay_batch": 0}, {"ghosts": -1}, {"ghosts": 10**9}, {"prior_correction": 1},
+        {"head": "knn"}, {"head": 1}, {"head": "cwr"}, {"views": 0}, {"views": 3}, {"views": 2}, {"views": True}, {"shrinkage": 0}, {"shrinkage": 65},
+        {"shrinkage": float("nan")}, {"pseudo_pictures": -1}, {"near_equal": 0.6}, {"near_equal": "0"}, {"live_batch": 0}, {"replay_batch": 0}, {"ghosts": -1}, {"ghosts": 10**9}, {"prior_correction": 1},
         {"tail_passes": 0}, {"tail_passes": 10**9}, {"unknown": 1},
     ],
     ids=str,
@@ -403,18 +416,7 @@ def test_settings_that_are_no_settings_are_refused(shelf: Shelf, tmp_path: Path,
 
 
 def test_a_missing_setting_is_refused(shelf: Shelf, tmp_path: Path) -> None:
-    added = {"train_blocks", "forward_bits", "gradient_bits", "weight_bits", "weight_step", "parameter_step", "sign_reset", "tail_epochs",
-             "tail_passes", "tail_replay_batch", "tail_noise", "tail_mirror", "tail_distillation",
-             "tail_prior"}  # fmt: skip
-    without = {k: v for k, v in json.loads(shelf.state_metadata["settings"]).items() if k not in added}
-    assert load(shelf.state(settings=json.dumps(without)), tmp_path).settings.train_blocks == 0  # a state of 0.1.0
-    for name in added:
-        values = json.loads(shelf.state_metadata["settings"])
-        del values[name]
-        assert getattr(load(shelf.state(settings=json.dumps(values)), tmp_path).settings, name) == (
-            getattr(Settings(), name) if name != "tail_distillation" else False
-        )
-    for name in without:
+    for name in json.loads(shelf.state_metadata["settings"]):
         values = json.loads(shelf.state_metadata["settings"])
         del values[name]
         with pytest.raises(FormatError, match="settings: expected"):
@@ -464,7 +466,7 @@ def shipped(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> st
 
 
 def test_a_state_does_not_carry_a_shipped_model(shelf: Shelf, tmp_path: Path, shipped: str) -> None:
-    learner = Learner.new(shipped, capacity=4, threads=1, **QUICK)
+    learner = Learner.new(shipped, capacity=4, threads=1)
     learner.learn(shelf.images, ["a", "b", "c", "b", "b", "c"])
     learner.save(tmp_path / "s")
     content = (tmp_path / "s").read_bytes()
@@ -533,7 +535,7 @@ def test_a_plain_network_is_a_model() -> None:
     model = Model(model_file(*plain(CONV, POOL, BLOCK)), "m")
     assert model.info()["latent_bits"] == 2 * 2 * 4
     assert Model(model_file(*plain(tail=0)), "m").network.feature_count == 3
-    learner = Learner.new(model, capacity=2, **QUICK)
+    learner = Learner.new(model, capacity=2)
     learner.learn(np.zeros((2, 4, 4, 3), np.uint8), ["a", "b"])
     assert learner.predict(np.zeros((1, 4, 4, 3), np.uint8)).names == ["a"]  # all equal: the first
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from bitreplay import Learner, Model, _engine
 from bitreplay.model import write_model
 
 SIZE = 8
-QUICK: dict[str, Any] = {"min_steps": 2, "epochs": 1}
+HEADS = pytest.mark.parametrize("head", ["lda", "cwr"])
+VIEWS = pytest.mark.parametrize("views", [1, 6])
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +49,7 @@ def _no_garbage() -> None:
 
 
 def current() -> int:
-    return _engine.memory()[0]
+    return int(_engine.memory()[0])
 
 
 def peak_of(action: Callable[[], object]) -> int:
@@ -55,7 +57,13 @@ def peak_of(action: Callable[[], object]) -> int:
     before = current()
     _engine.reset_memory_peak()
     action()
-    return _engine.memory()[1] - before
+    return int(_engine.memory()[1]) - before
+
+
+def assert_needs(used: int, promised: int, *, exact: bool) -> None:
+    """To the byte, but where a tail is trained: how many rows are held back from it is found in the lesson."""
+    assert used <= promised
+    assert used == promised or (not exact and used > 0.6 * promised)
 
 
 def pictures(count: int, size: int = SIZE) -> np.ndarray:
@@ -68,7 +76,7 @@ def names(count: int, classes: int, first: int = 0) -> list[str]:
 
 def test_the_core_forgets_nothing_and_keeps_nothing(model_file: Path) -> None:
     before = current()
-    learner = Learner.new(model_file, capacity=9, threads=3, **QUICK)
+    learner = Learner.new(model_file, capacity=9, threads=3)
     learner.learn(pictures(7), names(7, 3))
     learner.predict(pictures(3))
     assert current() > before
@@ -77,17 +85,23 @@ def test_the_core_forgets_nothing_and_keeps_nothing(model_file: Path) -> None:
     assert current() == before
 
 
+@HEADS
+@VIEWS
 @pytest.mark.parametrize("capacity", [0, 1, 9, 500])
-def test_info_names_what_is_kept(model_file: Path, tmp_path: Path, capacity: int) -> None:
+def test_info_names_what_is_kept(model_file: Path, tmp_path: Path, capacity: int, head: str, views: int) -> None:
     before = current()
-    learner = Learner.new(model_file, capacity=capacity, **QUICK)
-    row, width = learner.model.network.latent_words * 8, learner.model.network.feature_count
+    learner = Learner.new(model_file, capacity=capacity, head=head, views=views)
+    width = learner.model.network.feature_count
+    row = learner.model.network.latent_words * 8 + (width if views > 1 else 0)  # tiny: whole words of features
 
     def check(classes: int) -> None:
         sizes = learner.info()["bytes"]
         assert sizes["kept"] == current() - before
         assert sizes["kept"] == sizes["network"] + sizes["head"] + sizes["replay_rows"] + sizes["replay_counts"]
-        assert sizes["head"] == classes * (width * (4 + 8) + 4)  # weights, feature sums and one count a class
+        if head == "lda":  # a sum and a count a class, half a moment, a row; weights and a bias a class
+            assert sizes["head"] == classes * (width + 1) * 8 + width * (width + 1) // 2 * 4 + width * 4 + classes * (width * 2 + 8)
+        else:
+            assert sizes["head"] == classes * (width * 4 + 4)
         assert sizes["replay_rows"] == capacity * row
         assert sizes["replay_counts"] == capacity * 2 + classes * 8  # a label a row, a count a class
         assert sizes["replay_row"] == row + 2
@@ -119,46 +133,53 @@ def test_a_row_of_8192_bits_costs_1024_bytes_and_at_most_16(tmp_path: Path) -> N
         gc.collect()
         before = current()
         learner = Learner.new(model, capacity=capacity)
-        assert learner.info()["bytes"]["replay_row"] * capacity == current() - before
+        sizes = learner.info()["bytes"]
+        assert sizes["replay_row"] * capacity + sizes["head"] == current() - before
         return current() - before
 
     cost = bytes_with(1001) - bytes_with(1000)
     assert 1024 <= cost <= 1024 + 16
 
 
+@HEADS
+@VIEWS
 @pytest.mark.parametrize("threads", [1, 2, 16])
 @pytest.mark.parametrize("train_blocks", [0, 1])
 @pytest.mark.parametrize(("capacity", "live"), [(0, 1), (0, 40), (3, 1), (10, 10), (300, 4), (40, 12)])
-def test_the_peak_of_a_lesson_is_the_formula(model: Model, capacity: int, live: int, train_blocks: int, threads: int) -> None:
+def test_the_peak_of_a_lesson_is_the_formula(
+    model: Model, capacity: int, live: int, train_blocks: int, threads: int, head: str, views: int
+) -> None:
     if train_blocks and not capacity:
         return  # refused: tests/test_tail.py
-    learner = Learner.new(model, capacity=capacity, threads=threads, train_blocks=train_blocks, **QUICK)
+    learner = Learner.new(model, capacity=capacity, threads=threads, train_blocks=train_blocks, head=head, views=views)
     for classes in (1, 3, 3, 12):
-        stored, known = learner.info()["replay_rows"], len(learner.names)
+        stored = learner.info()["replay_rows"]
         labels = names(live, min(classes, live))
         after = len({*learner.names, *labels})
-        peak = peak_of(lambda labels=labels: learner.learn(pictures(live), labels))
-        assert peak == learner._core.lesson_bytes(capacity, stored, live, after, threads), (known, after, stored)
+        peak = peak_of(partial(learner.learn, pictures(live), labels))
+        assert_needs(peak, learner._core.lesson_bytes(capacity, stored, live, after, threads), exact=not train_blocks)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 16])
+@HEADS
+@pytest.mark.parametrize(("threads", "views"), [(1, 1), (2, 6), (16, 1)])
 @pytest.mark.parametrize(
     ("capacity", "lesson_images", "max_classes", "train_blocks"),
     [(0, 1, 1, 0), (5, 4, 3, 0), (6, 30, 12, 0), (200, 10, 2, 0), (3, 2, 40, 0), (5, 4, 3, 1), (200, 10, 2, 1), (16, 30, 12, 1)],
 )
 def test_the_learning_peak_is_reached_and_never_passed(
-    model: Model, capacity: int, lesson_images: int, max_classes: int, train_blocks: int, threads: int
+    model: Model, capacity: int, lesson_images: int, max_classes: int, train_blocks: int, threads: int, head: str, views: int
 ) -> None:
     without = current() - model.network.bytes
     learner = Learner.new(
-        model, capacity=capacity, lesson_images=lesson_images, max_classes=max_classes, threads=threads, train_blocks=train_blocks, **QUICK
-    )
+        model, capacity=capacity, lesson_images=lesson_images, max_classes=max_classes, threads=threads, train_blocks=train_blocks,
+        head=head, views=views, near_equal=0,
+    )  # fmt: skip
     promised = learner.info()["bytes"]["learning_peak"]
     peaks = []
     images = pictures(lesson_images)
     for first in range(0, max_classes, lesson_images):  # open all classes
         labels = [str(min(first + i, max_classes - 1)) for i in range(lesson_images)]
-        peaks.append(current() - without + peak_of(lambda labels=labels: learner.learn(images, labels)))
+        peaks.append(current() - without + peak_of(partial(learner.learn, images, labels)))
     while learner.info()["replay_rows"] < capacity:
         peaks.append(current() - without + peak_of(lambda: learner.learn(images, names(lesson_images, max_classes))))
     assert len(learner.names) == max_classes
@@ -169,12 +190,12 @@ def test_the_learning_peak_is_reached_and_never_passed(
     kept = current() - without
     lesson = peak_of(lambda: learner.learn(images, names(lesson_images, max_classes)))
     assert kept == sizes["kept"]
-    assert lesson == sizes["lesson"]
-    assert kept + lesson == promised
+    assert_needs(lesson, sizes["lesson"], exact=not train_blocks)
+    assert_needs(kept + lesson, promised, exact=not train_blocks)
 
 
 def test_without_a_limit_the_peak_is_that_of_1024_images_of_known_classes(model: Model) -> None:
-    learner = Learner.new(model, capacity=6, threads=1, **QUICK)
+    learner = Learner.new(model, capacity=6, threads=1)
     learner.learn(pictures(6), names(6, 3))
     info = learner.info()
     assert info["lesson_images"] == 1024
@@ -184,18 +205,20 @@ def test_without_a_limit_the_peak_is_that_of_1024_images_of_known_classes(model:
     assert info["bytes"]["learning_peak"] == info["bytes"]["kept"] + peak
 
 
+@HEADS
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("train_blocks", [0, 1])
 @pytest.mark.parametrize("classes", [3, 900])
-def test_predicting_needs_what_info_says(model: Model, train_blocks: int, threads: int, classes: int) -> None:
-    learner = Learner.new(model, capacity=classes, max_classes=classes, threads=threads, train_blocks=train_blocks, **QUICK)
+def test_predicting_needs_what_info_says(model: Model, train_blocks: int, threads: int, classes: int, head: str) -> None:
+    learner = Learner.new(model, capacity=classes, max_classes=classes, threads=threads, train_blocks=train_blocks, near_equal=0, head=head)
     learner.learn(np.resize(pictures(64), (2 * classes, SIZE, SIZE, 3)), names(2 * classes, classes))
     promised = learner.info()["bytes"]["predicting"]
     images = np.resize(pictures(64), (600, SIZE, SIZE, 3))
     assert peak_of(lambda: learner.predict(images)) == promised
-    assert peak_of(lambda: learner.predict(images[:5])) == learner._core.predict_bytes(5, False, threads) <= promised
-    mirrored = learner._core.predict_bytes(256, True, threads)
-    assert peak_of(lambda: learner.predict(images, mirrored=True)) == mirrored > promised
+    assert peak_of(lambda: learner.predict(images[:5])) == learner._core.predict_bytes(5, 1, threads) <= promised
+    for views in (2, 6):
+        more = learner._core.predict_bytes(256, views, threads)
+        assert peak_of(partial(learner.predict, images, views=views)) == more >= promised
 
 
 def least(model: Model, **values: Any) -> int:
@@ -214,10 +237,14 @@ def least(model: Model, **values: Any) -> int:
     threads=st.sampled_from([1, 2, 7, 40]),
     extra=st.integers(0, 3000),
     seed=st.integers(0, 1000),
+    head=st.sampled_from(["lda", "cwr"]),
+    views=st.sampled_from([1, 2]),
 )
-def test_a_limit_in_bytes_is_kept_and_used(model: Model, lesson_images: int, max_classes: int, threads: int, extra: int, seed: int) -> None:
+def test_a_limit_in_bytes_is_kept_and_used(
+    model: Model, lesson_images: int, max_classes: int, threads: int, extra: int, seed: int, head: str, views: int
+) -> None:
     gc.collect()
-    values: dict[str, Any] = {"lesson_images": lesson_images, "max_classes": max_classes, "threads": threads, **QUICK}
+    values: dict[str, Any] = {"lesson_images": lesson_images, "max_classes": max_classes, "threads": threads, "head": head, "views": views}
     limit = least(model, **values) + extra
     without = current() - model.network.bytes
     learner = Learner.new(model, memory_bytes=limit, seed=seed, **values)

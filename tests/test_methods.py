@@ -37,7 +37,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "quantized_cwr": {"learning_rate": 0.1},
     "quantized_latent_replay": {"capacity": 30},
     "slda": {},
-    "engine": {"capacity": 30, "min_steps": 50},
+    "engine": {"capacity": 30},
 }
 
 

@@ -439,8 +439,7 @@ def test_the_heads_gradient_of_16_bits_is_that_of_a_head_only_lesson() -> None:
     got = tail.gradients(batch, tw, NOW).head
     h = tail.features_of(batch.latents)
     rate = 1 << 10
-    zero = np.zeros(len(tw), np.int64)
-    stepped = training_step(tw, h, batch.targets, batch.prior, 0, rate, tail.features.feature_bits, tw, zero)
+    stepped = training_step(tw, h, batch.targets, batch.prior, 0, rate, tail.features.feature_bits)
     assert np.array_equal(stepped, tw - ref.rs(got * rate, 16))
 
 

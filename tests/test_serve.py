@@ -42,7 +42,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 @pytest.fixture
 def path(model: Model, tmp_path: Path) -> Path:
-    Learner.new(model, capacity=30, min_steps=100, threads=1).save(tmp_path / "x.state")
+    Learner.new(model, capacity=30, threads=1, near_equal=0).save(tmp_path / "x.state")
     return tmp_path / "x.state"
 
 

@@ -307,7 +307,7 @@ def test_unknown_things_are_called_so_where_asked(client: TestClient) -> None:
 
 def test_another_devices_state_is_merged(client: TestClient, model: Model, tmp_path: Path) -> None:
     teach(client, "red")
-    other = Learner.new(model, capacity=30, min_steps=100, threads=1)
+    other = Learner.new(model, capacity=30, threads=1)
     other.learn(np.full((10, SIZE, SIZE, 3), 250, np.uint8), ["white"] * 10)
     before = client.get("/api/v1/file").content
     assert client.post("/api/v1/merge", content=other.content()).json() == {"equal_tails": True}

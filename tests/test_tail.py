@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 import reference as ref
 import tiny_model
+from numpy.typing import NDArray
 from reference_branch import ReferenceBranchLearner
+from reference_comparison import assert_same, assert_same_answers
 from reference_tail import Gate, ReferenceTail, TailSettings
 
 from bitreplay import Learner
@@ -19,9 +22,10 @@ EXPONENT = 12  # of the tail's stream: a good part of it lies where the straight
 FAMILIES = ("quicknet", "reactnet", "birealnet")
 TAIL = ("forward_bits", "gradient_bits", "weight_bits", "weight_step", "parameter_step", "sign_reset")
 COMMON: dict[str, Any] = {
-    "epochs": 1, "min_steps": 6, "live_batch": 5, "replay_batch": 6, "ghosts": 2, "class_means": True,
-    "tail_epochs": 2, "tail_passes": 3, "tail_replay_batch": 7, "tail_noise": 26, "tail_mirror": True, "tail_distillation": True, "tail_prior": 0.5, "prior_correction": True,
+    "capacity": 11, "seed": 7, "threads": 2, "epochs": 1, "live_batch": 5, "replay_batch": 6, "ghosts": 2, "near_equal": 0.05,
+    "held_back": 0.25, "tail_epochs": 2, "tail_passes": 3, "tail_replay_batch": 7, "tail_noise": 26, "tail_mirror": True, "tail_distillation": True, "tail_prior": 0.5,
 }  # fmt: skip
+HEADS = ("lda", "cwr")
 
 
 def make(
@@ -53,38 +57,35 @@ def make(
     return write_model(folder / f"{family}.model", network, tensors, {"name": family}), ref.ReferenceNetwork(network, tensors), gates
 
 
-def pair(
-    folder: Path, family: str, train_blocks: int, values: dict[str, Any], threads: int = 2, **shape: Any
-) -> tuple[Learner, ReferenceBranchLearner]:
+def pair(folder: Path, family: str, train_blocks: int, values: dict[str, Any], **shape: Any) -> tuple[Learner, ReferenceBranchLearner]:
     model, network, gates = make(folder, family, **shape)
-    settings = {**COMMON, **{k: v for k, v in values.items() if k not in TAIL}}
-    tail = {k: v for k, v in values.items() if k in TAIL}
-    ours = Learner.new(
-        model, capacity=11, seed=7, threads=threads, learning_rate=0.02, pull=1.0, train_blocks=train_blocks, **settings, **tail
-    )
-    reference = ReferenceBranchLearner(
-        network, 11, 7, {"learning_rate": 1311, "pull": 256, "prior": settings["prior_correction"], **settings, "tail_prior": round(256 * settings["tail_prior"])},
-        ReferenceTail.of(network, train_blocks, gates, TailSettings(**tail)),
-    )  # fmt: skip
-    return ours, reference
+    ours = Learner.new(model, **{**COMMON, "train_blocks": train_blocks, **values})
+    settings = ours.settings.for_core()
+    tail = ReferenceTail.of(network, train_blocks, gates, TailSettings(**{name: settings[name] for name in TAIL}))
+    return ours, ReferenceBranchLearner(network, settings, tail)
 
 
-def assert_same(ours: Learner, reference: ReferenceBranchLearner, train_blocks: int) -> None:
-    core = ours._core
-    assert np.array_equal(core.weight(), reference.weight)
-    assert np.array_equal(core.rows(), reference.rows)
-    assert np.array_equal(core.tail_weight(), reference.branch)
-    for i in range(train_blocks):
-        block = reference.tail.blocks[len(reference.tail.blocks) - train_blocks + i]
-        values = core.tail_values(i)
-        if "shadow" in values:
-            assert np.array_equal(values["shadow"], block.shadow.reshape(-1)), i
-        else:
-            assert np.array_equal(values["bits"], ref.pack_bits(block.shadow < 0).reshape(-1)), i
-        for name, master in block.masters.items():
-            assert np.array_equal(values[name], master), (i, name)
+LESSONS = (([0, 1] * 5, slice(0, 10)), ([2, 0, 1, 2, 2, 3, 3], slice(10, 17)), ([3] * 12, slice(17, 29)))
 
 
+def teach(ours: Learner, reference: ReferenceBranchLearner, images: NDArray[np.uint8], train_blocks: int) -> None:
+    """Teach both the same lessons, compare after each, and see that the last one moved the tail."""
+    for labels, rows in LESSONS:
+        before = [block.shadow.copy() for block in reference.tail.blocks]
+        ours.learn(images[rows], [f"c{c}" for c in labels])
+        reference.learn(images[rows], labels)
+        assert_same(ours, reference)
+    moved = [not np.array_equal(a, b.shadow) for a, b in zip(before, reference.tail.blocks, strict=True)]
+    assert sum(moved) == train_blocks, "the lesson left the tail as it was: the test shows nothing"
+
+
+def mixed(learner: Learner, reference: ReferenceBranchLearner, mixing: tuple[int, int]) -> Learner:
+    """The same, in which both branches are heard with these weights."""
+    reference.mixing = mixing
+    return Learner(learner.model, learner.settings, 2, state=replace(learner._state(), mixing=mixing))
+
+
+@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
     ("train_blocks", "values"),
@@ -96,27 +97,18 @@ def assert_same(ours: Learner, reference: ReferenceBranchLearner, train_blocks: 
         (2, {"weight_bits": 1, "weight_step": 6, "parameter_step": 6, "gradient_bits": 4}),
         (2, {"forward_bits": 8, "gradient_bits": 2, "weight_step": 3}),
         (1, {"forward_bits": 5, "gradient_bits": 11, "sign_reset": True, "tail_mirror": False, "tail_noise": 0, "prior_correction": False}),
-        (2, {"class_means": False, "parameter_step": 4, "weight_step": 2, "weight_bits": 16, "gradient_bits": 3}),
+        (2, {"parameter_step": 4, "weight_step": 2, "weight_bits": 16, "gradient_bits": 3}),
     ],
 )
-def test_lessons_equal_the_reference(tmp_path: Path, family: str, train_blocks: int, values: dict[str, Any]) -> None:
-    ours, reference = pair(tmp_path, family, train_blocks, values)
+def test_lessons_equal_the_reference(tmp_path: Path, family: str, train_blocks: int, values: dict[str, Any], head: str) -> None:
+    ours, reference = pair(tmp_path, family, train_blocks, {"head": head, **values})
     images = tiny_model.random_images(5, 30, 16)
-    for labels, rows in (([0, 1] * 5, slice(0, 10)), ([2, 0, 1, 2, 2, 3, 3], slice(10, 17)), ([3] * 12, slice(17, 29))):
-        before = [block.shadow.copy() for block in reference.tail.blocks]
-        ours.learn(images[rows], [f"c{c}" for c in labels])
-        reference.learn(images[rows], labels)
-        assert_same(ours, reference, train_blocks)
-    moved = any(not np.array_equal(a, b.shadow) for a, b in zip(before, reference.tail.blocks, strict=True))
-    assert moved, "the lesson left the tail as it was: the test shows nothing"
+    teach(ours, reference, images, train_blocks)
     ours._core.rehearse(2, None)
     reference.rehearse()
-    assert_same(ours, reference, train_blocks)
-    best, probabilities, certainty = ours._core.predict(images, 2)
-    assert np.array_equal(certainty, reference.certainty(images))
-    expected = reference.predict(images)
-    assert np.array_equal(best, expected[0])
-    assert np.array_equal(probabilities, expected[1])
+    assert_same(ours, reference)
+    for mixing in (reference.mixing, (30_000, 50_000)):
+        assert_same_answers(mixed(ours, reference, mixing), reference, images)
 
 
 @pytest.mark.parametrize("channels", [65, 128])
@@ -126,7 +118,7 @@ def test_other_sizes_equal_the_reference(tmp_path: Path, channels: int) -> None:
     for labels, rows in (([0, 1] * 5, slice(0, 10)), ([1, 0, 2, 2], slice(10, 14))):
         ours.learn(images[rows], [f"c{c}" for c in labels])
         reference.learn(images[rows], labels)
-    assert_same(ours, reference, 2)
+    assert_same(ours, reference)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -142,41 +134,32 @@ def test_a_tail_whose_features_have_no_relu_equals_the_reference(tmp_path: Path,
     down = {"relu": family == "quicknet", "threshold": True, "activation": family != "quicknet"}
     ours, reference = pair(tmp_path, family, 2, values, features_relu=False, down=down)
     images = tiny_model.random_images(5, 30, 16)
-    for labels, rows in (([0, 1] * 5, slice(0, 10)), ([2, 0, 1, 2, 2, 3, 3], slice(10, 17)), ([3] * 12, slice(17, 29))):
-        before = [block.shadow.copy() for block in reference.tail.blocks]
-        ours.learn(images[rows], [f"c{c}" for c in labels])
-        reference.learn(images[rows], labels)
-        assert_same(ours, reference, 2)
-    assert all(not np.array_equal(a, b.shadow) for a, b in zip(before, reference.tail.blocks, strict=True))
-    best, probabilities, _ = ours._core.predict(images, 2)
-    expected = reference.predict(images)
-    assert np.array_equal(best, expected[0])
-    assert np.array_equal(probabilities, expected[1])
+    teach(ours, reference, images, 2)
+    assert_same_answers(mixed(ours, reference, (1 << 15, 1 << 15)), reference, images)
 
 
-def test_predicting_from_mirrored_pictures_too(tmp_path: Path) -> None:
-    ours, reference = pair(tmp_path, "quicknet", 1, {})
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("views", [2, 6])
+def test_more_views_equal_the_reference(tmp_path: Path, head: str, views: int) -> None:
+    ours, reference = pair(tmp_path, "quicknet", 1, {"head": head, "views": views})
     images = tiny_model.random_images(5, 30, 16)
-    for labels, rows in (([0, 1] * 5, slice(0, 10)), ([2, 0, 1, 2, 2, 3, 3], slice(10, 17))):
-        ours.learn(images[rows], [f"c{c}" for c in labels])
-        reference.learn(images[rows], labels)
-    best, probabilities, _ = ours._core.predict(images, 2, True)
-    expected = reference.predict(images, mirrored=True)
-    assert np.array_equal(best, expected[0])
-    assert np.array_equal(probabilities, expected[1])
-    assert not np.array_equal(probabilities, ours._core.predict(images, 2)[1])
-    # a mirrored picture has the same two views
-    assert np.array_equal(probabilities, ours._core.predict(np.ascontiguousarray(images[:, :, ::-1]), 1, True)[1])
+    teach(ours, reference, images, 1)
+    heard = mixed(ours, reference, (1 << 15, 1 << 15))
+    assert_same_answers(heard, reference, images)
+    probabilities = heard.predict(images).probabilities
+    assert not np.array_equal(probabilities, heard.predict(images, views=1).probabilities)
+    two, of_mirrored = (heard.predict(shown, views=2).probabilities for shown in (images, np.ascontiguousarray(images[:, :, ::-1])))
+    assert np.array_equal(two, of_mirrored)  # the same two views
 
 
 @pytest.mark.parametrize(
     ("tail_epochs", "tail_passes", "steps"),
-    [(2, 3, [4, 5]), (2, 10_000, [4, 6]), (2, 1, [2, 2]), (2, 2, [3, 4]), (10_000, 1, [2, 2]), (1, 20, [2, 3])],
+    [(2, 3, [5, 5]), (2, 10_000, [50, 50]), (2, 1, [2, 2]), (30, 10_000, [60, 90]), (10_000, 1, [2, 2]), (1, 20, [29, 32])],
 )
 def test_steps_are_limited_by_passes_over_live_and_over_stored_rows(
     tmp_path: Path, tail_epochs: int, tail_passes: int, steps: list[int]
 ) -> None:
-    learner, _ = pair(tmp_path, "quicknet", 1, {"tail_epochs": tail_epochs, "tail_passes": tail_passes})
+    learner, _ = pair(tmp_path, "quicknet", 1, {"tail_epochs": tail_epochs, "tail_passes": tail_passes, "held_back": 0, "near_equal": 0})
     images = tiny_model.random_images(5, 29, 16)
     calls: list[tuple[int, int]] = []
     for labels, rows in (("ab" * 5, slice(0, 10)), ("cabccdd", slice(10, 17)), ("d" * 12, slice(17, 29))):
@@ -187,7 +170,7 @@ def test_steps_are_limited_by_passes_over_live_and_over_stored_rows(
 
 def test_distillation_acts_where_two_known_classes_are_not_shown(tmp_path: Path) -> None:
     images = tiny_model.random_images(5, 30, 16)
-    learners = [pair(tmp_path, "quicknet", 2, {"tail_distillation": on})[0] for on in (True, False)]
+    learners = [pair(tmp_path, "quicknet", 2, {"tail_distillation": on, "held_back": 0})[0] for on in (True, False)]
     lessons = [("ababababab", slice(0, 10), False), ("bcbcbcc", slice(10, 17), False), ("ccccccccc", slice(17, 26), True)]
     for labels, rows, differs in lessons:  # absent: none, a, then a and b
         for learner in learners:
@@ -201,7 +184,7 @@ def test_threads_and_a_saved_state_change_nothing(tmp_path: Path, weight_bits: i
     images = tiny_model.random_images(5, 30, 16)
     states = []
     for threads in (1, 3):
-        learner, _ = pair(tmp_path, "birealnet", 2, values, threads=threads)
+        learner, _ = pair(tmp_path, "birealnet", 2, {**values, "threads": threads})
         for n, (labels, rows) in enumerate((("ababab", slice(0, 6)), ("cbac", slice(6, 10)), ("dd", slice(10, 12)))):
             learner.learn(images[rows], list(labels))
             path = tmp_path / f"{threads}-{n}.state"
@@ -218,7 +201,7 @@ def test_a_tail_needs_replay_and_blocks(tmp_path: Path) -> None:
         Learner.new(model, capacity=0, train_blocks=1)
     with pytest.raises(ValueError, match="train_blocks: expected at most 2"):
         Learner.new(model, train_blocks=3)
-    learner = Learner.new(model, capacity=2, train_blocks=1, min_steps=1)
+    learner = Learner.new(model, capacity=2, train_blocks=1)
     images = tiny_model.random_images(1, 3, 16)
     with pytest.raises(ValueError, match="labels: expected at most 2 classes in all, got 3"):
         learner.learn(images, ["a", "b", "c"])

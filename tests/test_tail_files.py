@@ -13,7 +13,7 @@ from test_tail import make
 from bitreplay import FormatError, Learner
 from bitreplay.container import pack, unpack
 
-SETTINGS: dict[str, Any] = {"capacity": 6, "train_blocks": 1, "min_steps": 1, "epochs": 1, "threads": 1}
+SETTINGS: dict[str, Any] = {"capacity": 6, "train_blocks": 1, "threads": 1}
 Change = Callable[[dict[str, Any]], object]
 
 
