@@ -59,7 +59,7 @@ class Moment:
     steps: int = 1
 
     def key(self, purpose: int, index: int) -> int:
-        """Key of `noise` (method.md, 6)."""
+        """Key of `noise` (method.md, 9)."""
         return draw(self.seed, purpose, (self.experience << 32) + self.step, index)
 
     @property

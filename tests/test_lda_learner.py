@@ -252,7 +252,7 @@ def test_who_forgot_a_class_answers_like_one_that_never_knew_it(real_data: Path)
         images = test.images[np.isin(test.labels, others)]
         same = np.array(learner.predict(images).names) == np.array(never.predict(images).names)
         agreement.append(same.mean())
-    assert np.mean(agreement) >= 0.95, agreement
+    assert np.mean(agreement) >= 0.95, agreement  # on average: of some classes alone less
     assert min(agreement) >= 0.9, agreement
 
 
