@@ -95,7 +95,11 @@ def short_table(runs: Runs, streams: Lines, experiments: Lines) -> str:
     for begin, label in ((OURS, "two classes a lesson"), (ONE, "one class a lesson")):
         for (name, capacity), lines in runs.items():
             if name.startswith(begin) and capacity == 0:
-                cells = (f"{lines[0]['learned_bytes'] / 1e6:.2f} MB", percent(lines), below(lines, joint) if joint else "")
+                cells = (
+                    f"{lines[0]['learned_bytes'] / 1e6:.2f} MB",
+                    percent(lines),
+                    below(lines, joint) if joint and name == begin else "",
+                )
                 rows.append((label + name.removeprefix(begin), *cells))
     bound = [
         {**r, "accuracy": r["final"]} for r in experiments if (r["protocol"], r["split"], r["label"]) == ("cifar10-nc5", "test", JOINT_TAIL)

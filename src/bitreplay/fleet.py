@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .merge import merged_state
+from .merge import check_fits, merged_state
 from .model import Model
 from .settings import Settings
 from .state import State, pack_state, parse_state, read_state
@@ -21,19 +21,21 @@ PART = 64  # files that one task joins
 Report = Callable[[int, int], object]
 
 
-def states_in(paths: Sequence[Path], model: Model | None, report: Report | None = None) -> Iterator[State]:
-    """The states of files, each read when it is its turn; FormatError, OSError."""
+def states_in(paths: Sequence[Path], model: Model | None, settings: Settings, report: Report | None = None) -> Iterator[State]:
+    """The states of files, each read when it is its turn; FormatError, OSError, and ValueError for one that does not fit these settings."""
     for number, path in enumerate(paths):
         if report is not None:
             report(number, len(paths))
         state = read_state(path, model)
         model = model or state.model  # read once
+        check_fits(model, settings, state, str(path))
         yield state
 
 
 def _part(paths: list[str], model: bytes | None, settings: dict[str, Any]) -> bytes:
     known = Model(model, "model") if model is not None else None
-    return pack_state(merged_state(states_in([Path(path) for path in paths], known), Settings.from_dict(settings))[0])
+    target = Settings.from_dict(settings)
+    return pack_state(merged_state(states_in([Path(path) for path in paths], known, target), target)[0])
 
 
 def joined_parts(

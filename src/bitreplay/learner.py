@@ -371,7 +371,7 @@ class Learner:
         files = [Path(path) for path in paths]
         with self._change("merge"):
             if workers == 1 and scheduler is None:
-                return self._merge(states_in(files, self._model, told), progress, cancel)
+                return self._merge(states_in(files, self._model, self._settings, told), progress, cancel)
             return self._merge(
                 joined_parts(files, self._model, self._settings, workers=workers, scheduler=scheduler, report=told), progress, cancel
             )

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._engine import Memory
+from .model import Model
 from .settings import Settings
 from .state import MAX_LESSONS, State, row_words
 
@@ -38,28 +39,26 @@ def merged_state(states: Iterable[State], settings: Settings | None = None) -> t
     remaining = iter(states)
     first = next(remaining)
     if settings is not None:
-        given = replace(first, settings=settings)
-        _check_fits(given, first, 1)
-        first = given
+        check_fits(first.model, settings, first, "state 1")
+        first = replace(first, settings=settings)
     joined = _Joined(first)
     for number, state in enumerate(remaining, start=2):
-        _check_fits(first, state, number)
+        check_fits(first.model, first.settings, state, f"state {number}")
         joined.add(state)
     return joined.state()
 
 
-def _check_fits(first: State, state: State, number: int) -> None:
-    if state.model.digest != first.model.digest:
+def check_fits(model: Model, settings: Settings, state: State, where: str) -> None:
+    """ValueError, which begins with `where`, unless the state can be joined to ones of that model under these settings."""
+    if state.model.digest != model.digest:
         raise ValueError(
-            f"state {number}: expected one taught on model {first.model.digest[:12]}, as the first, got {state.model.digest[:12]}; "
+            f"{where}: expected one taught on model {model.digest[:12]}, as the first, got {state.model.digest[:12]}; "
             "only devices with the same model can be merged"
         )
     for name in _ALIKE:
-        mine, its = getattr(first.settings, name), getattr(state.settings, name)
+        mine, its = getattr(settings, name), getattr(state.settings, name)
         if mine != its:
-            raise ValueError(
-                f"state {number}: expected {name} {mine}, as the first, got {its}; only devices that learn alike can be merged"
-            )
+            raise ValueError(f"{where}: expected {name} {mine}, as the first, got {its}; only devices that learn alike can be merged")
 
 
 class _Joined:
