@@ -94,7 +94,7 @@ int64_t Learner::lesson_bytes(size_t capacity, size_t replay_rows, size_t live, 
   const int64_t training = trains ? train_tail_bytes(network, tail_, live, replay_rows, classes, settings_, threads) : 0;
   const int64_t tail = (has_tail ? static_cast<int64_t>(live * 8 + replay_rows * 6) : 0) + std::max(training, trains && lda ? mixing_bytes(replay_rows, live, classes, threads) : 0);
   const int64_t roles = has_tail ? static_cast<int64_t>(live) : 0;
-  const int64_t sorting = has_tail && lda && settings_.held_back > 0 ? roles_bytes(live, classes) : 0;
+  const int64_t sorting = has_tail && lda && settings_.held_back > 0 ? roles_bytes(replay_rows, live, classes) : 0;
   const int64_t learning = std::max(sorting, fresh + std::max({head, tail, Replay::planning_bytes(capacity, replay_rows, live, classes)}));
   return static_cast<int64_t>(rows) + std::max({looking, counting, roles + learning});
 }

@@ -136,7 +136,7 @@ class Learner {
   void choose_mixing_for(const Lesson& lesson, std::span<const uint64_t> latents, std::span<const int8_t> features, std::span<const uint8_t> roles,
                          Fresh& fresh, int threads) const;
   int64_t mixing_bytes(size_t replay_rows, size_t live, size_t classes, int threads) const;
-  static int64_t roles_bytes(size_t live, size_t classes);
+  static int64_t roles_bytes(size_t replay_rows, size_t live, size_t classes);
   int64_t near_bits() const;  // rows that differ in no more bits are near-equal; negative: none is
 
   // What one image shows.  Each may be null: its latent row as it is; the means over its views of the features of the frozen network and of the

@@ -41,7 +41,9 @@ int64_t Learner::mixing_bytes(size_t replay_rows, size_t live, size_t classes, i
   return static_cast<int64_t>(kept) + LeaveOneOut::bytes(classes, network_.feature_count()) + std::max(scratch, choose_mixing_bytes(rows, classes));
 }
 
-int64_t Learner::roles_bytes(size_t live, size_t classes) { return static_cast<int64_t>(live * sizeof(Place) + classes * sizeof(uint32_t)); }
+int64_t Learner::roles_bytes(size_t replay_rows, size_t live, size_t classes) {
+  return static_cast<int64_t>(replay_rows + live * sizeof(Place) + classes * sizeof(uint32_t));
+}
 
 Buffer<uint8_t> Learner::roles_of(std::span<const uint64_t> latents, std::span<const int32_t> labels, std::span<const uint8_t> counts,
                                   size_t classes) const {
@@ -63,14 +65,16 @@ Buffer<uint8_t> Learner::roles_of(std::span<const uint64_t> latents, std::span<c
     return a.label != b.label ? a.label < b.label : a.hash != b.hash ? a.hash < b.hash : a.row < b.row;
   });
   Buffer<uint32_t> rank(classes, 0);
+  Buffer<uint8_t> held(replay_.size());
+  for (size_t slot = 0; slot < held.size(); ++slot) held[slot] = is_held_back(replay_.row(slot));
   for (size_t k = 0; k < size; ++k) {
     const auto [hash, label, i] = places[k];
     const uint64_t* row = latents.data() + i * words;
     if (is_held_back(row) && rank[label] < std::max(kOfRows, replay_.capacity())) roles[i] = kHeld;
     ++rank[label];
     for (size_t slot = 0; roles[i] == kTrained && near_bits() >= 0 && slot < replay_.size(); ++slot) {
-      const uint64_t* other = replay_.row(slot);
-      if (replay_.labels()[slot] == label && is_held_back(other) && near_equal(row, other, replay_.latent_words(), near_bits())) roles[i] = kIdle;
+      if (held[slot] == 0 || replay_.labels()[slot] != label) continue;
+      if (near_equal(row, replay_.row(slot), replay_.latent_words(), near_bits())) roles[i] = kIdle;
     }
   }
   return roles;
