@@ -25,7 +25,6 @@ from bitreplay.data import ImageSet, by_name, cached_split
 from bitreplay.training.export import load_network
 from bitreplay.training.packed_conv import PackedConv, use_packed
 from bitreplay.training.pretrain import to_float, top1
-from bitreplay.training.weights import load_weights, network_of, weight_files
 from bitreplay.training.zoo.network import CutNetwork
 
 Floats = NDArray[np.float64]
@@ -69,13 +68,6 @@ def few(x: Floats, y: NDArray[np.int64], tested: Floats, labels: NDArray[np.int6
     return 100 * float(np.mean(found)), 100 * float(np.std(found, ddof=1))
 
 
-def opened(place: Path) -> tuple[CutNetwork, dict[str, Any]]:
-    if weight_files(place):
-        told, tensors, _ = load_weights(place)
-        return network_of(told["config"], tensors), told
-    return load_network(place)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
@@ -88,7 +80,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     for place in args.backbones:
-        network, told = opened(place)
+        network, told = load_network(place)
         use_packed(network, PackedConv(args.threads, 8))
         size = network.config.image_size
 

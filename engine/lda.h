@@ -68,6 +68,7 @@ struct LinearClassifier {
   int exponent = 0;
 
   int64_t bytes() const { return bytes_of(weight) + bytes_of(bias); }
+  static int64_t bytes(size_t classes, int width) { return static_cast<int64_t>(classes * (static_cast<size_t>(width) * sizeof(int16_t) + sizeof(int64_t))); }
 };
 
 // What the sums say of features: mean of all rows, and scatter within classes, shrunk: an upper triangle by rows.

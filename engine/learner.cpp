@@ -28,9 +28,10 @@ Learner::Learner(const Network& network, size_t capacity, uint64_t seed, const S
     : network_(network),
       settings_(settings),
       seed_(seed),
-      statistics_(settings.head == HeadKind::lda ? network.feature_count() : 0),
+      statistics_(settings.head == HeadKind::lda ? lda_width() : 0),
       replay_(capacity, network_.latent_words(), further_words(network, settings.views)),
       tail_(network_, tail, tail_sources) {
+  require(lda_width() <= network.feature_count(), "lda_features: expected at most the {} features of the model", {static_cast<uint64_t>(network.feature_count())});
   if (tail.blocks == 0) return;
   require(capacity > 0, "train_blocks: expected 0 where the replay memory holds no row: a tail is trained on replayed rows");
   const Shape shape = network_.cut_shape();
@@ -42,7 +43,7 @@ Learner::Learner(const Network& network, size_t capacity, uint64_t seed, const S
 LdaSettings Learner::lda_settings() const {
   const auto real = [](int64_t value) { return static_cast<double>(value) / (1 << kSettingBits); };
   const int64_t one = int64_t{1} << network_.feature_bits();
-  return {real(settings_.shrinkage) * network_.feature_count(), real(settings_.pseudo_pictures), static_cast<double>(one * one)};
+  return {real(settings_.shrinkage) * lda_width(), real(settings_.pseudo_pictures), static_cast<double>(one * one)};
 }
 
 int64_t Learner::near_bits() const { return settings_.near_equal == 0 ? -1 : settings_.near_equal * network_.latent_bits() >> 16; }
@@ -72,8 +73,7 @@ void Learner::stored_features(size_t slot, int8_t* features, Scratch& scratch) c
 int64_t Learner::head_bytes_at(size_t classes) const {
   const auto width = static_cast<size_t>(network_.feature_count());
   if (!has_lda()) return static_cast<int64_t>(classes * (width * sizeof(int32_t) + sizeof(uint32_t)));
-  const auto solved = static_cast<int64_t>(classes * (width * sizeof(int16_t) + sizeof(int64_t)));
-  return Statistics::bytes(classes, static_cast<int>(width), statistics_.is_wide()) + solved;
+  return Statistics::bytes(classes, lda_width(), statistics_.is_wide()) + LinearClassifier::bytes(classes, lda_width());
 }
 
 int64_t Learner::lesson_bytes(size_t capacity, size_t replay_rows, size_t live, size_t classes, int threads) const {
@@ -87,10 +87,10 @@ int64_t Learner::lesson_bytes(size_t capacity, size_t replay_rows, size_t live, 
   const auto looking = static_cast<int64_t>(workers * (static_cast<size_t>(network.scratch_bytes()) + Eye::bytes(network, settings_.views))) -
                        static_cast<int64_t>(live * sizeof(uint8_t));
   const int64_t counting = count_once_bytes(live, near_bits()) - static_cast<int64_t>(live * sizeof(uint8_t));
-  const int64_t classifier = lda ? static_cast<int64_t>(classes * (features * sizeof(int16_t) + sizeof(int64_t))) : 0;
+  const int64_t classifier = lda ? LinearClassifier::bytes(classes, lda_width()) : 0;
   const int64_t fresh = head_bytes_at(classes) + tail_.bytes() +
                         (has_tail ? static_cast<int64_t>(classes * features * sizeof(int32_t)) + (lda ? classifier : 0) : 0);
-  const int64_t head = lda ? solve_bytes(classes, static_cast<int>(features)) - classifier : train_head_bytes(live, replay_rows, classes, features, settings_) + static_cast<int64_t>(classes * sizeof(uint32_t));
+  const int64_t head = lda ? solve_bytes(classes, lda_width()) - classifier : train_head_bytes(live, replay_rows, classes, features, settings_) + static_cast<int64_t>(classes * sizeof(uint32_t));
   const int64_t training = trains ? train_tail_bytes(network, tail_, live, replay_rows, classes, settings_, threads) : 0;
   const int64_t tail = (has_tail ? static_cast<int64_t>(live * 8 + replay_rows * 6) : 0) + std::max(training, trains && lda ? mixing_bytes(replay_rows, live, classes, threads) : 0);
   const int64_t roles = has_tail ? static_cast<int64_t>(live) : 0;
@@ -202,7 +202,7 @@ void Learner::reserve(size_t classes) {
   const size_t width = static_cast<size_t>(network_.feature_count());
   if (has_lda()) {
     statistics_.reserve(classes);
-    classifier_.weight.reserve(classes * width);
+    classifier_.weight.reserve(classes * static_cast<size_t>(lda_width()));
     classifier_.bias.reserve(classes);
   } else {
     head_.weight.reserve(classes * width);

@@ -62,6 +62,8 @@ class Learner {
   const LinearClassifier& classifier() const { return classifier_; }
   // A row holds its latent, and, where there are several views, the means of their features behind it, as bytes.
   const Replay& replay() const { return replay_; }
+  // How many features, from the first on, the sums are of.
+  int lda_width() const { return settings_.lda_width(network_.feature_count()); }
   static size_t further_words(const Network& network, int views) {
     return views > 1 ? (static_cast<size_t>(network.feature_count()) + 7) / 8 : 0;
   }
@@ -107,7 +109,6 @@ class Learner {
   void restore(const Content& content);
   // Makes the head from the sums.
   void prepare();
-  static int64_t prepare_bytes(size_t classes, int width) { return solve_bytes(classes, width); }
   Tail& tail() { return tail_; }
 
   // What is kept between lessons, without the network.
@@ -124,6 +125,8 @@ class Learner {
   bool has_lda() const { return settings_.head == HeadKind::lda; }
   LdaSettings lda_settings() const;
   static int64_t temperature(const Statistics& statistics);  // its inverse, 16 fraction bits
+  // What is added to logits for the share of the pictures that each class has: 16 fraction bits, 0 where no share counts.
+  Buffer<int64_t> class_priors() const;
   int64_t frozen_weight() const;                             // of the frozen branch, with that in it
   bool is_held_back(const uint64_t* row) const;
   // Features of a remembered row, as the sums hold them.

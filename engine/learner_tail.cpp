@@ -16,7 +16,7 @@ namespace {
 constexpr size_t kMostHeld = 256;   // rows of a class that the branch is judged by
 constexpr size_t kOfRows = 512;     // of how many live rows of a class some are held back, where the memory holds fewer
 
-// Class c's row of LDA as the first weights of a trained branch: 27 fraction bits, at that temperature.
+// Class c's row of LDA as the first weights of a trained branch: 27 fraction bits, at that temperature; 0 for features that LDA does not look at.
 void to_branch(const LinearClassifier& from, size_t c, size_t width, int64_t temperature, int feature_bits, int32_t* to) {
   const int shift = from.exponent + kMixingBits - 27 - feature_bits;
   for (size_t j = 0; j < width; ++j) {
@@ -38,7 +38,7 @@ int64_t Learner::mixing_bytes(size_t replay_rows, size_t live, size_t classes, i
   const size_t rows = held_rows(replay_rows, live, classes), width = static_cast<size_t>(network_.feature_count());
   const size_t kept = rows * (2 * classes * sizeof(int64_t) + 2 * width + 2 * sizeof(uint32_t)) + classes * (width * sizeof(int16_t) + sizeof(double) + 1);
   const int64_t scratch = static_cast<int64_t>(workers_for(rows, threads)) * network_.scratch_bytes();
-  return static_cast<int64_t>(kept) + LeaveOneOut::bytes(classes, network_.feature_count()) + std::max(scratch, choose_mixing_bytes(rows, classes));
+  return static_cast<int64_t>(kept) + LeaveOneOut::bytes(classes, lda_width()) + std::max(scratch, choose_mixing_bytes(rows, classes));
 }
 
 int64_t Learner::roles_bytes(size_t replay_rows, size_t live, size_t classes) {
@@ -109,7 +109,7 @@ void Learner::learn_tail(const Lesson& lesson, std::span<const uint64_t> latents
   for (size_t c = 0; has_lda() && c < lesson.classes; ++c) {  // zeros: not begun
     const std::span<int32_t> row = weight.subspan(c * lesson.width, lesson.width);
     if (std::any_of(row.begin(), row.end(), [](int32_t w) { return w != 0; })) continue;
-    to_branch(fresh.without, c, lesson.width, temperature(fresh.statistics), lesson.feature_bits, row.data());
+    to_branch(fresh.without, c, static_cast<size_t>(lda_width()), temperature(fresh.statistics), lesson.feature_bits, row.data());
   }
   Lesson trained = lesson;
   trained.live_labels = {live_labels.data(), live_labels.size()};
@@ -185,7 +185,7 @@ void Learner::choose_mixing_for(const Lesson& lesson, std::span<const uint64_t> 
 
   Buffer<uint8_t> old(classes, 0);
   std::fill_n(old.begin(), this->classes(), uint8_t{1});
-  const Choice choice = choose_mixing({classes, {labels.data(), rows}, {frozen.data(), frozen.size()}, {branch.data(), branch.size()}}, {old.data(), classes});
+  const Choice choice = choose_mixing({classes, {labels.data(), rows}, {frozen.data(), frozen.size()}, {branch.data(), branch.size()}}, {old.data(), classes}, mixing_.branch > 0);
   fresh.mixing = choice.mixing;
   fresh.worse = choice.worse;
 }
@@ -213,7 +213,7 @@ void Learner::recall(std::span<int32_t> best, int threads) const {
     return replay_.labels()[a] != replay_.labels()[b] ? replay_.labels()[a] < replay_.labels()[b] : a < b;
   });
   Buffer<double> distances(known);
-  Buffer<int64_t> logits(known), branch(known);
+  Buffer<int64_t> logits(known), branch(known), prior = class_priors();
   Buffer<int16_t> forward(heard ? tail_weight_.size() : 0);
   if (heard) std::transform(tail_weight_.begin(), tail_weight_.end(), forward.begin(), forward_weight);
   for (const uint32_t row : order) {
@@ -226,6 +226,7 @@ void Learner::recall(std::span<int32_t> best, int threads) const {
       head_logits({1, static_cast<int>(width), static_cast<int>(known)}, trained.data() + row * width, forward.data(), network_.feature_bits(), branch.data());
       for (size_t c = 0; c < known; ++c) logits[c] += round_shift(branch[c] * mixing_.branch, kMixingBits);
     }
+    for (size_t c = 0; c < known; ++c) logits[c] += prior[c];
     best[row] = static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
   }
 }

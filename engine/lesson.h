@@ -19,6 +19,9 @@ enum class HeadKind : uint8_t { lda, cwr };
 struct Settings {
   HeadKind head = HeadKind::lda;
   int views = 1;
+  int lda_features = 0;      // of the network's features, how many the sums are of; 0: all
+  bool class_priors = false;
+  int lda_width(int features) const { return lda_features == 0 ? features : lda_features; }
   int64_t shrinkage = 0, pseudo_pictures = 0;  // 8 fraction bits
   int64_t near_equal = 0;                      // share of a row's bits, 16 fraction bits
   int64_t held_back = 0;                       // share of the rows, 8 fraction bits

@@ -29,7 +29,7 @@ int64_t inverse_temperature(int64_t rows, size_t classes) {
   return static_cast<int64_t>(std::floor(65536 / (1.6 + 24 / std::sqrt(each)) + 0.5));
 }
 
-Choice choose_mixing(const HeldBack& rows, std::span<const uint8_t> old) {
+Choice choose_mixing(const HeldBack& rows, std::span<const uint8_t> old, bool heard) {
   const size_t count = rows.labels.size(), classes = rows.classes;
   Choice choice;
   Buffer<double> held(classes, 0);
@@ -47,13 +47,13 @@ Choice choose_mixing(const HeldBack& rows, std::span<const uint8_t> old) {
     return sum / present;
   };
   // The scale at which the loss is lowest, and the losses of all rows there.
-  const auto best = [&](bool heard, Buffer<int64_t>& at_best) {
+  const auto best = [&](bool both, Buffer<int64_t>& at_best) {
     int64_t found = 0;
     double least = 0;
     for (const int64_t scale : kScales) {
       for (size_t i = 0; i < count; ++i) {
         const int64_t *frozen = rows.frozen.data() + i * classes, *branch = rows.branch.data() + i * classes;
-        losses[i] = log_loss(classes, rows.labels[i], [&](size_t c) { return round_shift((frozen[c] + (heard ? branch[c] : 0)) * scale, kMixingBits); });
+        losses[i] = log_loss(classes, rows.labels[i], [&](size_t c) { return round_shift((frozen[c] + (both ? branch[c] : 0)) * scale, kMixingBits); });
       }
       const double loss = mean_over_classes([&](size_t i) { return static_cast<double>(losses[i]); });
       if (found == 0 || loss < least) {
@@ -83,7 +83,7 @@ Choice choose_mixing(const HeldBack& rows, std::span<const uint8_t> old) {
     if (held[c] == 0) continue;
     variance = variance + (spread[c] + kLikeRows * all) / (held[c] - 1 + kLikeRows) / held[c];
   }
-  if (scale < kLeastScale || mean <= std::sqrt(variance) / present / 2) return choice;
+  if (scale < kLeastScale || mean <= (heard ? 0 : std::sqrt(variance) / present / 2)) return choice;
 
   // An old class that loses more of its rows than chance would have it.
   Buffer<int64_t> lost(classes, 0), changed(classes, 0);

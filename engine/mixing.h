@@ -35,8 +35,9 @@ struct Choice {
 };
 
 // Both branches at one common scale, or LDA alone: what has the lowest log-loss, the mean over classes, on those rows; the branch only where it gains more
-// than half a standard error, its scale is not a sign of overconfidence, and no old class loses by it.  old: 1 for a class that was known before the lesson.
-Choice choose_mixing(const HeldBack& rows, std::span<const uint8_t> old);
+// than half a standard error (where it was heard before: at all), its scale is not a sign of overconfidence, and no old class loses by it.  old: 1 for a
+// class that was known before the lesson.
+Choice choose_mixing(const HeldBack& rows, std::span<const uint8_t> old, bool heard);
 int64_t choose_mixing_bytes(size_t rows, size_t classes);
 
 }  // namespace bitreplay

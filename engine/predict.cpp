@@ -10,7 +10,6 @@
 namespace bitreplay {
 namespace {
 
-
 // score / 2^exponent * factor, to 16 fraction bits; within bounds for forged sums too.
 int64_t to_logit(int64_t score, int exponent, int64_t factor) {
   constexpr int64_t kMost = int64_t{1} << 40;
@@ -41,7 +40,7 @@ int64_t Learner::predict_bytes_at(size_t rows, int views, int threads, size_t cl
   const size_t width = static_cast<size_t>(network_.feature_count());
   const size_t branches = has_branch ? 2 : 1, copies = (has_lda() ? 0 : 1) + (has_branch ? 1 : 0);  // of weights with 16 bits
   const size_t seeing = workers_for(rows, threads) * (static_cast<size_t>(network_.scratch_bytes()) + Eye::bytes(network_, views));
-  const size_t scoring = classes * (copies * width * sizeof(int16_t) + 3 * sizeof(int64_t));
+  const size_t scoring = classes * (copies * width * sizeof(int16_t) + 4 * sizeof(int64_t));
   return static_cast<int64_t>(branches * rows * width + std::max(seeing, scoring));
 }
 
@@ -64,12 +63,23 @@ void Learner::predict(std::span<const uint8_t> images, int views, const Answers&
   judge({rows.data(), rows.size()}, {trained.data(), trained.size()}, answers);
 }
 
+Buffer<int64_t> Learner::class_priors() const {
+  Buffer<int64_t> prior(classes(), 0);
+  if (!settings_.class_priors) return prior;
+  uint64_t rows = 0;
+  for (const int64_t n : statistics_.count()) rows += static_cast<uint64_t>(n);
+  for (size_t c = 0; c < prior.size(); ++c) prior[c] = prior_correction(1, static_cast<uint64_t>(statistics_.count()[c]), rows);
+  return prior;
+}
+
 Unknown Learner::unknown(int threads) const {
   require(has_lda(), "reject: expected a learner whose head is lda; make a new one with it");
-  const size_t width = static_cast<size_t>(network_.feature_count());
-  Buffer<int8_t> features(replay_.size() * width);
+  const size_t width = static_cast<size_t>(network_.feature_count()), known = static_cast<size_t>(lda_width()), rows = replay_.size();
+  Buffer<int8_t> features(rows * width);
   for_rows(
-      network_, replay_.size(), threads, [&](size_t row, size_t, Scratch& scratch) { stored_features(row, features.data() + row * width, scratch); }, [](size_t) {});
+      network_, rows, threads, [&](size_t row, size_t, Scratch& scratch) { stored_features(row, features.data() + row * width, scratch); }, [](size_t) {});
+  for (size_t row = 1; known < width && row < rows; ++row) std::copy_n(features.data() + row * width, known, features.data() + row * known);
+  features.resize(rows * known);
   return Unknown(statistics_, lda_settings(), {features.data(), features.size()}, replay_.labels());
 }
 
@@ -77,14 +87,14 @@ void Learner::judge(std::span<const int8_t> rows, std::span<const int8_t> traine
   const size_t width = static_cast<size_t>(network_.feature_count());
   Buffer<int16_t> forward(has_lda() ? 0 : head_.weight.size()), tail_forward(tail_weight_.size());
   Buffer<int64_t> logits(classes()), branch(classes());
-  const Buffer<int64_t> prior(classes(), 0);
-  Buffer<int64_t> work(answers.unknown != nullptr ? width : 0);
+  const Buffer<int64_t> prior = class_priors(), none(classes(), 0);
+  Buffer<int64_t> work(answers.unknown != nullptr ? static_cast<size_t>(lda_width()) : 0);
   std::transform(head_.weight.begin(), head_.weight.end(), forward.begin(), forward_weight);
   std::transform(tail_weight_.begin(), tail_weight_.end(), tail_forward.begin(), forward_weight);
-  const HeadBatch batch{1, static_cast<int>(width), static_cast<int>(classes())};
+  const HeadBatch batch{1, static_cast<int>(width), static_cast<int>(classes())}, known{1, lda_width(), batch.classes};
   const int64_t weight = frozen_weight();
   const auto scores = [&](const int8_t* x) {
-    head_logits(batch, x, classifier_.weight.data(), 5, logits.data());  // with 5 fraction bits of the features the sums come as they are
+    head_logits(known, x, classifier_.weight.data(), 5, logits.data());  // with 5 fraction bits of the features the sums come as they are
     for (size_t c = 0; c < logits.size(); ++c) logits[c] += classifier_.bias[c];
   };
   for (size_t row = 0; row < answers.best.size(); ++row) {
@@ -104,9 +114,10 @@ void Learner::judge(std::span<const int8_t> rows, std::span<const int8_t> traine
       head_logits(batch, trained.data() + row * width, tail_forward.data(), network_.feature_bits(), branch.data());
       for (size_t c = 0; c < branch.size(); ++c) logits[c] += round_shift(branch[c] * mixing_.branch, kMixingBits);
     }
+    for (size_t c = 0; c < logits.size(); ++c) logits[c] += prior[c];
     answers.best[row] = static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
     if (answers.probabilities.empty()) continue;
-    head_softmax(batch, logits.data(), prior.data(), 0);
+    head_softmax(batch, logits.data(), none.data(), 0);
     for (size_t c = 0; c < logits.size(); ++c) answers.probabilities[row * logits.size() + c] = static_cast<int32_t>(logits[c]);
   }
 }

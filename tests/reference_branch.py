@@ -66,7 +66,7 @@ class ReferenceBranchLearner(ReferenceLearner):
             if not self.branch[c].any():
                 product = found.weight[c].astype(object) * self.temperature
                 first = rs(product, shift) if shift >= 0 else product << -shift
-                self.branch[c] = np.clip(first, -(1 << 31), (1 << 31) - 1).astype(np.int64)
+                self.branch[c, : self.lda_width] = np.clip(first, -(1 << 31), (1 << 31) - 1).astype(np.int64)
 
     def _learn_branch(self, start: Int64 | None, live: Live, classes: int) -> None:
         known, lda = len(self.branch), self.settings["head"] == "lda"
@@ -81,7 +81,7 @@ class ReferenceBranchLearner(ReferenceLearner):
                 self.mixing = (ONE, 0)
             return
         if lda:
-            others = Sums.none(self.network.feature_count).with_rows(live.features[held], [live.labels[i] for i in held], classes)
+            others = Sums.none(self.lda_width).with_rows(live.features[held][:, : self.lda_width], [live.labels[i] for i in held], classes)
             self.begin(classes, self.known.less(others))
         self._train_tail(
             live.latents[trained], [live.labels[i] for i in trained], self.latents[stored], [int(self.labels[slot]) for slot in stored]
@@ -94,13 +94,15 @@ class ReferenceBranchLearner(ReferenceLearner):
             return ONE, ONE
         kept = [slot for slot, row in enumerate(self.latents) if self.is_held_back(row)]
         latents = np.concatenate([self.latents[kept], live.latents[held]])
-        features = np.concatenate([self.stored_features()[kept], live.features[held]])
+        features = np.concatenate([self.stored_features()[kept], live.features[held]])[:, : self.lda_width]
         labels = np.array([int(self.labels[slot]) for slot in kept] + [live.labels[i] for i in held], np.int64)
         order = [i for c in range(len(self.branch)) if self.known.count[c] > 1 for i in np.flatnonzero(labels == c)[:MOST_HELD]]
         judge = LeaveOneOut(self.known, *self.lda_settings)
         frozen = [np.floor(-judge.distances(features[i], int(labels[i])) / 2 * self.temperature + 0.5).astype(np.int64) for i in order]
         branch = logits(self.tail.features_of(latents[order]).astype(np.int8), self.branch, self.network.feature_bits)
-        scales, self.worse = choose_mixing(Held(labels[order], np.array(frozen, np.int64).reshape(len(order), -1), branch), known)
+        scales, self.worse = choose_mixing(
+            Held(labels[order], np.array(frozen, np.int64).reshape(len(order), -1), branch), known, heard=self.mixing[1] > 0
+        )
         return scales
 
     def vary(self, row: Uint64, number: int) -> Uint64:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from reference_arithmetic import Int64, Uint64, divr, permutation, rs
-from reference_head import consolidate, learning_rate, logits, prior_logits, softmax, training_step
+from reference_head import consolidate, learning_rate, log_share, logits, prior_logits, softmax, training_step
 from reference_lda import LinearClassifier, Sums, solve
 from reference_mixing import frozen_weight, inverse_temperature
 from reference_near_equal import count_once, most_differing
@@ -62,7 +62,7 @@ class ReferenceLearner:
         self.network = network
         self.settings = dict(settings)
         self.seed = int(settings["seed"])
-        self.known = Sums.none(network.feature_count)
+        self.known = Sums.none(self.lda_width)
         self.weight: NDArray[np.int32] = np.zeros((0, network.feature_count), np.int32)
         self.past_count: list[int] = []
         self.seen: list[int] = []
@@ -77,9 +77,14 @@ class ReferenceLearner:
         return most_differing(self.settings["near_equal"], self.network.latent_bits)
 
     @property
+    def lda_width(self) -> int:
+        """How many features LDA looks at (method.md, 4.1)."""
+        return int(self.settings["lda_features"]) or self.network.feature_count
+
+    @property
     def lda_settings(self) -> tuple[float, float, float]:
         """nu, kappa and the variance of a whitened feature (method.md, 4.2)."""
-        nu, kappa = self.settings["shrinkage"] / 256 * self.network.feature_count, self.settings["pseudo_pictures"] / 256
+        nu, kappa = self.settings["shrinkage"] / 256 * self.lda_width, self.settings["pseudo_pictures"] / 256
         return nu, kappa, 2.0 ** (2 * self.network.feature_bits)
 
     def classifier(self) -> LinearClassifier:
@@ -138,7 +143,7 @@ class ReferenceLearner:
         live_count = [live_labels.count(c) for c in range(classes)]
         stored_count = [stored_labels.count(c) for c in range(classes)]
         if self.settings["head"] == "lda":
-            self.known = self.known.with_rows(features[counting], np.array(live_labels)[counting], classes)
+            self.known = self.known.with_rows(features[counting][:, : self.lda_width], np.array(live_labels)[counting], classes)
             start = None
         else:
             start = self._learn_cwr(features.astype(np.int64), live_labels, stored_labels, live_count, stored_count)
@@ -229,7 +234,7 @@ class ReferenceLearner:
         """Logits (N, K) of the frozen branch (method.md, 4.3 and 6.1)."""
         rows = self.features(images, views)
         if self.settings["head"] == "lda":
-            return self.classifier().logits(rows, frozen_weight(self.mixing[0], self.temperature))
+            return self.classifier().logits(rows[:, : self.lda_width], frozen_weight(self.mixing[0], self.temperature))
         scaled: Int64 = rs(logits(rows, self.weight, self.network.feature_bits) * self.mixing[0], MIXING_BITS)
         return scaled
 
@@ -237,9 +242,15 @@ class ReferenceLearner:
         """Logits (N, K) of all that is asked (method.md, 4.3)."""
         return self.frozen_logits(images, views)
 
+    def class_priors(self) -> Int64:
+        """What is added to logits for the share that each class has (method.md, 7.7)."""
+        if not self.settings["class_priors"]:
+            return np.zeros(len(self.seen), np.int64)
+        return np.array([log_share(1, int(n), int(self.known.count.sum())) for n in self.known.count], np.int64)
+
     def predict(self, images: NDArray[np.uint8], *, views: int = 1) -> tuple[NDArray[np.int64], Int64]:
         """Class indices (N,) and probabilities (N, K) with 15 fraction bits (method.md, 4.3)."""
         if not self.seen:
             raise ValueError("no class is known yet")
-        logit = self.logits(images, views)
+        logit = self.logits(images, views) + self.class_priors()
         return logit.argmax(axis=1), softmax(logit, 0)

@@ -51,8 +51,10 @@ class Held:
         return min(found, key=lambda one: self.mean([float(v) for v in one[1]]))
 
 
-def choose_mixing(held: Held, old: int) -> tuple[tuple[int, int], int]:
-    """Return the scales s_f and s_b, and the class for whose sake the branch is not heard, or -1; old: how many classes were known before."""
+def choose_mixing(held: Held, old: int, *, heard: bool = False) -> tuple[tuple[int, int], int]:
+    """Return the scales s_f and s_b, and the class for whose sake the branch is not heard, or -1; old: how many classes were known before; heard: whether
+    the branch was.
+    """
     classes = sorted(set(held.labels.tolist()))
     if len(classes) < 2:
         return (ONE, 0), -1
@@ -63,7 +65,7 @@ def choose_mixing(held: Held, old: int) -> tuple[tuple[int, int], int]:
     squares = {c: sum((g - sum(own[c]) / len(own[c])) ** 2 for g in own[c]) for c in classes}
     pooled = sum(squares.values()) / max(len(gains) - len(classes), 1)
     variance = sum((squares[c] + LIKE_ROWS * pooled) / (len(own[c]) - 1 + LIKE_ROWS) / len(own[c]) for c in classes) / len(classes) ** 2
-    if scale * 6 < ONE or held.mean(gains) <= math.sqrt(variance) / 2:
+    if scale * 6 < ONE or held.mean(gains) <= (0 if heard else math.sqrt(variance) / 2):
         return (alone_scale, 0), -1
     was, now = (logits.argmax(axis=1) == held.labels for logits in (held.frozen, both))
     for c in classes:

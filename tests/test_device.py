@@ -120,6 +120,13 @@ def test_more_views_are_the_same_in_c(program: list[str], tmp_path: Path, head: 
     same(program, tmp_path, tmp_path / "quicknet.model", Learner.new(model, **SETTINGS, head=head, views=views))
 
 
+def test_fewer_features_and_class_priors_are_the_same_in_c(program: list[str], tmp_path: Path) -> None:
+    model, _, _ = make(tmp_path, "quicknet")
+    same(program, tmp_path, tmp_path / "quicknet.model", Learner.new(model, **SETTINGS, lda_features=5, class_priors=True))
+    tail = Learner.new(model, train_blocks=2, lda_features=7, class_priors=True, held_back=0.3, **SETTINGS)
+    same(program, tmp_path, tmp_path / "quicknet.model", tail)
+
+
 @pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512"])
 def test_every_instruction_set_writes_the_same_bytes(program: list[str], tmp_path: Path, isa: str) -> None:
     model, _, _ = make(tmp_path, "quicknet")

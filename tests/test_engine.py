@@ -142,6 +142,7 @@ HEADS: list[dict[str, Any]] = [
     {"head": "lda"},
     {"head": "lda", "shrinkage": 2**-8, "pseudo_pictures": 0},
     {"head": "lda", "shrinkage": 4.7, "pseudo_pictures": 0.3},
+    {"head": "lda", "lda_features": 5, "class_priors": True},
     {"head": "cwr"},
     {"head": "cwr", "ghosts": 0, "prior_correction": False},
     {"head": "cwr", "replay_batch": 40, "live_batch": 50},

@@ -400,7 +400,7 @@ def test_an_experience_that_is_no_count_is_refused(shelf: Shelf, tmp_path: Path,
         {"learning_rate": 10**400}, {"learning_rate": [1]}, {"learning_rate": True}, {"epochs": 0}, {"epochs": 10**9},
         {"head": "knn"}, {"head": 1}, {"head": "cwr"}, {"views": 0}, {"views": 3}, {"views": 2}, {"views": True}, {"shrinkage": 0}, {"shrinkage": 65},
         {"shrinkage": float("nan")}, {"pseudo_pictures": -1}, {"near_equal": 0.6}, {"near_equal": "0"}, {"live_batch": 0}, {"replay_batch": 0}, {"ghosts": -1}, {"ghosts": 10**9}, {"prior_correction": 1},
-        {"tail_passes": 0}, {"tail_passes": 10**9}, {"unknown": 1},
+        {"tail_passes": 0}, {"tail_passes": 10**9}, {"lda_features": 9}, {"lda_features": 10**4}, {"class_priors": 0}, {"unknown": 1},
     ],
     ids=str,
 )  # fmt: skip

@@ -262,18 +262,20 @@ def test_a_learner_that_knows_nothing_can_be_saved_and_taught_later(model: Model
 
 
 def test_settings_and_model_come_back(model: Model, tmp_path: Path) -> None:
-    values = {
-        "capacity": 7, "seed": 9, "lesson_images": 20, "max_classes": 6, "head": "cwr", "views": 6, "shrinkage": 0.25, "pseudo_pictures": 2,
+    values: dict[str, Any] = {
+        "capacity": 7, "seed": 9, "lesson_images": 20, "max_classes": 6, "head": "cwr", "lda_features": 5, "class_priors": True, "views": 6, "shrinkage": 0.25, "pseudo_pictures": 2,
         "near_equal": 0.375, "learning_rate": 0.125, "epochs": 2, "live_batch": 4, "replay_batch": 5, "ghosts": 0, "prior_correction": False,
         "train_blocks": 1, "forward_bits": 9, "gradient_bits": 7, "weight_bits": 16, "weight_step": 3, "parameter_step": 8,
-        "sign_reset": True, "held_back": 0.25, "tail_epochs": 2, "tail_passes": 6, "tail_replay_batch": 9, "tail_noise": 3, "tail_mirror": False,
+        "sign_reset": True, "held_back": 0.25, "tail_epochs": 3, "tail_passes": 6, "tail_replay_batch": 9, "tail_noise": 3, "tail_mirror": False,
         "tail_distillation": False, "tail_prior": 0.25,
     }  # fmt: skip
     assert not any(value == Settings().to_dict()[name] for name, value in values.items())
-    Learner.new(model, **values).save(tmp_path / "s")
-    loaded = Learner.load(tmp_path / "s")
-    assert loaded.settings.to_dict() == values
-    assert loaded.model.digest == model.digest
+    lda, cwr = values | {"head": "lda"}, values | {"lda_features": 0, "class_priors": False}
+    for number, settings in enumerate((lda, cwr)):
+        Learner.new(model, **settings).save(tmp_path / f"{number}")
+        loaded = Learner.load(tmp_path / f"{number}")
+        assert loaded.settings.to_dict() == settings
+        assert loaded.model.digest == model.digest
 
 
 def test_every_input_that_should_matter_does(model: Model, tmp_path: Path) -> None:
@@ -552,6 +554,11 @@ BAD_SETTINGS = [
     ({"tail_prior": float("nan")}, ValueError, r"tail_prior: expected 0 to 1, got nan"),
     ({"tail_distillation": 1}, ValueError, "tail_distillation: expected True or False, got 1"),
     ({"prior_correction": 1}, ValueError, "prior_correction: expected True or False, got 1"),
+    ({"lda_features": -1}, ValueError, f"lda_features: {WHOLE} 0 to"),
+    ({"lda_features": 10_000}, ValueError, "lda_features: expected at most the [0-9]+ features of the model"),
+    ({"head": "cwr", "lda_features": 3}, ValueError, "lda_features: expected 0 with head cwr, got 3"),
+    ({"head": "cwr", "class_priors": True}, ValueError, "class_priors: expected False with head cwr, got True"),
+    ({"class_priors": 1}, ValueError, "class_priors: expected True or False, got 1"),
     ({"learning_rte": 0.1}, TypeError, "learning_rte"),
 ]
 

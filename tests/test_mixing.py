@@ -67,6 +67,17 @@ def test_a_branch_that_knows_more_is_heard_and_one_that_knows_less_is_not() -> N
     assert worse == -1
     bad = held(*[(c, unsure[c], sure[1 - c]) for c in (0, 1) for _ in range(6)])
     assert choose_mixing(bad, 0)[0][1] == 0
+    assert choose_mixing(bad, 0, heard=True)[0][1] == 0
+
+
+def test_a_branch_that_was_heard_need_not_prove_itself_anew() -> None:
+    rng = np.random.default_rng(7)  # a gain that is smaller than half its standard error
+    right = np.eye(2)
+    few = held(
+        *[(c, (rng.normal(0, 1, 2) + right[c]).tolist(), (rng.normal(0, 1, 2) + 0.6 * right[c]).tolist()) for c in (0, 1) for _ in range(6)]
+    )
+    assert choose_mixing(few, 0)[0][1] == 0
+    assert choose_mixing(few, 0, heard=True)[0][1] > 0
 
 
 def test_an_old_class_that_loses_is_told_and_a_new_one_may_lose() -> None:
@@ -84,10 +95,17 @@ def test_an_old_class_that_loses_is_told_and_a_new_one_may_lose() -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "held_back", "views"), [("quicknet", 0.25, 1), ("birealnet", 0.5, 2), ("reactnet", 0.5, 6), ("quicknet", 0, 1)]
+    ("family", "settings"),
+    [
+        ("quicknet", {"held_back": 0.25}),
+        ("birealnet", {"held_back": 0.5, "views": 2}),
+        ("reactnet", {"held_back": 0.5, "views": 6}),
+        ("quicknet", {"held_back": 0.0}),
+        ("quicknet", {"held_back": 0.25, "lda_features": 5, "class_priors": True}),
+    ],
 )
-def test_the_choice_equals_the_references_after_every_lesson(tmp_path: Path, family: str, held_back: float, views: int) -> None:
-    ours, theirs = pair(tmp_path, family, 1, {**SETTINGS, "held_back": held_back, "views": views})
+def test_the_choice_equals_the_references_after_every_lesson(tmp_path: Path, family: str, settings: dict[str, Any]) -> None:
+    ours, theirs = pair(tmp_path, family, 1, {**SETTINGS, **settings})
     chosen = []
     for number, names in enumerate(LESSONS):
         images = pictures(names, number)

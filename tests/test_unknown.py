@@ -43,10 +43,10 @@ def judge_of(learner: Learner) -> tuple[LeaveOneOut, NDArray[np.int8], NDArray[n
     core, network = learner._core, learner.model.network
     images = pictures(1, len(NAMES))
     labels = np.array([learner.names.index(name) for name in NAMES])
-    features = learner.features(images)
+    features = learner.features(images)[:, : learner.settings.lda_features or network.feature_count]
     latents = [row.tobytes() for row in network.latents(images)]
     slots = [latents.index(row[: network.latent_words].tobytes()) for row in core.rows()]
-    nu, sigma = learner.settings.shrinkage * network.feature_count, 2.0 ** (2 * network.feature_bits)
+    nu, sigma = learner.settings.shrinkage * features.shape[1], 2.0 ** (2 * network.feature_bits)
     known = LeaveOneOut(sums_of(features, labels, len(learner.names)), nu, learner.settings.pseudo_pictures, sigma)
     return known, features[slots], labels[slots]
 
@@ -134,14 +134,16 @@ def test_with_the_papers_head_rows_are_judged_as_they_were_learned(model: Model)
 # -- how familiar a picture looks ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [{}, {"shrinkage": 4, "pseudo_pictures": 0}, {"capacity": 7}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"shrinkage": 4, "pseudo_pictures": 0}, {"capacity": 7}, {"lda_features": 5, "class_priors": True}], ids=str
+)
 def test_familiarity_and_threshold_equal_the_reference(model: Model, settings: dict[str, Any]) -> None:
     learner = taught(model, **settings)
     known, rows, labels = judge_of(learner)
     images = pictures(8, 80)
     unknown = learner._core.unknown(1)
     familiarity = learner._core.predict(images, 1, 1, unknown)[2].astype(np.float64)
-    expected = known.familiarity(learner.features(images))
+    expected = known.familiarity(learner.features(images)[:, : rows.shape[1]])
     unit = 2.0 ** np.round(np.log2(np.median(familiarity / expected)))  # 2^F, which nothing says
     spread = expected.std()
     assert np.abs(familiarity / unit - expected).max() < 0.01 * spread  # weights of 16 bits

@@ -136,7 +136,7 @@ bitreplay_status bitreplay_sizes(const void* model, size_t model_size, const voi
     if (total > PTRDIFF_MAX) fail(Error::memory, "memory: {} bytes are more than can be addressed", {total});
     *kept_size = static_cast<size_t>(total);
     const bool solves = files.head.settings.lesson.head == HeadKind::lda && files.head.classes > 0;
-    *work_size = solves ? static_cast<size_t>(Learner::prepare_bytes(files.head.classes, files.size.features)) + 16 * kSlack : 0;
+    *work_size = solves ? static_cast<size_t>(solve_bytes(files.head.classes, files.head.settings.lesson.lda_width(files.size.features))) + 16 * kSlack : 0;
   });
 }
 
@@ -215,8 +215,9 @@ size_t bitreplay_predict_size(const bitreplay_learner* learner) {
 void bitreplay_unknown_sizes(const bitreplay_learner* learner, size_t* kept_size, size_t* work_size) {
   const Network& network = learner->network;
   const size_t width = static_cast<size_t>(network.feature_count()), rows = learner->learner->replay().size(), classes = learner->names.size();
-  *kept_size = sizeof(bitreplay_unknown) + static_cast<size_t>(Unknown::bytes_of(network.feature_count(), rows)) + 6 * kSlack;
-  *work_size = static_cast<size_t>(Unknown::making_bytes(classes, network.feature_count(), rows)) + rows * width +
+  const int known = learner->learner->lda_width();
+  *kept_size = sizeof(bitreplay_unknown) + static_cast<size_t>(Unknown::bytes_of(known, rows)) + 6 * kSlack;
+  *work_size = static_cast<size_t>(Unknown::making_bytes(classes, known, rows)) + rows * width +
                static_cast<size_t>(network.scratch_bytes()) + sizeof(Scratch) + 48 * kSlack;
 }
 

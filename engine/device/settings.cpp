@@ -10,7 +10,7 @@ enum class Kind : uint8_t { whole, flag, scaled8, scaled16, images, weight_bits,
 
 // In the order of their names.
 enum Index {
-  kCapacity, kEpochs, kForwardBits, kGhosts, kGradientBits, kHead, kHeldBack, kLearningRate, kLessonImages, kLiveBatch, kMaxClasses, kNearEqual,
+  kCapacity, kClassPriors, kEpochs, kForwardBits, kGhosts, kGradientBits, kHead, kHeldBack, kLdaFeatures, kLearningRate, kLessonImages, kLiveBatch, kMaxClasses, kNearEqual,
   kParameterStep, kPriorCorrection, kPseudoPictures, kReplayBatch, kSeed, kShrinkage, kSignReset, kTailDistillation, kTailEpochs, kTailMirror,
   kTailNoise, kTailPasses, kTailPrior, kTailReplayBatch, kTrainBlocks, kViews, kWeightBits, kWeightStep,
 };
@@ -23,12 +23,14 @@ struct Row {
 
 constexpr Row kRows[] = {
     {"capacity", Kind::whole, 0, 1 << 24},
+    {"class_priors", Kind::flag, 0, 1},
     {"epochs", Kind::whole, 1, 10'000},
     {"forward_bits", Kind::whole, 2, 16},
     {"ghosts", Kind::whole, 0, 1024},
     {"gradient_bits", Kind::whole, 2, 16},
     {"head", Kind::head, 0, 1},
     {"held_back", Kind::scaled8, 0, 1 << 7},
+    {"lda_features", Kind::whole, 0, 65'535},
     {"learning_rate", Kind::scaled16, 1, 4 << 16},
     {"lesson_images", Kind::images, 1, 1 << 24},
     {"live_batch", Kind::whole, 1, 256},
@@ -159,6 +161,7 @@ DeviceSettings::DeviceSettings(const Json& object) {
     if (!json.exists() || !read(row, json, values[i], numbers[i])) fail(Error::format, "state: settings: {}: missing or out of range", {row.name});
   }
   if (values[kTrainBlocks] > 0 && values[kCapacity] == 0) fail(Error::format, "state: settings: train_blocks: expected 0 with capacity 0");
+  if (values[kHead] != 0 && (values[kLdaFeatures] | values[kClassPriors]) != 0) fail(Error::format, "state: settings: lda_features, class_priors: expected none with head cwr");
   const auto integer = [&](Index i) { return static_cast<int>(values[i]); };
   capacity = values[kCapacity];
   seed = values[kSeed];
@@ -168,6 +171,8 @@ DeviceSettings::DeviceSettings(const Json& object) {
   const auto flag = [&](Index i) { return values[i] != 0; };
   lesson.head = flag(kHead) ? HeadKind::cwr : HeadKind::lda;
   lesson.views = integer(kViews);
+  lesson.lda_features = integer(kLdaFeatures);
+  lesson.class_priors = flag(kClassPriors);
   lesson.shrinkage = wide(kShrinkage);
   lesson.pseudo_pictures = wide(kPseudoPictures);
   lesson.near_equal = wide(kNearEqual);

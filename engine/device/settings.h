@@ -14,7 +14,7 @@ struct DeviceSettings {
   Settings lesson;
   TailSettings tail;
 
-  static constexpr int kCount = 30;
+  static constexpr int kCount = 32;
   uint64_t values[kCount];    // by place in the table of settings.cpp
   char numbers[kCount][28];  // the texts of those that may have a fraction
 

@@ -135,12 +135,13 @@ void measure_learner(const StateHead& head, const NetworkSize& network, Room& ro
   room.add(capacity, sizeof(uint16_t));
   room.add(classes, sizeof(uint64_t));
   if (head.settings.lesson.head == HeadKind::lda) {
+    const auto known = static_cast<uint64_t>(head.settings.lesson.lda_width(network.features));
     room.add(classes, sizeof(int64_t));
-    room.add(classes * width, sizeof(int64_t));
-    room.add(width * (width + 1) / 2, sizeof(int32_t));
-    if (head.wide_moment) room.add(width * (width + 1) / 2, sizeof(int64_t));
-    room.add(width, sizeof(int32_t));
-    room.add(classes * width, sizeof(int16_t));
+    room.add(classes * known, sizeof(int64_t));
+    room.add(known * (known + 1) / 2, sizeof(int32_t));
+    if (head.wide_moment) room.add(known * (known + 1) / 2, sizeof(int64_t));
+    room.add(known, sizeof(int32_t));
+    room.add(classes * known, sizeof(int16_t));
     room.add(classes, sizeof(int64_t));
   } else {
     room.add(classes * width, sizeof(int32_t));
@@ -168,8 +169,10 @@ void read_state(File& file, const StateHead& head, std::span<const TailSource> s
   const auto mixing = file.take<int64_t>("head.mixing", {2});
   for (const int64_t weight : mixing) check(weight >= 0 && weight <= kMostMixing, "head.mixing: expected smaller weights, none negative");
   content.mixing = {mixing[0], mixing[1]};
+  const int known = settings.lesson.lda_width(features);
+  check(known <= features, "settings: lda_features: expected at most the features of the model");
   if (settings.lesson.head == HeadKind::lda) {
-    read_sums(file, features, content.seen, content);
+    read_sums(file, known, content.seen, content);
   } else {
     content.weight = file.take<int32_t>("head.weight", {classes, features});
     content.past_count = file.take<uint32_t>("head.past_count", {classes});

@@ -40,7 +40,7 @@ class Tensors {
       const Statistics& statistics = learner.statistics();
       const auto [narrow, wide] = statistics.moment();
       add("head.count", statistics.count(), {classes});
-      add_compact("head.feature_sum", statistics.sums(), {classes, width});
+      add_compact("head.feature_sum", statistics.sums(), {classes, static_cast<uint64_t>(statistics.width())});
       add("head.mixing", std::span<const int64_t>(mixing_), {2});
       if (narrow.empty()) {
         add_compact("head.moment", wide, {wide.size()});

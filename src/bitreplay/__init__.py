@@ -8,6 +8,7 @@ cut.
 >>> from bitreplay import Learner
 >>> learner = Learner.new(capacity=100)
 >>> photos = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
+>>> photos[:10] //= 2  # of mugs in the dark
 >>> learner.learn(photos, ["mug"] * 10 + ["spoon"] * 10)
 >>> learner.names
 ['mug', 'spoon']

@@ -289,6 +289,8 @@ NB_MODULE(_engine, m) {
         bitreplay::Settings lesson;
         lesson.head = nb::cast<std::string>(settings["head"]) == "cwr" ? bitreplay::HeadKind::cwr : bitreplay::HeadKind::lda;
         lesson.views = number("views");
+        lesson.lda_features = number("lda_features");
+        lesson.class_priors = flag("class_priors");
         lesson.shrinkage = integer("shrinkage");
         lesson.pseudo_pictures = integer("pseudo_pictures");
         lesson.near_equal = integer("near_equal");

@@ -228,6 +228,12 @@ def new(
             "--views", metavar="1|2|6", help="Views of each picture to learn from and to look at: its mirror image too, parts of both."
         ),
     ] = 1,
+    lda_features: Annotated[
+        int, typer.Option("--lda-features", min=0, metavar="N", help="Features that lda looks at, the most telling first. 0: all.")
+    ] = 0,
+    class_priors: Annotated[
+        bool, typer.Option("--class-priors", help="A class counts as likely as its share of the pictures; else all are as likely.")
+    ] = False,
     seed: SeedOption = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads that --memory-bytes allows for. Default: all cores.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a state that is there.")] = False,
@@ -250,6 +256,8 @@ def new(
         threads=threads,
         train_blocks=train_blocks,
         head=head,
+        lda_features=lda_features,
+        class_priors=class_priors,
         views=views,
         **limits,
     )

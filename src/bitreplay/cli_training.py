@@ -232,7 +232,9 @@ def soft_labels(
 
 @app.command()
 def export(
-    checkpoint: Annotated[Path, typer.Argument(readable=False, metavar="CHECKPOINT", help="What pretrain wrote.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(readable=False, metavar="CHECKPOINT", help="What pretrain wrote: a checkpoint, or FOLDER/NAME of weights.")
+    ],
     out: Annotated[Path, typer.Argument(readable=False, metavar="OUT", help="Model file to write.")],
     data: Annotated[
         Path, typer.Option(readable=False, help="Data set to calibrate and measure on: the one it was trained on.", metavar="DIR")

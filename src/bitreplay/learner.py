@@ -536,7 +536,7 @@ class Learner:
                 "tail_weight": core.mixing[1] / 2**16,
                 "tail_harmed": self._names[core.worse] if core.worse >= 0 else None,
             },
-            "saturated": int(core.saturated) / max(1, int(core.count().sum()) * network.feature_count),
+            "saturated": int(core.saturated) / max(1, int(core.count().sum()) * (settings.lda_features or network.feature_count)),
             "classes": classes,
             "capacity": settings.capacity,
             "replay_rows": int(labels.sum()),

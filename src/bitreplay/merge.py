@@ -73,7 +73,7 @@ class _Joined:
         self._seen = np.zeros(0, np.int64)
         self._past = np.zeros(0, np.int64)
         self._count = np.zeros(0, np.int64)
-        self._sums = np.zeros((0, width), np.int64)
+        self._sums = np.zeros((0, first.sums.shape[1]), np.int64)
         self._moment = np.zeros(first.moment.shape, np.int64)
         self._head, self._branch = _Mean(width), _Mean(width)
         near = round(settings.near_equal * 2**16) * network.latent_bits >> 16  # equal rows count once in any case

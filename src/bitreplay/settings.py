@@ -10,6 +10,7 @@ _RANGES = {
     "capacity": (0, MAX_CAPACITY),
     "seed": (0, 2**64 - 1),
     "max_classes": (1, 65_535),
+    "lda_features": (0, 65_535),
     "epochs": (1, 10_000),
     "live_batch": (1, 256),  # 512 rows a step fill 32-bit sums exactly
     "replay_batch": (1, 256),
@@ -40,7 +41,7 @@ _BITS = {
     "held_back": 8,
     "tail_prior": 8,
 }  # fraction bits in the core
-_FLAGS = ("prior_correction", "sign_reset", "tail_mirror", "tail_distillation")
+_FLAGS = ("class_priors", "prior_correction", "sign_reset", "tail_mirror", "tail_distillation")
 HEADS = ("lda", "cwr")
 VIEWS = (1, 2, 6)
 
@@ -61,6 +62,8 @@ class Settings:
         as well (1.1).
     shrinkage : LDA: weight of the mean variance in the scatter within classes, in rows for each feature, 2^-8 to 64; kept with 8 fraction bits (4.2).
     pseudo_pictures : LDA: pictures at the mean of everything that each class mean is shrunk by, 0 to 1,000; kept with 8 fraction bits (4.2).
+    lda_features : LDA: how many of the features are looked at, the most telling first; 0: all.  Fewer take less memory and time (4.1).
+    class_priors : LDA: whether a class counts as likely as its share of the pictures that counted; else all are as likely (7.7).
     near_equal : share of a row's bits, 0 to .5, in which pictures of a lesson may differ and still count as one; 0: each counts (5.1).
     learning_rate : of the first step of CWR* and of the tail's head; falls linearly to 0 within a lesson.  Up to 4; kept with 16 fraction bits.
     epochs : CWR*: passes over the lesson's images.
@@ -95,6 +98,8 @@ class Settings:
     views: int = 1
     shrinkage: float = 0.5
     pseudo_pictures: float = 5
+    lda_features: int = 0
+    class_priors: bool = False
     near_equal: float = 0.1
     learning_rate: float = 0.02
     epochs: int = 5
@@ -110,7 +115,7 @@ class Settings:
     parameter_step: int = 0
     sign_reset: bool = False
     held_back: float = 0.125
-    tail_epochs: int = 1
+    tail_epochs: int = 2
     tail_passes: int = 40
     tail_prior: float = 0.5
     tail_replay_batch: int = 128
@@ -134,6 +139,9 @@ class Settings:
             raise ValueError(f"views: expected 1, 2 or 6, got {self.views!r:.40}")
         if self.head not in HEADS:
             raise ValueError(f"head: expected {' or '.join(HEADS)}, got {self.head!r:.40}")
+        if self.head != "lda" and (self.lda_features or self.class_priors):
+            name = "lda_features" if self.lda_features else "class_priors"
+            raise ValueError(f"{name}: expected {0 if self.lda_features else False} with head {self.head}, got {getattr(self, name)!r}")
         if self.weight_bits not in (1, 8, 16) or isinstance(self.weight_bits, bool):
             raise ValueError(f"weight_bits: expected 1, 8 or 16, got {self.weight_bits!r:.40}")
         if self.train_blocks > 0 and self.capacity == 0:

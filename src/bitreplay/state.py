@@ -277,6 +277,10 @@ def parse_state(content: bytes, model: Model | None, where: str) -> State:
     if not (experience.isascii() and experience.isdigit() and len(experience) <= 10 and int(experience) <= MAX_LESSONS):
         raise FormatError(f"{where}: experience: expected a count, got {experience!r:.40}")
     classes, network = len(names), model.network
+    if settings.lda_features > network.feature_count:
+        raise FormatError(
+            f"{where}: settings: lda_features: expected at most the {network.feature_count} features of the model, got {settings.lda_features}"
+        )
     labels: Any = tensors.get("replay.labels")
     stored = len(labels) if labels is not None and labels.ndim == 1 else 0
     if stored > settings.capacity:
@@ -291,7 +295,7 @@ def parse_state(content: bytes, model: Model | None, where: str) -> State:
     if np.any(mixing < 0) or np.any(mixing > MAX_MIXING):
         raise FormatError(f"{where}: head.mixing: expected weights from 0 to {MAX_MIXING}")
     arrays["mixing"] = (int(mixing[0]), int(mixing[1]))
-    arrays |= _read_sums(tensors, classes, width, arrays["seen"], where) if settings.head == "lda" else _NO_SUMS
+    arrays |= _read_sums(tensors, classes, settings.lda_features or width, arrays["seen"], where) if settings.head == "lda" else _NO_SUMS
     arrays["weight"], arrays["past_count"] = np.zeros((0, width), np.int32), np.zeros(0, np.uint32)
     if settings.head == "cwr":
         arrays["weight"] = take(tensors, "head.weight", "int32", (classes, width), where)

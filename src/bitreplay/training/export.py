@@ -21,7 +21,8 @@ from .crops import cut, whole
 from .fold import HEADROOM, Floats, Writer, affine, array, exponent_for, fold, pack_signs
 from .layers import ShiftedPReLU
 from .pretrain import STORED, load_checkpoint, to_float
-from .zoo.network import CutNetwork, NetworkConfig
+from .weights import load_weights, network_of, weight_files
+from .zoo.network import CutNetwork
 
 CALIBRATION_IMAGES = 2000
 WHITENING_IMAGES = 40_000
@@ -64,8 +65,8 @@ def _float_pass(network: CutNetwork, data: ImageSet, progress: Progress, phase: 
 
 
 def _whitening(features: Floats, labels: NDArray[np.int64], whiten: bool) -> tuple[Floats, Floats]:
-    # Matrix V and centre m of h = V (f - m), f in units of its own spread: within-class covariance to the power -1/2, shrunk
-    # towards a multiple of the identity.
+    # Matrix V and centre m of h = V (f - m), f in units of its own spread: the variance within classes becomes 1 in each direction, but for a shrinkage
+    # towards a multiple of the identity, and the directions come in the order of the variance between classes.
     centre = features.mean(0)
     means = np.stack([features[labels == c].mean(0) if np.any(labels == c) else centre for c in range(int(labels.max()) + 1)])
     inside = features - means[labels]
@@ -74,7 +75,12 @@ def _whitening(features: Floats, labels: NDArray[np.int64], whiten: bool) -> tup
         return np.diag(1.0 / np.sqrt(np.maximum(np.diag(covariance), 1e-12))), centre
     covariance += SHRINKAGE * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
     values, vectors = np.linalg.eigh(covariance)
-    return vectors @ np.diag(values**-0.5) @ vectors.T, centre
+    matrix = vectors @ np.diag(values**-0.5) @ vectors.T
+    shares = np.bincount(labels, minlength=len(means)) / len(labels)
+    apart = np.sqrt(shares)[:, None] * (means - centre) @ matrix.T
+    _, directions = np.linalg.eigh(apart.T @ apart)
+    directions = directions[:, ::-1].T  # the most telling one first
+    return np.where(directions.sum(1, keepdims=True) < 0, -directions, directions) @ matrix, centre
 
 
 def _feature_layer(
@@ -121,11 +127,12 @@ def _integer_pass(model: Model, data: ImageSet, progress: Progress) -> tuple[NDA
 
 
 def load_network(checkpoint: Path) -> tuple[CutNetwork, dict[str, Any]]:
-    """The float network of a checkpoint, in evaluation mode and with a fully binary cut, and the checkpoint."""
+    """The float network of a checkpoint, or of weights (FOLDER/NAME), in evaluation mode and with a fully binary cut; and what is told of it."""
+    if weight_files(checkpoint) and not checkpoint.exists():
+        told, tensors, _ = load_weights(checkpoint)
+        return network_of(told["config"], tensors), told
     state = load_checkpoint(checkpoint)
-    network = CutNetwork(NetworkConfig.from_dict(state["config"]))
-    network.load_state_dict(state["model"])
-    return network.eval().to(memory_format=torch.channels_last), state  # type: ignore[call-overload]
+    return network_of(state["config"], state["model"]), state
 
 
 def export_model(
@@ -143,7 +150,7 @@ def export_model(
 
     Parameters
     ----------
-    checkpoint : written by `pretrain`, with a binary cut.
+    checkpoint : written by `pretrain`, with a binary cut; or FOLDER/NAME of weights that it wrote with `checkpoint_to`.
     out : model file to write; replaced atomically.
     data : the data set the network was trained on: calibration and whitening read its training pictures, the figures its
         validation pictures.
@@ -178,7 +185,7 @@ def export_model(
     train = ImageSet(at_size(stored.images[pick], size), stored.labels[pick], stored.names)
     full_card = {
         "name": name,
-        "epochs": state["epoch"],
+        "epochs": state.get("epoch", state["recipe"]["epochs"]),  # weights of old do not tell
         "config": state["config"],
         "recipe": state["recipe"],
         **({"teacher": state["teacher"]} if state.get("teacher") else {}),
