@@ -271,10 +271,10 @@ def test_settings_and_model_come_back(model: Model, tmp_path: Path) -> None:
     }  # fmt: skip
     assert not any(value == Settings().to_dict()[name] for name, value in values.items())
     lda, cwr = values | {"head": "lda"}, values | {"lda_features": 0, "class_priors": False}
-    for number, settings in enumerate((lda, cwr)):
-        Learner.new(model, **settings).save(tmp_path / f"{number}")
+    for number, chosen in enumerate((lda, cwr)):
+        Learner.new(model, **chosen).save(tmp_path / f"{number}")
         loaded = Learner.load(tmp_path / f"{number}")
-        assert loaded.settings.to_dict() == settings
+        assert loaded.settings.to_dict() == chosen
         assert loaded.model.digest == model.digest
 
 
