@@ -8,7 +8,7 @@
 #include <vector>
 
 #ifdef BITREPLAY_DEVICE
-#include "device/arena.h"
+#include "c_api/arena.h"
 #else
 #include <atomic>
 #include <new>

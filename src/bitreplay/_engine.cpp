@@ -11,12 +11,12 @@
 #include <tuple>
 #include <vector>
 
-#include "../../engine/conv_trainer.h"
-#include "../../engine/fixed_point.h"
-#include "../../engine/kernels.h"
-#include "../../engine/lda.h"
-#include "../../engine/learner.h"
-#include "../../engine/views.h"
+#include "learn/conv_trainer.h"
+#include "fixed_point.h"
+#include "kernels/kernels.h"
+#include "learn/lda.h"
+#include "learn/learner.h"
+#include "network/views.h"
 
 namespace nb = nanobind;
 using bitreplay::Learner;
@@ -256,7 +256,7 @@ NB_MODULE(_engine, m) {
                               Result<int64_t>({found.bias.data(), found.bias.size()}, {s.classes()}).array, found.exponent);
       });
 
-  // A replay memory alone, for merging; near: as in engine/replay.h.
+  // A replay memory alone, for merging; near: as in engine/learn/replay.h.
   nb::class_<Memory>(m, "Memory")
       .def(nb::init<size_t, size_t, size_t, uint64_t, int64_t>())
       .def("offer",

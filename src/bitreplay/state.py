@@ -19,7 +19,7 @@ from .settings import Settings
 MAX_NAME = 200
 MAX_LESSONS = 2**32 - 1
 MAX_MIXING = 2**20
-# Written out, so that every Python, and the device's C++ (engine/device/names.cpp), draw the same line.
+# Written out, so that every Python, and the device's C++ (engine/files/names.cpp), draw the same line.
 _BREAKS = frozenset("\u2028\u2029")
 _TURNS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # change the direction of what follows
 _BLANKS = frozenset(" \u00a0\u00ad\u1680\u180e\u202f\u205f\u3000\ufeff") | {

@@ -1,0 +1,97 @@
+// A file of docs/formats.md where it lies in memory: header, digest, tensors as views.  Owns no memory.  Whatever does not fit leaves by
+// `fail` with Error::format.
+#pragma once
+
+#include <initializer_list>
+#include <span>
+
+#include "error.h"
+#include "json.h"
+
+namespace bitreplay {
+
+inline constexpr size_t kMaxHeader = size_t{1} << 21;
+
+class File {
+ public:
+  // Reads the header; kind: "model" or "state", its name in messages too.  content: at a multiple of 8.
+  File(const void* content, size_t size, const char* kind);
+  // Whether the content is what was written: a pass over all of it.
+  void verify() const;
+
+  const char* kind() const { return kind_; }
+  std::span<const uint8_t> content() const { return {content_, size_}; }
+  const char* digest() const { return digest_; }  // 64 digits, no final 0
+  // JSON in the metadata under that key.
+  Json json(const char* key) const;
+  Json word(const char* key) const { return words_.find(key); }
+
+  // The values of a tensor, which must be there with that type and shape, and be taken once.
+  template <class T>
+  std::span<const T> take(const char* name, std::initializer_list<int64_t> shape);
+  // Whether there is a tensor of that name and type.
+  template <class T>
+  bool holds(const char* name) const;
+  // A list of bytes of any length; empty where there is none.
+  std::span<const uint8_t> take_bytes(const char* name);
+  // After all were taken: no other tensor is there, and every byte behind the header belongs to one.
+  void finish() const;
+
+  // Size of the first dimension of a tensor that has just one, else 0.
+  int64_t length(const char* name) const;
+
+ private:
+  struct Place {
+    uint64_t begin, end;
+  };
+  bool place_of(const Json& entry, Place& place) const;
+  bool describe(const Json& entry, const char* dtype, Place& place) const;
+  bool is_seam(uint64_t offset) const;  // where a tensor that is not empty begins, or the data end
+  bool has_dtype(const char* name, const char* dtype) const;
+  const uint8_t* take_raw(const char* name, const char* dtype, size_t value, std::initializer_list<int64_t> shape);
+  void note(const Place& place);
+
+  const uint8_t* content_;
+  size_t size_;
+  const char* kind_;
+  size_t start_ = 0;  // of the data
+  Json header_, words_;
+  char digest_[64];
+  size_t taken_ = 0;
+  uint64_t bytes_ = 0, seams_ = 0;
+};
+
+template <class T>
+inline constexpr const char* kDtype = nullptr;
+template <> inline constexpr const char* kDtype<uint8_t> = "U8";
+template <> inline constexpr const char* kDtype<int8_t> = "I8";
+template <> inline constexpr const char* kDtype<uint16_t> = "U16";
+template <> inline constexpr const char* kDtype<int16_t> = "I16";
+template <> inline constexpr const char* kDtype<uint32_t> = "U32";
+template <> inline constexpr const char* kDtype<int32_t> = "I32";
+template <> inline constexpr const char* kDtype<uint64_t> = "U64";
+template <> inline constexpr const char* kDtype<int64_t> = "I64";
+
+template <class T>
+std::span<const T> File::take(const char* name, std::initializer_list<int64_t> shape) {
+  int64_t count = 1;
+  for (const int64_t size : shape) count *= size;
+  return {reinterpret_cast<const T*>(take_raw(name, kDtype<T>, sizeof(T), shape)), static_cast<size_t>(count)};
+}
+
+template <class T>
+bool File::holds(const char* name) const {
+  return has_dtype(name, kDtype<T>);
+}
+
+// "prefix.3" and "weight" make "prefix.3.weight".
+class Name {
+ public:
+  Name(const char* part, size_t index, const char* name) { format_message(text_, sizeof text_, "{}.{}.{}", {part, index, name}); }
+  operator const char*() const { return text_; }
+
+ private:
+  char text_[48];
+};
+
+}  // namespace bitreplay

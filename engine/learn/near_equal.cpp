@@ -1,0 +1,49 @@
+#include "near_equal.h"
+
+#include <algorithm>
+
+#include "kernels/kernels.h"
+#include "random.h"
+
+namespace bitreplay {
+namespace {
+
+struct Entry {
+  uint64_t hash;
+  int32_t label;
+  uint32_t row;
+};
+
+}  // namespace
+
+bool near_equal(const uint64_t* a, const uint64_t* b, size_t words, int64_t distance) {
+  return kernels().differing_bits(a, b, static_cast<int64_t>(words)) <= distance;
+}
+
+Buffer<uint8_t> count_once(const uint64_t* rows, size_t stride, size_t words, std::span<const int32_t> labels, int64_t distance) {
+  Buffer<uint8_t> counts(labels.size(), 1);
+  if (distance < 0) return counts;
+  Buffer<Entry> entries(labels.size());
+  for (size_t i = 0; i < labels.size(); ++i) entries[i] = {row_hash(0, Purpose::row_order, {rows + i * stride, words}), labels[i], static_cast<uint32_t>(i)};
+  std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
+    return a.label != b.label ? a.label < b.label : a.hash != b.hash ? a.hash < b.hash : a.row < b.row;  // equal hashes: equal rows
+  });
+  size_t first = 0, counted = 0;  // entries[first, counted): those of the class that count so far
+  for (const Entry& entry : entries) {
+    if (counted > first && entries[first].label != entry.label) first = counted;
+    const size_t compared = std::min(counted, first + kMostCompared);
+    const auto known = std::find_if(entries.begin() + static_cast<ptrdiff_t>(first), entries.begin() + static_cast<ptrdiff_t>(compared), [&](const Entry& other) {
+      return near_equal(rows + other.row * stride, rows + entry.row * stride, words, distance);
+    });
+    if (known != entries.begin() + static_cast<ptrdiff_t>(compared)) {
+      counts[entry.row] = 0;
+    } else {
+      entries[counted++] = entry;
+    }
+  }
+  return counts;
+}
+
+int64_t count_once_bytes(size_t rows, int64_t distance) { return static_cast<int64_t>(rows * (1 + (distance < 0 ? 0 : sizeof(Entry)))); }
+
+}  // namespace bitreplay
