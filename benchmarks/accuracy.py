@@ -23,8 +23,8 @@ from log import RESULTS, Log
 from sklearn.linear_model import LogisticRegression
 
 from bitreplay import Learner, Model
-from bitreplay.data import ImageSet, read_split
-from bitreplay.streams import CIFAR10_NC5 as NC5
+from bitreplay.datasets.image_sets import ImageSet, read_split
+from bitreplay.datasets.streams import CIFAR10_NC5 as NC5
 
 
 def load(folder: Path, split: str, size: int) -> tuple[ImageSet, ImageSet]:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bitreplay.data import ImageSet, by_name, cached_split
+from bitreplay.datasets.image_sets import ImageSet, by_name, cached_split
 from bitreplay.training.export import load_network
 from bitreplay.training.packed_conv import PackedConv, use_packed
 from bitreplay.training.pretrain import to_float, top1

@@ -21,7 +21,7 @@ from sets import SETS, Rows, Sets, halves, rows_by_class
 from sklearn.linear_model import LogisticRegression
 
 from bitreplay import Learner, Model
-from bitreplay.data import ImageSet
+from bitreplay.datasets.image_sets import ImageSet
 
 Floats = NDArray[np.float32]
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from sets import Sets, rows_by_class
 
 from bitreplay import Learner, Model
-from bitreplay.data import ImageSet
+from bitreplay.datasets.image_sets import ImageSet
 from bitreplay.state import State, pack_state, parse_state, read_state
 
 CLASSES, NAMES = 20, 50  # of a device, out of so many

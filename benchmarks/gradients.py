@@ -3,7 +3,7 @@
     python benchmarks/gradients.py DATA [--minibatches 20] [--families quicknet reactnet bireal] [--gradient-bits 16 8 4]
 
 DATA is a folder with CIFAR-10's train*.parquet.  Each minibatch could be the first of the second experience of NC5: 50 live rows (airplane,
-ship) and 128 replayed ones (frog, bird), through the tail of the shipped backbone.  The integer gradients are tests/reference_tail.py's,
+ship) and 128 replayed ones (frog, bird), through the tail of the shipped backbone.  The integer gradients are tests/reference/tail.py's,
 which the engine equals.  The float ones are autograd's: the same signs, weights, constants and straight-through rules, and nothing
 rounded.  Bits "signs" holds the signs of the binary convolutions only; "all" holds the other bits of the forward pass too: which side of
 an activation or of the last ReLU a value is on, and which features saturate.
@@ -32,14 +32,14 @@ from torch.nn import functional as F
 
 from bitreplay import Model, Settings
 from bitreplay.container import unpack
-from bitreplay.data import read_split
+from bitreplay.datasets.image_sets import read_split
 from bitreplay.model import _FOLDER, SHIPPED
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from reference_head import prior_logits
-from reference_learner import ReferenceLearner
-from reference_network import Activation, BlockConstants, BlockValues, ReferenceNetwork, block_constants, block_values
-from reference_tail import BlockGradients, Gate, Gradients, Minibatch, Moment, ReferenceTail, TailBlock, TailSettings
+from reference.head import prior_logits
+from reference.learner import ReferenceLearner
+from reference.network import Activation, BlockConstants, BlockValues, ReferenceNetwork, block_constants, block_values
+from reference.tail import BlockGradients, Gate, Gradients, Minibatch, Moment, ReferenceTail, TailBlock, TailSettings
 
 LIVE, REPLAYED = 50, 128
 ROWS = 1500  # of each experience, for the head's lessons and the minibatches

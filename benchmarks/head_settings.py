@@ -19,7 +19,7 @@ from sets import SETS, Rows, Sets, halves, rows_by_class
 from streams import digits
 
 from bitreplay import Learner, Model
-from bitreplay.data import ImageSet
+from bitreplay.datasets.image_sets import ImageSet
 
 Splits = tuple[ImageSet, ImageSet]
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sets import SETS, Rows, Sets, halves
 
 from bitreplay import Model, Settings, _engine
-from bitreplay.data import ImageSet
+from bitreplay.datasets.image_sets import ImageSet
 
 Int8 = NDArray[np.int8]
 SHRINKAGE, PSEUDO_PICTURES = Settings().shrinkage, Settings().pseudo_pictures

@@ -17,7 +17,7 @@ from pathlib import Path
 from log import RESULTS, Log
 
 from bitreplay import Learner, Model
-from bitreplay.data import read_split
+from bitreplay.datasets.image_sets import read_split
 
 
 def milliseconds(call: Callable[..., object], *arguments: object) -> float:

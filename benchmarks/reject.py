@@ -21,7 +21,7 @@ from sklearn.metrics import roc_auc_score
 from streams import setting
 
 from bitreplay import Learner, Model
-from bitreplay.data import ImageSet
+from bitreplay.datasets.image_sets import ImageSet
 
 SHARES = (0.05, 0.1, 0.2)
 COUNTS = {"photos": (10, 22), "cifar10": (10, 30), "tiny-imagenet": (10, 30)}

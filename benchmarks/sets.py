@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bitreplay.data import ImageSet, by_name, cached_split
+from bitreplay.datasets.image_sets import ImageSet, by_name, cached_split
 
 SETS = ("photos", "cifar10", "tiny-imagenet")
 Rows = NDArray[np.int64]

@@ -23,8 +23,8 @@ from sets import Rows, Sets, rows_by_class
 from sklearn.datasets import load_digits
 
 from bitreplay import Learner, Model
-from bitreplay.data import ImageSet
-from bitreplay.streams import CIFAR10_NC5, new_instances
+from bitreplay.datasets.image_sets import ImageSet
+from bitreplay.datasets.streams import CIFAR10_NC5, new_instances
 
 Images = NDArray[np.uint8]
 

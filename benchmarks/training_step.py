@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from bitreplay.data import ImageSet
+from bitreplay.datasets.image_sets import ImageSet
 from bitreplay.training.batches import Batches
 from bitreplay.training.layers import BinaryConv2d
 from bitreplay.training.packed_conv import PackedConv, use_packed

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from bitreplay.data import cached_split
+from bitreplay.datasets.image_sets import cached_split
 from bitreplay.training.soft_labels import Crops, make_soft_labels
 from bitreplay.training.teachers import Teacher
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import bitreplay
 from bitreplay import FormatError, Learner, Model, cli
-from bitreplay.data import read_folder
+from bitreplay.datasets.image_sets import read_folder
 from bitreplay.store import StateFile, previous_of
 
 pytest.importorskip("PIL", reason="pictures need Pillow (extra demo)")

@@ -9,8 +9,8 @@ import pytest
 
 Image = pytest.importorskip("PIL.Image", reason="pictures need Pillow (extra demo)")
 
-from bitreplay.core50 import OBJECTS, list_pictures, parse_picture, read_run  # noqa: E402
-from bitreplay.datasets import hold_out, load_cached, load_set  # noqa: E402
+from bitreplay.datasets.core50 import OBJECTS, list_pictures, parse_picture, read_run  # noqa: E402
+from bitreplay.datasets.public import hold_out, load_cached, load_set  # noqa: E402
 from bitreplay.experiments.protocol import read_protocol  # noqa: E402
 from bitreplay.experiments.runner import make_stream  # noqa: E402
 
@@ -163,7 +163,7 @@ def test_the_end_of_each_film_is_held_out(core50: Path) -> None:
 def test_it_is_decoded_once(core50: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load_cached("core50", core50, 8, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("bitreplay.datasets.decode_image", None)  # must not be asked for again
+        patch.setattr("bitreplay.datasets.public.decode_image", None)  # must not be asked for again
         again = load_cached("core50", core50, 8, tmp_path)
     for one, other in ((first.train, again.train), (first.test, again.test)):
         assert np.array_equal(one.images, other.images)

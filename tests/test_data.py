@@ -14,7 +14,7 @@ Image = pytest.importorskip("PIL.Image", reason="pictures need Pillow (extra dem
 pa = pytest.importorskip("pyarrow", reason="parquet needs pyarrow (extra test)")
 import pyarrow.parquet as pq  # noqa: E402
 
-from bitreplay.data import read_folder, read_parquet, read_split  # noqa: E402
+from bitreplay.datasets.image_sets import read_folder, read_parquet, read_split  # noqa: E402
 
 CIFAR_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 

@@ -11,9 +11,9 @@ import pytest
 
 Image = pytest.importorskip("PIL.Image", reason="pictures need Pillow (extra demo)")
 
-from bitreplay.data import ImageSet  # noqa: E402
-from bitreplay.datasets import PictureSets, hold_out, load_cached, load_set  # noqa: E402
-from bitreplay.images import decode_image  # noqa: E402
+from bitreplay.datasets.image_sets import ImageSet  # noqa: E402
+from bitreplay.datasets.pictures import decode_image  # noqa: E402
+from bitreplay.datasets.public import PictureSets, hold_out, load_cached, load_set  # noqa: E402
 
 RNG = np.random.default_rng(0)
 FINE = tuple(f"fine_{number}" for number in range(100))

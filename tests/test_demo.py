@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from bitreplay import Learner, metrics
 from bitreplay.cli import app
-from bitreplay.data import read_folder
+from bitreplay.datasets.image_sets import read_folder
 from bitreplay.demo import CAPACITY, DemoResult, load_digits, run_demo
 
 

@@ -17,7 +17,7 @@ import reference as ref
 import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference_comparison import assert_same, assert_same_answers
+from reference.comparison import assert_same, assert_same_answers
 
 from bitreplay import Learner, Model, _engine
 from bitreplay.model import write_model

@@ -13,7 +13,7 @@ import pytest
 
 Image = pytest.importorskip("PIL.Image", reason="pictures need Pillow (extra demo)")
 
-from bitreplay.images import decode_image  # noqa: E402
+from bitreplay.datasets.pictures import decode_image  # noqa: E402
 
 QUADRANTS = np.array([[10, 80], [150, 220]], np.uint8)
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from reference_lda import Sums, solve, sums_of
+from reference.lda import Sums, solve, sums_of
 
 from bitreplay import _engine
 

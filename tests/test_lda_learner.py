@@ -13,10 +13,10 @@ import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from reference_lda import Sums, without_class
+from reference.lda import Sums, without_class
 
 from bitreplay import Learner, Model
-from bitreplay.data import read_split
+from bitreplay.datasets.image_sets import read_split
 from bitreplay.model import write_model
 from bitreplay.state import State
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_model
-from reference_merge import joined
+from reference.merge import joined
 
 from bitreplay import Cancelled, FormatError, Learner
 from bitreplay.merge import merged_state

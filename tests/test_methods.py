@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the twin is tested where torch is installed (extra train)")
 
-from bitreplay.data import ImageSet  # noqa: E402
+from bitreplay.datasets.image_sets import ImageSet  # noqa: E402
 from bitreplay.training.base import Base, BaseSettings, Start, make_base  # noqa: E402
 from bitreplay.training.export import Integers  # noqa: E402
 from bitreplay.training.layers import BinaryConv2d, QuickNetBlock, ShiftedBlock  # noqa: E402

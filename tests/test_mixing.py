@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from reference_arithmetic import PURPOSE_HELD_BACK, row_hash
-from reference_comparison import assert_same
-from reference_mixing import ONE, Held, choose_mixing, frozen_weight, inverse_temperature, loss
+from reference.arithmetic import PURPOSE_HELD_BACK, row_hash
+from reference.comparison import assert_same
+from reference.mixing import ONE, Held, choose_mixing, frozen_weight, inverse_temperature, loss
 from test_tail import make, pair
 
 from bitreplay import Learner

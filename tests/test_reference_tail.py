@@ -8,14 +8,14 @@ from itertools import product
 import numpy as np
 import pytest
 import reference as ref
-import reference_tail as rt
+import reference.tail as rt
 import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from reference_arithmetic import exact_product
-from reference_head import training_step
-from reference_network import Activation, BlockConstants, binary_conv, block_values
+from reference.arithmetic import exact_product
+from reference.head import training_step
+from reference.network import Activation, BlockConstants, binary_conv, block_values
 
 FAMILIES = ("quicknet", "reactnet", "bireal")
 EXPONENT = 12  # tiny_model's streams have a spread of about 4000 units: about 1 in this unit

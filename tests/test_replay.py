@@ -8,7 +8,7 @@ import reference as ref
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from reference_near_equal import MOST_COMPARED
+from reference.near_equal import MOST_COMPARED
 
 from bitreplay import _engine
 

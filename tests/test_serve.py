@@ -27,7 +27,7 @@ from bitreplay import Learner, Model
 from bitreplay.model import write_model
 from bitreplay.serve import guard
 from bitreplay.serve.app import make_app
-from bitreplay.serve.device import Device
+from bitreplay.serve.session import Session
 from bitreplay.store import StateFile, previous_of
 
 SIZE = 16
@@ -47,15 +47,15 @@ def path(model: Model, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def device(path: Path) -> Iterator[Device]:
-    made = Device(path, threads=1)
+def session(path: Path) -> Iterator[Session]:
+    made = Session(path, threads=1)
     yield made
     made.close()
 
 
 @pytest.fixture
-def client(device: Device) -> Iterator[TestClient]:
-    with TestClient(make_app(device), base_url="http://localhost:8008") as made:
+def client(session: Session) -> Iterator[TestClient]:
+    with TestClient(make_app(session), base_url="http://localhost:8008") as made:
         yield made
 
 
@@ -174,7 +174,7 @@ def test_what_is_no_picture_is_refused(client: TestClient, content: bytes) -> No
     assert names(client) == ["red"]
 
 
-def test_what_is_too_large_is_refused(client: TestClient, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_too_large_is_refused(client: TestClient, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     teach(client, "red")
     assert client.post("/api/v1/predict", content=b"x", headers={"content-length": str(1 << 30)}).status_code == 413
     assert client.post("/api/v1/predict", content=b"x", headers={"content-length": "-1"}).status_code == 413
@@ -212,7 +212,7 @@ def test_lessons_that_make_no_sense_are_refused(client: TestClient, data: dict, 
 
 
 def test_it_answers_while_it_learns_and_takes_one_change_at_a_time(
-    client: TestClient, device: Device, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     teach(client, "red")
     teach(client, "blue")
@@ -301,11 +301,11 @@ def test_a_damaged_state_is_told(path: Path) -> None:
         learner.learn(np.zeros((4, SIZE, SIZE, 3), np.uint8), ["a"] * 4)
         file.save(learner)
     path.write_bytes(path.read_bytes()[:-1])
-    device = Device(path, threads=1)
+    session = Session(path, threads=1)
     try:
-        assert "went back to" in device.status()["note"]
+        assert "went back to" in session.status()["note"]
     finally:
-        device.close()
+        session.close()
 
 
 def test_the_command_serves_and_ends_with_ctrl_c(tmp_path: Path) -> None:

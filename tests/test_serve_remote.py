@@ -32,17 +32,17 @@ from starlette.testclient import TestClient
 from bitreplay import Learner, Model
 from bitreplay.serve import guard, server
 from bitreplay.serve.app import make_app
-from bitreplay.serve.device import Device
 from bitreplay.serve.openapi import document
+from bitreplay.serve.session import Session
 
 TOKEN = "0123456789abcdef"
 SIZE, picture, teach, names = test_serve.SIZE, test_serve.picture, test_serve.teach, test_serve.names
-model, path, device, client = test_serve.model, test_serve.path, test_serve.device, test_serve.client
+model, path, session, client = test_serve.model, test_serve.path, test_serve.session, test_serve.client
 
 
 @pytest.fixture
-def remote(device: Device) -> Iterator[TestClient]:
-    with TestClient(make_app(device, token=TOKEN), base_url="https://192.0.2.7:8008") as made:
+def remote(session: Session) -> Iterator[TestClient]:
+    with TestClient(make_app(session, token=TOKEN), base_url="https://192.0.2.7:8008") as made:
         yield made
 
 
@@ -214,8 +214,8 @@ def test_silent_connections_are_hung_up_on_before_the_handshake(tmp_path: Path) 
 
 
 @contextmanager
-def served(device: Device) -> Iterator[int]:
-    running = server.make_server(make_app(device), device)
+def served(session: Session) -> Iterator[int]:
+    running = server.make_server(make_app(session), session)
     listening = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
     thread.start()
@@ -240,10 +240,10 @@ def ended(connection: socket.socket) -> bytes:
     return found
 
 
-def test_200_slow_clients_keep_nobody_waiting_and_are_hung_up_on(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_200_slow_clients_keep_nobody_waiting_and_are_hung_up_on(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "_HEAD_SECONDS", 3.0)
     monkeypatch.setattr(guard, "_GRACE", 3.0)
-    with served(device) as port:
+    with served(session) as port:
         slow = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(200)]
         for number, connection in enumerate(slow):
             if number % 2:
@@ -274,10 +274,10 @@ def test_200_slow_clients_keep_nobody_waiting_and_are_hung_up_on(device: Device,
 # What the API is
 
 
-def test_the_description_names_every_route_and_no_other(client: TestClient, device: Device) -> None:
+def test_the_description_names_every_route_and_no_other(client: TestClient, session: Session) -> None:
     described = client.get("/api/v1/openapi.json").json()
     assert described == document()
-    routes = {(r.path.replace(":path", ""), m.lower()) for r in make_app(device).routes for m in r.methods - {"HEAD"} if "/api/" in r.path}
+    routes = {(r.path.replace(":path", ""), m.lower()) for r in make_app(session).routes for m in r.methods - {"HEAD"} if "/api/" in r.path}
     assert {(path, method) for path, methods in described["paths"].items() for method in methods} == routes
 
 
@@ -321,30 +321,30 @@ def test_another_devices_state_is_merged(client: TestClient, model: Model, tmp_p
     assert client.get("/api/v1/file").content == before
 
 
-def test_a_camera_that_is_gone_is_told(device: Device) -> None:
+def test_a_camera_that_is_gone_is_told(session: Session) -> None:
     class Unplugged:
         def jpeg(self) -> bytes:
             raise OSError("camera: gives no picture any more; is it still plugged in?")
 
-    with TestClient(make_app(device, camera=Unplugged()), base_url="http://localhost") as client:
+    with TestClient(make_app(session, camera=Unplugged()), base_url="http://localhost") as client:
         assert client.get("/api/v1/state").json()["camera"] is True
         answer = client.get("/api/v1/camera")
         assert (answer.status_code, "plugged in" in answer.json()["error"]) == (503, True)
-    with TestClient(make_app(device), base_url="http://localhost") as client:
+    with TestClient(make_app(session), base_url="http://localhost") as client:
         assert client.get("/api/v1/camera").status_code == 404
 
 
 # One truth
 
 
-def test_status_never_pairs_one_state_with_the_revision_of_another(device: Device) -> None:
-    device.teach(np.zeros((4, SIZE, SIZE, 3), np.uint8), ["name-0"] * 4)
-    first, done = device.status()["revision"], threading.Event()
+def test_status_never_pairs_one_state_with_the_revision_of_another(session: Session) -> None:
+    session.teach(np.zeros((4, SIZE, SIZE, 3), np.uint8), ["name-0"] * 4)
+    first, done = session.status()["revision"], threading.Event()
     wrong: list[Any] = []
 
     def ask() -> None:
         while not done.is_set():
-            status = device.status()
+            status = session.status()
             if status["classes"][0]["name"] != f"name-{status['revision'] - first}":
                 wrong.append(status)
 
@@ -352,14 +352,14 @@ def test_status_never_pairs_one_state_with_the_revision_of_another(device: Devic
     for asker in askers:
         asker.start()
     for number in range(100):
-        device.rename(f"name-{number}", f"name-{number + 1}")
+        session.rename(f"name-{number}", f"name-{number + 1}")
     done.set()
     for asker in askers:
         asker.join()
     assert not wrong
 
 
-def test_a_lesson_can_be_given_up(client: TestClient, device: Device, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lesson_can_be_given_up(client: TestClient, session: Session, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     teach(client, "red")
     kept = path.read_bytes()
     assert client.post("/api/v1/stop").status_code == 200  # nothing is being learned: nothing happens
@@ -382,7 +382,7 @@ def test_a_lesson_can_be_given_up(client: TestClient, device: Device, path: Path
     lesson.join(20)
     assert (answers[0].status_code, "given up" in answers[0].json()["error"]) == (409, True)
     assert path.read_bytes() == kept
-    device.give_up()
+    session.give_up()
     assert teach(client, "green").status_code == 409  # the server ends
     assert names(client) == ["red"]
 

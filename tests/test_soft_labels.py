@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch", reason="training is tested where torch is i
 
 from PIL import Image  # noqa: E402
 
-from bitreplay.data import ImageSet  # noqa: E402
+from bitreplay.datasets.image_sets import ImageSet  # noqa: E402
 from bitreplay.training import soft_labels as module  # noqa: E402
 from bitreplay.training.batches import Batches  # noqa: E402
 from bitreplay.training.crops import Boxes, cut, draw_boxes, whole  # noqa: E402

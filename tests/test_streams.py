@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitreplay import streams
-from bitreplay.streams import CIFAR10_NC5, Experience, Stream, class_groups, listed, new_classes, new_instances
+from bitreplay.datasets import streams
+from bitreplay.datasets.streams import CIFAR10_NC5, Experience, Stream, class_groups, listed, new_classes, new_instances
 
 NAMES = ("ant", "bee", "cat", "dog", "eel")
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(5), [7, 5, 9, 5, 6]))

@@ -11,9 +11,9 @@ import pytest
 import reference as ref
 import tiny_model
 from numpy.typing import NDArray
-from reference_branch import ReferenceBranchLearner
-from reference_comparison import assert_same, assert_same_answers
-from reference_tail import Gate, ReferenceTail, TailSettings
+from reference.branch import ReferenceBranchLearner
+from reference.comparison import assert_same, assert_same_answers
+from reference.tail import Gate, ReferenceTail, TailSettings
 
 from bitreplay import Learner
 from bitreplay.model import Model, write_model

@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch", reason="training is tested where torch is i
 from PIL import Image  # noqa: E402
 
 from bitreplay import Learner, Model  # noqa: E402
-from bitreplay.data import cached_split  # noqa: E402
+from bitreplay.datasets.image_sets import cached_split  # noqa: E402
 from bitreplay.training.export import export_model, load_network  # noqa: E402
 from bitreplay.training.layers import BinaryConv2d, QuickNetBlock, ReplayCut, Transition  # noqa: E402
 from bitreplay.training.packed_conv import PackedConv, use_packed  # noqa: E402
@@ -136,7 +136,7 @@ def test_the_exported_network_agrees_with_the_float_one_and_can_be_taught(tmp_pa
     network, _ = load_network(tmp_path / "run" / CHECKPOINT)
     assert isinstance(network, CutNetwork)
     learner = Learner.new(model, capacity=30)
-    from bitreplay.data import read_split
+    from bitreplay.datasets.image_sets import read_split
 
     train, valid = read_split(pictures, "train", 16), read_split(pictures, "valid", 16)
     assert train is not None

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import tiny_model
 from numpy.typing import NDArray
-from reference_lda import Floats, sums_of
-from reference_mixing import ONE, frozen_weight, inverse_temperature
-from reference_unknown import ORIGIN, OWN, LeaveOneOut
+from reference.lda import Floats, sums_of
+from reference.mixing import ONE, frozen_weight, inverse_temperature
+from reference.unknown import ORIGIN, OWN, LeaveOneOut
 
 from bitreplay import Learner, Model
-from bitreplay.data import read_split
+from bitreplay.datasets.image_sets import read_split
 from bitreplay.model import write_model
 
 SIZE = 16

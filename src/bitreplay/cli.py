@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from . import Learner, c_source, metrics
-from .data import class_files
+from .datasets.image_sets import class_files
+from .datasets.pictures import IMAGE_SUFFIXES, decode_image
 from .extras import missing_extra
-from .images import IMAGE_SUFFIXES, decode_image
 from .model import Model
 from .store import StateFile, load_sound
 

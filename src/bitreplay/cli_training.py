@@ -198,7 +198,7 @@ def soft_labels(
     threads: Annotated[int | None, typer.Option(help="Threads of the teacher. Default: all cores.", min=1)] = None,
 ) -> None:
     """Ask a teacher for its answers to crops of all training pictures, once, for pretrain --soft-labels."""
-    from .data import cached_split
+    from .datasets.image_sets import cached_split
     from .training.pretrain import STORED
     from .training.soft_labels import Crops, make_soft_labels
     from .training.teachers import READY_MADE, checkpoint_teacher
@@ -295,7 +295,7 @@ def experiment(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs, and which of them have a result; do nothing.")] = False,
 ) -> None:
     """Carry out a protocol: every run that has no result yet. Stop it with Ctrl-C at any time; the same command goes on."""
-    from .datasets import require_folder
+    from .datasets.public import require_folder
     from .experiments.protocol import read_protocol
     from .experiments.results import NAME
     from .experiments.runner import Done, Place, check_runs, plan_runs, run_all, split_runs

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import core50
-from ..datasets import SETS
+from ..datasets import core50
+from ..datasets.public import SETS
 
 FOLDER = Path(__file__).parent / "protocols"
 KINDS = ("nc", "ni", "files")

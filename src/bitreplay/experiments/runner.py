@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import core50
-from ..datasets import PictureSets, hold_out, load_cached
+from ..datasets import core50
+from ..datasets.public import PictureSets, hold_out, load_cached
+from ..datasets.streams import Stream, class_groups, listed, new_classes, new_instances
 from ..fleet import dask_client
 from ..metrics import forgetting
-from ..streams import Stream, class_groups, listed, new_classes, new_instances
 from .protocol import BasePlan, Data, Protocol, StreamPlan
 from .results import NAME, Line, append_result, read_results
 

@@ -1,6 +1,6 @@
 """The web application: one page, and a JSON API of version 1 beside it (docs/serve.md).
 
-Owns requests and status codes; what is done is `device`'s, who may ask is `guard`'s.
+Owns requests and status codes; what is done is `session`'s, who may ask is `guard`'s.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from .._engine import Cancelled
-from ..images import decode_image
-from .device import BusyError, Device
+from ..datasets.pictures import decode_image
 from .guard import API, HEADERS, MAX_PICTURE, Guard, refusal
 from .openapi import document
+from .session import BusyError, Session
 
 MAX_PIXELS = 25_000_000  # some 300 MB while it is decoded
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
@@ -116,26 +116,26 @@ def _share(request: Request) -> float | None:
         raise ValueError(f"reject: expected a share between 0 and 1, got {text!r:.40}") from None
 
 
-def make_app(device: Device, *, token: str | None = None, camera: FrameSource | None = None) -> Starlette:
+def make_app(session: Session, *, token: str | None = None, camera: FrameSource | None = None) -> Starlette:
     """The application for one device.
 
     Parameters
     ----------
-    device : what is taught and asked.
+    session : what is taught and asked.
     token : what the API asks for; None on localhost.
     camera : the device's own, or None.
     """
 
     async def state(_: Request) -> Response:
-        status = await run_in_threadpool(device.status)
+        status = await run_in_threadpool(session.status)
         return JSONResponse(status | {"camera": camera is not None}, headers=HEADERS)
 
     async def predict(request: Request) -> Response:
         content, reject = await request.body(), _share(request)
 
         def work() -> dict[str, Any]:
-            image = _picture(content, "picture", device.image_size)
-            names, prediction = device.predict(image[None], reject=reject)
+            image = _picture(content, "picture", session.image_size)
+            names, prediction = session.predict(image[None], reject=reject)
             probabilities = dict(zip(names, prediction.probabilities[0].tolist(), strict=True))
             return {"name": prediction.names[0], "unknown": bool(prediction.unknown[0]), "probabilities": probabilities}
 
@@ -152,14 +152,14 @@ def make_app(device: Device, *, token: str | None = None, camera: FrameSource | 
             contents = [await upload.read() for upload in uploads]
 
         def work() -> float:
-            images = np.stack([_picture(c, f"picture {i + 1}", device.image_size) for i, c in enumerate(contents)])
-            return device.teach(images, [name] * len(images))
+            images = np.stack([_picture(c, f"picture {i + 1}", session.image_size) for i, c in enumerate(contents)])
+            return session.teach(images, [name] * len(images))
 
         seconds = await run_in_threadpool(work)
         return JSONResponse({"name": name, "pictures": len(contents), "seconds": seconds}, headers=HEADERS)
 
     async def forget(request: Request) -> Response:
-        await run_in_threadpool(device.forget, request.path_params["name"])
+        await run_in_threadpool(session.forget, request.path_params["name"])
         return JSONResponse({}, headers=HEADERS)
 
     async def rename(request: Request) -> Response:
@@ -169,28 +169,28 @@ def make_app(device: Device, *, token: str | None = None, camera: FrameSource | 
             values = None
         if not isinstance(values, dict) or not isinstance(values.get("name"), str):
             raise ValueError('body: expected JSON, {"name": NEW}, got something else')
-        await run_in_threadpool(device.rename, request.path_params["name"], values["name"])
+        await run_in_threadpool(session.rename, request.path_params["name"], values["name"])
         return JSONResponse({}, headers=HEADERS)
 
     async def undo(_: Request) -> Response:
-        await run_in_threadpool(device.undo)
+        await run_in_threadpool(session.undo)
         return JSONResponse({}, headers=HEADERS)
 
     async def stop(_: Request) -> Response:
-        device.cancel()
+        session.cancel()
         return JSONResponse({}, headers=HEADERS)
 
     async def download(_: Request) -> Response:
-        content = await run_in_threadpool(device.content)
+        content = await run_in_threadpool(session.content)
         headers = {**HEADERS, "Content-Disposition": 'attachment; filename="bitreplay.state"'}
         return Response(content, media_type="application/octet-stream", headers=headers)
 
     async def upload(request: Request) -> Response:
-        await run_in_threadpool(device.replace, await request.body())
+        await run_in_threadpool(session.replace, await request.body())
         return JSONResponse({}, headers=HEADERS)
 
     async def merge(request: Request) -> Response:
-        equal = await run_in_threadpool(device.merge, await request.body())
+        equal = await run_in_threadpool(session.merge, await request.body())
         return JSONResponse({"equal_tails": equal}, headers=HEADERS)
 
     async def frame(_: Request) -> Response:
@@ -212,7 +212,7 @@ def make_app(device: Device, *, token: str | None = None, camera: FrameSource | 
     @asynccontextmanager
     async def life(_: Starlette) -> AsyncIterator[None]:
         yield
-        await run_in_threadpool(device.close)
+        await run_in_threadpool(session.close)
 
     api = f"{API}v1"
     routes = [

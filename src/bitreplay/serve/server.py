@@ -18,8 +18,8 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .app import make_app
-from .device import Device
 from .guard import names_of_this_machine
+from .session import Session
 
 TOKEN = "BITREPLAY_TOKEN"
 _SHORTEST_TOKEN = 16
@@ -82,20 +82,20 @@ class Loop(asyncio.SelectorEventLoop):
 class Server(uvicorn.Server):
     """Gives the lesson at hand up when it is told to end."""
 
-    def __init__(self, config: uvicorn.Config, device: Device) -> None:
+    def __init__(self, config: uvicorn.Config, session: Session) -> None:
         super().__init__(config)
-        self._device = device
+        self._session = session
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Ctrl-C, or the end of a service."""
-        self._device.give_up()
+        self._session.give_up()
         super().handle_exit(sig, frame)
 
 
-def make_server(app: ASGIApp, device: Device, **more: Any) -> uvicorn.Server:
+def make_server(app: ASGIApp, session: Session, **more: Any) -> uvicorn.Server:
     """What runs the application of a device; `more` as uvicorn takes it."""
     config: dict[str, Any] = {"log_level": "error", "access_log": False, "timeout_keep_alive": 5, "limit_concurrency": 512}
-    return Server(uvicorn.Config(app, http=Impatient, loop=f"{__name__}:Loop", **config, **more), device)
+    return Server(uvicorn.Config(app, http=Impatient, loop=f"{__name__}:Loop", **config, **more), session)
 
 
 def is_local(host: str) -> bool:
@@ -189,10 +189,10 @@ def run(
         certified["ssl_certfile"], fingerprint = certificate(home(), names)
         told(f"the browser warns, since this device made its certificate itself; the certificate's SHA-256 fingerprint is {fingerprint}")
     with contextlib.ExitStack() as ends:
-        device = Device(path, threads)
-        ends.callback(device.close)
-        if device.told is not None:
-            told(device.told)
+        session = Session(path, threads)
+        ends.callback(session.close)
+        if session.told is not None:
+            told(session.told)
         eye = None
         if camera is not None:
             from .camera import Camera
@@ -206,7 +206,7 @@ def run(
         # An answer's body shall not wait until its head was acknowledged, 40 ms; asyncio asks for that only where it made the socket itself.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         number = listening.getsockname()[1]
-        server = make_server(make_app(device, token=token, camera=eye), device, **certified)
+        server = make_server(make_app(session, token=token, camera=eye), session, **certified)
         shown = "localhost" if host == "127.0.0.1" else shown
         ready(_url("http", shown, number) if token is None else f"{_url('https', shown, number)}/#{token}")
         with contextlib.suppress(KeyboardInterrupt):  # raised again once everything has ended well

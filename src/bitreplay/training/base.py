@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..data import ImageSet
+from ..datasets.image_sets import ImageSet
 from ..model import Model
 from .export import Integers
 from .weights import load_weights, network_of

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import ImageSet
+from ..datasets.image_sets import ImageSet
 from .crops import Boxes, cut, draw_boxes, enlarge
 from .recipe import Recipe
 from .soft_labels import SoftLabels

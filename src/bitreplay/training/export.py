@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..data import ImageSet, by_name, cached_split
+from ..datasets.image_sets import ImageSet, by_name, cached_split
 from ..model import Model, write_model
 from .crops import cut, whole
 from .fold import HEADROOM, Floats, Writer, affine, array, exponent_for, fold, pack_signs

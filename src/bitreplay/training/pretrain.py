@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..container import remove_partials, replace_file
-from ..data import ImageSet, by_name, cached_split
+from ..datasets.image_sets import ImageSet, by_name, cached_split
 from .batches import Batches
 from .packed_conv import PackedConv, use_packed
 from .recipe import Recipe
@@ -176,7 +176,7 @@ def pretrain(
 
     Parameters
     ----------
-    folder : data set as `bitreplay.data.read_split` takes it.
+    folder : data set as `bitreplay.datasets.image_sets.read_split` takes it.
     out : folder for the results; a checkpoint that lies there already is continued, with its network and recipe.
     config : network; where something is continued, its own (`continued`), but for what may differ.  `config.classes` is taken from the data.
     recipe : training.

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..container import reserve
-from ..data import ImageSet
+from ..datasets.image_sets import ImageSet
 from .crops import Boxes, cut, draw_boxes
 from .teachers import Teacher
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from reference_arithmetic import Int64, Uint64, exact_product, peak, rs, sat16
+
+from .arithmetic import Int64, Uint64, exact_product, peak, rs, sat16
 
 WORD = 64
 PARAMETER_NAMES = ("mean", "multiplier", "bias", "threshold", "alpha", "beta", "high", "low")

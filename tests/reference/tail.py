@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from reference_arithmetic import Int64, Uint64, draw, exact_product, noise, peak, rs, sat32
-from reference_head import logit_gradient
-from reference_network import (
+
+from .arithmetic import Int64, Uint64, draw, exact_product, noise, peak, rs, sat32
+from .head import logit_gradient
+from .network import (
     Activation,
     BlockConstants,
     BlockValues,

@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from reference_arithmetic import PURPOSE_HELD_BACK, Int64, Uint64, draw, permutation, row_hash, rs
-from reference_head import distillation, learning_rate, log_share, logits, prior_logits, training_step
-from reference_lda import Sums, solve
-from reference_learner import MIXING_BITS, Live, ReferenceLearner
-from reference_mixing import ONE, Held, choose_mixing
-from reference_near_equal import differing_bits
-from reference_network import ReferenceNetwork
-from reference_tail import PURPOSE_GRADIENT, TENSOR_HEAD, Minibatch, Moment, ReferenceTail, requant_head
-from reference_unknown import LeaveOneOut
+
+from .arithmetic import PURPOSE_HELD_BACK, Int64, Uint64, draw, permutation, row_hash, rs
+from .head import distillation, learning_rate, log_share, logits, prior_logits, training_step
+from .lda import Sums, solve
+from .learner import MIXING_BITS, Live, ReferenceLearner
+from .mixing import ONE, Held, choose_mixing
+from .near_equal import differing_bits
+from .network import ReferenceNetwork
+from .tail import PURPOSE_GRADIENT, TENSOR_HEAD, Minibatch, Moment, ReferenceTail, requant_head
+from .unknown import LeaveOneOut
 
 PURPOSE_TAIL_LIVE, PURPOSE_TAIL_REPLAY, PURPOSE_VARIATION = 9, 10, 11
 MOST_HELD = 256  # rows of a class that the branch is judged by

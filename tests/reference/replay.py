@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from reference_arithmetic import Uint64, row_hash
-from reference_near_equal import MOST_COMPARED, differing_bits
+
+from .arithmetic import Uint64, row_hash
+from .near_equal import MOST_COMPARED, differing_bits
 
 
 def level(counts: Sequence[int], capacity: int) -> int:

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from reference_branch import ReferenceBranchLearner
-from reference_learner import ReferenceLearner
-from reference_network import pack_bits
-from reference_views import VIEWS
 
 from bitreplay import Learner
+
+from .branch import ReferenceBranchLearner
+from .learner import ReferenceLearner
+from .network import pack_bits
+from .views import VIEWS
 
 
 def assert_same(ours: Learner, theirs: ReferenceLearner) -> None:

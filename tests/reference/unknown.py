@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from reference_lda import Floats, Sums
+
+from .lda import Floats, Sums
 
 OWN = 0.1  # beta
 ORIGIN = 1 / 3  # of a class, at the origin

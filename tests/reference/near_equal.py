@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from reference_arithmetic import Uint64, row_hash
+
+from .arithmetic import Uint64, row_hash
 
 MOST_COMPARED = 4096
 

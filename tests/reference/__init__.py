@@ -4,12 +4,12 @@ Written from docs/method.md alone, slow and simple on purpose; one file per conc
 docs/method.md. Points that the method leaves open are marked "OPEN".
 """
 
-from reference_arithmetic import below, divr, draw, isqrt, mix, noise, permutation, row_hash, rs, sat16, sat32
-from reference_head import consolidate, exp2neg, learning_rate, log2q, logits, prior_logits, softmax, training_step
-from reference_lda import LinearClassifier, Sums, solve, sums_of, without_class
-from reference_learner import ReferenceLearner
-from reference_near_equal import count_once, differing_bits, most_differing
-from reference_network import (
+from .arithmetic import below, divr, draw, isqrt, mix, noise, permutation, row_hash, rs, sat16, sat32
+from .head import consolidate, exp2neg, learning_rate, log2q, logits, prior_logits, softmax, training_step
+from .lda import LinearClassifier, Sums, solve, sums_of, without_class
+from .learner import ReferenceLearner
+from .near_equal import count_once, differing_bits, most_differing
+from .network import (
     Activation,
     BlockConstants,
     ReferenceNetwork,
@@ -32,8 +32,8 @@ from reference_network import (
     unpack_bits,
     whitened,
 )
-from reference_replay import level, update_memory
-from reference_views import VIEWS, enlarged, views_of
+from .replay import level, update_memory
+from .views import VIEWS, enlarged, views_of
 
 __all__ = [
     "VIEWS",

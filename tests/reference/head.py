@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from reference_arithmetic import Int64, divr, isqrt, peak, rs, sat32
+
+from .arithmetic import Int64, divr, isqrt, peak, rs, sat32
 
 EXP2_COEFFICIENTS = (1073739778, -744157487, 257095898, -57151877, 7346532)
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from reference_arithmetic import Int64, rs
-from reference_head import exp2neg, log2q
+
+from .arithmetic import Int64, rs
+from .head import exp2neg, log2q
 
 ONE = 1 << 16
 SCALES = [math.floor(2 ** (16 + k / 2) + 0.5) for k in range(-6, 5)]

@@ -39,7 +39,7 @@ class BusyError(RuntimeError):
     """Another change is being made."""
 
 
-class Device:
+class Session:
     """A state file that this process holds: changes one at a time, answers always.
 
     Predictions read the last committed state and never wait for a lesson.  Every change is on disk before it is seen; what cannot be saved
@@ -197,15 +197,15 @@ class Device:
 
 class _Held:
     # The right to change; not waited for.
-    def __init__(self, device: Device, what: str) -> None:
-        self._device, self._what = device, what
+    def __init__(self, session: Session, what: str) -> None:
+        self._session, self._what = session, what
 
     def __enter__(self) -> None:
-        if self._device._closed or not self._device._change.acquire(blocking=False):
+        if self._session._closed or not self._session._change.acquire(blocking=False):
             raise BusyError("another change is being made, or the server ends; wait for its end")
-        self._device._stop = False
-        self._device._progress = {"what": self._what, "phase": "", "done": 0, "total": 0}
+        self._session._stop = False
+        self._session._progress = {"what": self._what, "phase": "", "done": 0, "total": 0}
 
     def __exit__(self, *_: object) -> None:
-        self._device._progress = None
-        self._device._change.release()
+        self._session._progress = None
+        self._session._change.release()

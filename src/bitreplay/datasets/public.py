@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import core50
-from .data import SPLIT_NAMES, ImageSet, class_files, fingerprint, read_split
-from .images import decode_image, fit_image
+from .image_sets import SPLIT_NAMES, ImageSet, class_files, fingerprint, read_split
+from .pictures import decode_image, fit_image
 
 CIFAR10_HOME = "https://www.cs.toronto.edu/~kriz/cifar.html, the binary version (cifar-10-batches-bin)"
 CIFAR100_HOME = "https://www.cs.toronto.edu/~kriz/cifar.html, the binary version (cifar-100-binary)"

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from reference_arithmetic import Int64, rs
+
+from .arithmetic import Int64, rs
 
 Floats = NDArray[np.float64]
 

@@ -19,8 +19,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .container import replace_file, reserve
-from .images import IMAGE_SUFFIXES, decode_image, shorter_side
+from ..container import replace_file, reserve
+from .pictures import IMAGE_SUFFIXES, decode_image, shorter_side
 
 SPLIT_NAMES = {"train": ("train",), "valid": ("valid", "val", "validation", "test")}
 

@@ -7,11 +7,12 @@ from math import isqrt
 from typing import Any
 
 import numpy as np
-from reference_arithmetic import divr
-from reference_near_equal import most_differing
-from reference_replay import update_memory
 
 from bitreplay.state import State
+
+from .arithmetic import divr
+from .near_equal import most_differing
+from .replay import update_memory
 
 
 def joined(states: Sequence[State]) -> dict[str, Any]:

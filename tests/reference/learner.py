@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from reference_arithmetic import Int64, Uint64, divr, permutation, rs
-from reference_head import consolidate, learning_rate, log_share, logits, prior_logits, softmax, training_step
-from reference_lda import LinearClassifier, Sums, solve
-from reference_mixing import frozen_weight, inverse_temperature
-from reference_near_equal import count_once, most_differing
-from reference_network import ReferenceNetwork
-from reference_replay import update_memory
-from reference_views import views_of
+
+from .arithmetic import Int64, Uint64, divr, permutation, rs
+from .head import consolidate, learning_rate, log_share, logits, prior_logits, softmax, training_step
+from .lda import LinearClassifier, Sums, solve
+from .mixing import frozen_weight, inverse_temperature
+from .near_equal import count_once, most_differing
+from .network import ReferenceNetwork
+from .replay import update_memory
+from .views import views_of
 
 PURPOSE_LIVE, PURPOSE_REPLAY = 1, 2
 MIXING_BITS = 16
