@@ -266,7 +266,7 @@ def test_settings_and_model_come_back(model: Model, tmp_path: Path) -> None:
         "capacity": 7, "seed": 9, "lesson_images": 20, "max_classes": 6, "head": "cwr", "lda_features": 5, "class_priors": True, "views": 6, "shrinkage": 0.25, "pseudo_pictures": 2,
         "near_equal": 0.375, "learning_rate": 0.125, "epochs": 2, "live_batch": 4, "replay_batch": 5, "ghosts": 0, "prior_correction": False,
         "train_blocks": 1, "forward_bits": 9, "gradient_bits": 7, "weight_bits": 16, "weight_step": 3, "parameter_step": 8,
-        "sign_reset": True, "held_back": 0.25, "tail_epochs": 3, "tail_passes": 6, "tail_replay_batch": 9, "tail_noise": 3, "tail_mirror": False,
+        "held_back": 0.25, "tail_epochs": 3, "tail_passes": 6, "tail_replay_batch": 9, "tail_noise": 3, "tail_mirror": False,
         "tail_distillation": False, "tail_prior": 0.25,
     }  # fmt: skip
     assert not any(value == Settings().to_dict()[name] for name, value in values.items())

@@ -20,7 +20,7 @@ from bitreplay.model import Model, write_model
 
 EXPONENT = 12  # of the tail's stream: a good part of it lies where the straight-through gradient passes
 FAMILIES = ("quicknet", "reactnet", "birealnet")
-TAIL = ("forward_bits", "gradient_bits", "weight_bits", "weight_step", "parameter_step", "sign_reset")
+TAIL = ("forward_bits", "gradient_bits", "weight_bits", "weight_step", "parameter_step")
 COMMON: dict[str, Any] = {
     "capacity": 11, "seed": 7, "threads": 2, "epochs": 1, "live_batch": 5, "replay_batch": 6, "ghosts": 2, "near_equal": 0.05,
     "held_back": 0.25, "tail_epochs": 2, "tail_passes": 3, "tail_replay_batch": 7, "tail_noise": 26, "tail_mirror": True, "tail_distillation": True, "tail_prior": 0.5,
@@ -96,7 +96,7 @@ def mixed(learner: Learner, reference: ReferenceBranchLearner, mixing: tuple[int
         (2, {"weight_bits": 16, "parameter_step": 9}),
         (2, {"weight_bits": 1, "weight_step": 6, "parameter_step": 6, "gradient_bits": 4}),
         (2, {"forward_bits": 8, "gradient_bits": 2, "weight_step": 3}),
-        (1, {"forward_bits": 5, "gradient_bits": 11, "sign_reset": True, "tail_mirror": False, "tail_noise": 0, "prior_correction": False}),
+        (1, {"forward_bits": 5, "gradient_bits": 11, "tail_mirror": False, "tail_noise": 0, "prior_correction": False}),
         (2, {"parameter_step": 4, "weight_step": 2, "weight_bits": 16, "gradient_bits": 3}),
     ],
 )

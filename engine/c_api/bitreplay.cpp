@@ -40,14 +40,14 @@ struct Files {
   Files(const void* model_bytes, size_t model_size, const void* state_bytes, size_t state_size)
       : model(model_bytes, model_size, "model"), state(state_bytes, state_size, "state"), head(state) {
     room.add(sizeof(bitreplay_learner));
-    size = measure_network(model, static_cast<size_t>(head.settings.tail.blocks), head.settings.tail.weight_bits, room);
+    size = measure_network(model, static_cast<size_t>(head.settings.train_blocks), head.settings.weight_bits, room);
     measure_learner(head, size, room);
   }
 };
 
 // Most classes that may be known: where a tail is trained, every class has a row.
-uint64_t most_classes(const DeviceSettings& settings) {
-  return settings.tail.blocks > 0 ? std::min<uint64_t>(settings.capacity, settings.max_classes) : settings.max_classes;
+uint64_t most_classes(const Settings& settings) {
+  return settings.train_blocks > 0 ? std::min<uint64_t>(settings.capacity, settings.max_classes) : settings.max_classes;
 }
 
 void require_aligned(const void* model, const void* state) {
@@ -135,8 +135,8 @@ bitreplay_status bitreplay_sizes(const void* model, size_t model_size, const voi
     const uint64_t total = files.room.total() + kBufferAlignment - 1;
     if (total > PTRDIFF_MAX) fail(Error::memory, "memory: {} bytes are more than can be addressed", {total});
     *kept_size = static_cast<size_t>(total);
-    const bool solves = files.head.settings.lesson.head == HeadKind::lda && files.head.classes > 0;
-    *work_size = solves ? static_cast<size_t>(solve_bytes(files.head.classes, files.head.settings.lesson.lda_width(files.size.features))) + 16 * kSlack : 0;
+    const bool solves = files.head.settings.head == HeadKind::lda && files.head.classes > 0;
+    *work_size = solves ? static_cast<size_t>(solve_bytes(files.head.classes, files.head.settings.lda_width(files.size.features))) + 16 * kSlack : 0;
   });
 }
 
@@ -156,7 +156,7 @@ bitreplay_status bitreplay_open(void* memory, size_t size, void* work, size_t wo
     copy_digest(files.model, *opened, files.state);
     opened->model = files.model.content();
     TailSource sources[kMaxTrainedBlocks];
-    const std::span trained(sources, static_cast<size_t>(files.head.settings.tail.blocks));
+    const std::span trained(sources, static_cast<size_t>(files.head.settings.train_blocks));
     read_network(files.model, opened->network, trained);
     read_state(files.state, files.head, trained, *opened);
     opened->kept = arena;
@@ -183,7 +183,7 @@ const char* bitreplay_class_name(const bitreplay_learner* learner, size_t class_
 
 size_t bitreplay_learn_size(const bitreplay_learner* learner, size_t images) {
   const auto capacity = static_cast<size_t>(learner->settings.capacity), classes = static_cast<size_t>(learner->settings.max_classes);
-  const auto blocks = static_cast<size_t>(learner->settings.tail.blocks);
+  const auto blocks = static_cast<size_t>(learner->settings.train_blocks);
   const auto buffers = static_cast<size_t>(learner->learner->lesson_bytes(capacity, capacity, images, classes, 1));
   return buffers + images * (sizeof(int32_t) + sizeof(uint32_t)) + sizeof(Scratch) + blocks * (sizeof(TailBlock) + kBlockBuffers * kSlack) +
          kLearnBuffers * kSlack;
@@ -208,7 +208,7 @@ bitreplay_status bitreplay_learn(bitreplay_learner* learner, void* work, size_t 
 
 size_t bitreplay_predict_size(const bitreplay_learner* learner) {
   const auto classes = static_cast<size_t>(most_classes(learner->settings));
-  return static_cast<size_t>(learner->learner->predict_bytes_at(1, kMostViews, 1, classes, learner->settings.tail.blocks > 0)) + sizeof(Scratch) +
+  return static_cast<size_t>(learner->learner->predict_bytes_at(1, kMostViews, 1, classes, learner->settings.train_blocks > 0)) + sizeof(Scratch) +
          static_cast<size_t>(learner->network.feature_count()) * sizeof(int64_t) + 16 * kSlack;
 }
 
@@ -246,7 +246,7 @@ bitreplay_status bitreplay_predict(const bitreplay_learner* learner, void* work,
     int32_t best = 0;
     int64_t familiarity = 0;
     require(views == 0 || are_views(views), "views: expected 0, 1, 2 or 6");
-    learner->learner->predict({image, learner->network.image_bytes()}, views == 0 ? learner->settings.lesson.views : views,
+    learner->learner->predict({image, learner->network.image_bytes()}, views == 0 ? learner->settings.views : views,
                               {{&best, 1}, {probabilities_q15, probabilities_q15 == nullptr ? 0 : count}, unknown == nullptr ? nullptr : &unknown->value,
                                {&familiarity, 1}}, 1);
     *answer = {static_cast<size_t>(best), unknown != nullptr && familiarity < unknown->threshold};

@@ -205,7 +205,7 @@ void bench_head(const Options& options) {
   settings.learning_rate = 655;
   settings.live_batch = kRows;
   settings.epochs = kForever;
-  settings.prior = false;
+  settings.prior_correction = false;
   bench_steps(options, [&](StepReport report) {
     train_head(lesson, settings, features, {}, weight, report);
   });
@@ -232,23 +232,22 @@ void bench_tail(const Options& options, int gradient_bits, int weight_bits) {
                        random_values<int8_t>(size_t{kChannels} * kChannels, 40, 127), random_values<int16_t>(kChannels, 41, 20),
                        std::vector<int64_t>(kChannels, 0));
   for (const auto& shadow : shadows) sources.push_back({shadow, {.exponent = 12, .clip = 5120}});
-  TailSettings tail_settings;
-  tail_settings.blocks = kBlocks;
-  tail_settings.gradient_bits = gradient_bits;
-  tail_settings.weight_bits = weight_bits;
-  Tail tail(network, tail_settings, sources);
+  Settings settings;
+  settings.train_blocks = kBlocks;
+  settings.gradient_bits = gradient_bits;
+  settings.weight_bits = weight_bits;
+  settings.learning_rate = 655;
+  settings.live_batch = kLive;
+  settings.tail_replay_batch = kStored;
+  settings.tail_epochs = settings.tail_passes = kForever;
+  Tail tail(network, settings, sources);
 
   const std::vector<int32_t> live_labels = labels_for(kLive, kClasses);
   const std::vector<int32_t> stored_ints = labels_for(kStored, kClasses);
   const std::vector<uint16_t> stored_labels(stored_ints.begin(), stored_ints.end());
   const std::vector<uint64_t> rows = random_bits((kLive + kStored) * kRowBits / kChannels, kChannels, 50);
   std::vector<int32_t> weight = random_values<int32_t>(size_t{kClasses} * kChannels, 51, 1 << 24);
-  const Lesson lesson{.live_labels = live_labels, .stored_labels = stored_labels, .classes = kClasses, .width = kChannels, .feature_bits = 5, .gradient_bits = gradient_bits};
-  Settings settings;
-  settings.learning_rate = 655;
-  settings.live_batch = kLive;
-  settings.tail_replay_batch = kStored;
-  settings.tail_epochs = settings.tail_passes = kForever;
+  const Lesson lesson{.live_labels = live_labels, .stored_labels = stored_labels, .classes = kClasses, .width = kChannels, .feature_bits = 5};
   Workers workers(options.threads);
   const auto row = [&](size_t i) { return rows.data() + i * (kRowBits / 64); };
   bench_steps(options, [&](StepReport report) {

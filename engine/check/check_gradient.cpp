@@ -69,7 +69,7 @@ class GradientCheck {
   void steps(const Batch& batch, int bits, Step step, Pattern pattern) {
     begin(batch, bits,
           "weight bits " + std::to_string(step.weight_bits) + ", exponent " + std::to_string(step.exponent) + ", decay " +
-              std::to_string(step.decay) + ", reset " + std::to_string(step.sign_reset));
+              std::to_string(step.decay));
     Source random = source();
     const auto rows = static_cast<size_t>(batch.channels) * kTaps;
     const auto gz = values<int16_t>(static_cast<size_t>(batch.size()), (1 << (bits - 1)) - 1, pattern, random);
@@ -205,7 +205,7 @@ void check_table(GradientCheck& check) {
     for (const Pattern pattern : {Pattern::alternating, Pattern::random}) {
       for (const int weight_bits : {1, 8, 16}) {
         for (const int exponent : {1, 4, 12, 20}) {
-          Step step{weight_bits, exponent, exponent % 3, exponent == 12, 5, 7, 2};
+          Step step{weight_bits, exponent, exponent % 3, 5, 7, 2};
           check.steps({3, 2, 3, channels}, exponent == 4 ? 16 : 2, step, pattern);
           check.steps({2, 4, 4, channels}, exponent == 4 ? 8 : 15, step, pattern);
         }
@@ -249,7 +249,7 @@ void bench_table(const GradientTable& table) {
         best_ms([&] { table.input_gradient(batch, bits, g.data(), weight.data(), da.data(), scratch.data(), workers); });
     const auto stepping = [&](int weight_bits, void* shadow) {
       return best_ms([&] {
-        table.step_weights(batch, bits, g.data(), signs.data(), {weight_bits, 4, 0, false, 1, 1, 1}, shadow,
+        table.step_weights(batch, bits, g.data(), signs.data(), {weight_bits, 4, 0, 1, 1, 1}, shadow,
                            bits_of_weights.data(), scratch.data(), workers);
       });
     };

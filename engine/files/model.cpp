@@ -175,8 +175,9 @@ NetworkSize measure_network(const File& file, size_t trained, int weight_bits, R
     measure_binary(room, f, size.features, size.features);
     room.add(width * kTaps * words, sizeof(uint64_t));
     if (weight_bits > 1) room.add(width * kTaps * width, static_cast<uint64_t>(weight_bits) / 8);
-    const int masters = 2 + f.flag("threshold", false) + 4 * f.flag("activation", false);
-    for (int m = 0; m < masters; ++m) room.add(width, sizeof(int32_t));
+    const bool has[] = {true, f.flag("threshold", false), f.flag("activation", false)};
+    TailBlock none;
+    TailBlock::each_master(none, [&](const Master& what, auto&, auto&) { room.add(has[what.part] ? width : 0, sizeof(int32_t)); });
   }
   room.add(width, sizeof(int16_t));  // cut
   room.add(words, sizeof(uint64_t));

@@ -1,29 +1,15 @@
-// The settings of a state (docs/formats.md): read, checked against their ranges, handed to the core, written as Python writes them.
+// The settings of a state as JSON (docs/formats.md): an object of whole numbers (fractions in their units), flags and the name of the head.
 #pragma once
 
-#include <cstdint>
-
-#include "learn/lesson.h"
-#include "learn/tail.h"
 #include "json.h"
+#include "learn/settings.h"
 
 namespace bitreplay {
 
-struct DeviceSettings {
-  uint64_t capacity = 0, seed = 0, lesson_images = 0, max_classes = 0;  // lesson_images 0: any number
-  Settings lesson;
-  TailSettings tail;
+// Leaves by `fail` where one is missing, unknown or out of range.
+Settings read_settings(const Json& object);
 
-  static constexpr int kCount = 32;
-  uint64_t values[kCount];    // by place in the table of settings.cpp
-  char numbers[kCount][28];  // the texts of those that may have a fraction
-
-  // Leaves by `fail` where a value is missing, unknown or out of range.
-  explicit DeviceSettings(const Json& object);
-
-  static const char* name(int i);
-  // The text of value i as JSON; scratch: 28 bytes.
-  const char* text(int i, char* scratch) const;
-};
+// The text of a value; scratch: 24 bytes.
+const char* setting_text(SettingKind kind, uint64_t value, char* scratch);
 
 }  // namespace bitreplay

@@ -13,13 +13,13 @@ namespace bitreplay {
 
 // What a handle of the C API is.
 struct DeviceLearner {
-  DeviceLearner(int image_size, const DeviceSettings& chosen) : network(image_size), settings(chosen) {}
+  DeviceLearner(int image_size, const Settings& chosen) : network(image_size), settings(chosen) {}
 
   Arena kept;
   mutable size_t work_used = 0;
   mutable int64_t work_counted = 0;
   Network network;
-  DeviceSettings settings;
+  Settings settings;
   Names names;
   std::optional<Learner> learner;
   std::span<const uint8_t> model;  // the file
@@ -31,7 +31,7 @@ struct DeviceLearner {
 struct StateHead {
   explicit StateHead(const File& file);
 
-  DeviceSettings settings;
+  Settings settings;
   Json names;
   size_t classes = 0, name_bytes = 0;
   uint64_t experience = 0;

@@ -6,8 +6,6 @@
 namespace bitreplay {
 namespace {
 
-constexpr int32_t kMaxOffset = (1 << 23) - 1;
-
 void check(bool condition, const char* what) {
   if (!condition) fail(Error::format, "state: {}", {what});
 }
@@ -88,54 +86,40 @@ void read_sums(File& file, int64_t width, std::span<const uint64_t> seen, Conten
   }
 }
 
-template <class T>
-void read_values(File& file, size_t i, const char* name, int64_t limit, Buffer<T>& to) {
-  if (to.empty()) return;
-  const auto values = file.take<T>(Name("tail", i, name), {static_cast<int64_t>(to.size())});
-  if constexpr (std::is_signed_v<T>) {
-    for (const T v : values) check(v >= -limit && v <= limit, "tail: expected smaller magnitudes");
-  }
-  std::copy(values.begin(), values.end(), to.begin());
-}
-
-void read_block(File& file, size_t i, int weight_bits, TailBlock& block) {
-  if (weight_bits == 1) {
-    read_values(file, i, "bits", 0, block.bits);
-    check_unused_bits({block.bits.data(), block.bits.size()}, block.forward.channels, "tail: bits: expected unused bits to be 0");
-  }
-  read_values(file, i, "shadow", INT8_MAX, block.shadow8);
-  read_values(file, i, "shadow", INT16_MAX, block.shadow16);
-  read_values(file, i, "multiplier", INT32_MAX, block.multiplier);
-  read_values(file, i, "bias", 1 << 29, block.bias);
-  read_values(file, i, "threshold", kMaxOffset, block.threshold);
-  read_values(file, i, "alpha", kMaxOffset, block.alpha);
-  read_values(file, i, "beta", kMaxOffset, block.beta);
-  read_values(file, i, "high", INT32_MAX, block.high);
-  read_values(file, i, "low", INT32_MAX, block.low);
+void read_block(File& file, size_t i, TailBlock& block) {
+  TailBlock::each_kept(block, [&]<class T>(const char* name, Buffer<T>& to, [[maybe_unused]] int32_t most) {
+    const auto values = file.take<T>(Name("tail", i, name), {static_cast<int64_t>(to.size())});
+    if constexpr (std::is_signed_v<T>) {
+      for (const T v : values) check(v >= -most && v <= most, "tail: expected smaller magnitudes");
+    } else {
+      check_unused_bits(values, block.forward.channels, "tail: bits: expected unused bits to be 0");
+    }
+    std::copy(values.begin(), values.end(), to.begin());
+  });
   block.restored();
 }
 
 }  // namespace
 
-StateHead::StateHead(const File& file) : settings(file.json("settings")), names(file.json("names")), experience(read_experience(file)), wide_moment(file.holds<int64_t>("head.moment")) {
+StateHead::StateHead(const File& file) : settings(read_settings(file.json("settings"))), names(file.json("names")), experience(read_experience(file)), wide_moment(file.holds<int64_t>("head.moment")) {
   check(names.is_list(), "names: expected a list");
   for (Entries entries(names); entries.next(); ++classes) {
-    check(entries.value.is_string() && classes < settings.max_classes, "names: expected at most max_classes texts");
+    check(entries.value.is_string() && classes < static_cast<size_t>(settings.max_classes), "names: expected at most max_classes texts");
     name_bytes += entries.value.copy(nullptr, 0);
   }
-  if (!kTrainsTail && settings.tail.blocks > 0) fail(Error::unsupported, "state: settings: train_blocks: this build trains the head alone");
-  if (settings.tail.blocks > static_cast<int>(kMaxTrainedBlocks)) {
+  if (!kTrainsTail && settings.train_blocks > 0) fail(Error::unsupported, "state: settings: train_blocks: this build trains the head alone");
+  if (settings.train_blocks > static_cast<int>(kMaxTrainedBlocks)) {
     fail(Error::unsupported, "state: settings: train_blocks: at most {} are trained on a device", {kMaxTrainedBlocks});
   }
 }
 
 void measure_learner(const StateHead& head, const NetworkSize& network, Room& room) {
   const uint64_t classes = head.settings.max_classes, capacity = head.settings.capacity, width = static_cast<uint64_t>(network.features);
-  room.add(capacity * (network.latent_words + (head.settings.lesson.views > 1 ? (width + 7) / 8 : 0)), sizeof(uint64_t));
+  room.add(capacity * (network.latent_words + (head.settings.views > 1 ? (width + 7) / 8 : 0)), sizeof(uint64_t));
   room.add(capacity, sizeof(uint16_t));
   room.add(classes, sizeof(uint64_t));
-  if (head.settings.lesson.head == HeadKind::lda) {
-    const auto known = static_cast<uint64_t>(head.settings.lesson.lda_width(network.features));
+  if (head.settings.head == HeadKind::lda) {
+    const auto known = static_cast<uint64_t>(head.settings.lda_width(network.features));
     room.add(classes, sizeof(int64_t));
     room.add(classes * known, sizeof(int64_t));
     room.add(known * (known + 1) / 2, sizeof(int32_t));
@@ -147,13 +131,13 @@ void measure_learner(const StateHead& head, const NetworkSize& network, Room& ro
     room.add(classes * width, sizeof(int32_t));
     room.add(classes, sizeof(uint32_t));
   }
-  if (head.settings.tail.blocks > 0) room.add(classes * width, sizeof(int32_t));
+  if (head.settings.train_blocks > 0) room.add(classes * width, sizeof(int32_t));
   room.add(classes, sizeof(uint32_t));
   room.add(head.name_bytes + kNameBytes * (classes - head.classes));
 }
 
 void read_state(File& file, const StateHead& head, std::span<const TailSource> sources, DeviceLearner& to) {
-  const DeviceSettings& settings = head.settings;
+  const Settings& settings = head.settings;
   const int features = to.network.feature_count();
   const auto classes = static_cast<int64_t>(head.classes);
   const int64_t rows = file.length("replay.labels");
@@ -161,7 +145,7 @@ void read_state(File& file, const StateHead& head, std::span<const TailSource> s
   Content content;
   content.experience = head.experience;
   content.seen = file.take<uint64_t>("replay.seen", {classes});
-  const size_t latent_words = to.network.latent_words(), row_words = latent_words + Learner::further_words(to.network, settings.lesson.views);
+  const size_t latent_words = to.network.latent_words(), row_words = latent_words + Learner::further_words(to.network, settings.views);
   content.rows = file.take<uint64_t>("replay.rows", {rows, static_cast<int64_t>(row_words)});
   content.labels = file.take<uint16_t>("replay.labels", {rows});
   check_labels(content.labels, content.seen);
@@ -169,9 +153,9 @@ void read_state(File& file, const StateHead& head, std::span<const TailSource> s
   const auto mixing = file.take<int64_t>("head.mixing", {2});
   for (const int64_t weight : mixing) check(weight >= 0 && weight <= kMostMixing, "head.mixing: expected smaller weights, none negative");
   content.mixing = {mixing[0], mixing[1]};
-  const int known = settings.lesson.lda_width(features);
+  const int known = settings.lda_width(features);
   check(known <= features, "settings: lda_features: expected at most the features of the model");
-  if (settings.lesson.head == HeadKind::lda) {
+  if (settings.head == HeadKind::lda) {
     read_sums(file, known, content.seen, content);
   } else {
     content.weight = file.take<int32_t>("head.weight", {classes, features});
@@ -180,14 +164,14 @@ void read_state(File& file, const StateHead& head, std::span<const TailSource> s
   if (!sources.empty()) content.tail_weight = file.take<int32_t>("tail.weight", {classes, features});
   to.carries_model = !file.take_bytes("model").empty();
 
-  to.learner.emplace(to.network, static_cast<size_t>(settings.capacity), settings.seed, settings.lesson, settings.tail, sources);
+  to.learner.emplace(to.network, settings, sources);
   Learner& learner = *to.learner;
   const auto most = static_cast<size_t>(settings.max_classes);
   learner.reserve(most);
   to.names.reserve(most, head.name_bytes + kNameBytes * (most - head.classes));
   check(to.names.add(head.names), "names: expected different names");
   learner.restore(content);
-  for (size_t i = 0; i < sources.size(); ++i) read_block(file, i, settings.tail.weight_bits, learner.tail().blocks()[i]);
+  for (size_t i = 0; i < sources.size(); ++i) read_block(file, i, learner.tail().blocks()[i]);
   file.finish();
 }
 

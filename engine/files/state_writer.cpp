@@ -28,7 +28,7 @@ struct Tensor {
   int dimensions;
 };
 
-// Of a whole state, in the order of their names.
+// Of a whole state, by name.
 class Tensors {
  public:
   explicit Tensors(const DeviceLearner& from)
@@ -59,19 +59,12 @@ class Tensors {
     add("replay.seen", replay.seen(), {classes});
     const std::span<const TailBlock> blocks = learner.tail().blocks();
     for (size_t i = 0; i < blocks.size(); ++i) {
-      const TailBlock& b = blocks[i];
-      add(i, "alpha", b.alpha);
-      add(i, "beta", b.beta);
-      add(i, "bias", b.bias);
-      if (learner.tail().settings().weight_bits == 1) add(i, "bits", b.bits);
-      add(i, "high", b.high);
-      add(i, "low", b.low);
-      add(i, "multiplier", b.multiplier);
-      add(i, "shadow", b.shadow8);
-      add(i, "shadow", b.shadow16);
-      add(i, "threshold", b.threshold);
+      TailBlock::each_kept(blocks[i], [&](const char* name, const auto& values, int32_t) {
+        add(Name("tail", i, name), view(values), {values.size()});
+      });
     }
     if (!blocks.empty()) add("tail.weight", learner.tail_weight(), {classes, width});
+    std::sort(tensors_, tensors_ + count_, [](const Tensor& a, const Tensor& b) { return std::strcmp(a.name, b.name) < 0; });
     uint64_t end = 0;
     each_in_place([&](Tensor& tensor) {
       tensor.begin = end;
@@ -120,11 +113,6 @@ class Tensors {
     tensor.width = sizeof(T);
     tensor.bytes = values.size() * (small ? 4 : 8);
   }
-  template <class T>
-  void add(size_t i, const char* name, const Buffer<T>& values) {
-    if (!values.empty()) add(Name("tail", i, name), view(values), {values.size()});
-  }
-
   int64_t mixing_[2], saturated_;
   Tensor tensors_[10 + 9 * kMaxTrainedBlocks];
   size_t count_ = 0;
@@ -199,13 +187,15 @@ size_t write_header(Writer& out, const DeviceLearner& from, const Tensors& tenso
     out.inside("\"");
   }
   out.text(R"(]","settings":"{)");
-  for (int i = 0; i < DeviceSettings::kCount; ++i) {
-    char scratch[28];
-    out.inside(i == 0 ? "\"" : ", \"");
-    out.text(DeviceSettings::name(i));
+  bool first = true;
+  for_each_setting(from.settings, [&](const Setting& setting, auto value) {
+    char scratch[24];
+    out.inside(first ? "\"" : ", \"");
+    out.text(setting.name);
     out.inside("\": ");
-    out.inside(from.settings.text(i, scratch));
-  }
+    out.inside(setting_text(setting.kind, static_cast<uint64_t>(value), scratch));
+    first = false;
+  });
   out.text(R"(}","version":"1"})");
   for (const Tensor& tensor : tensors) {
     out.text(",\"");

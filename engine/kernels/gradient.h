@@ -34,7 +34,6 @@ struct Step {
   int weight_bits = 8;  // 1, 8, 16
   int exponent = 4;     // largest change is 2^-exponent of the range
   int decay = 0;
-  bool sign_reset = false;
   uint64_t seed = 0, step = 0;  // of the keys: step = experience << 32 | step in the lesson
   uint64_t block = 0;
 };

@@ -178,10 +178,9 @@ void step_shadow(std::span<const int32_t> dw, const Step& step, uint64_t key, T*
   if (largest == 0) return;
   const int k = std::min(31, bits_of(largest) - (kBits - 1 - step.exponent) + step.decay);
   for (size_t i = 0; i < dw.size(); ++i) {
-    const int64_t before = !step.sign_reset ? int64_t{shadow[i]} : shadow[i] < 0 ? -kLimit : kLimit;
     const int64_t change =
         k > 0 ? (dw[i] + int64_t{noise(key, static_cast<uint32_t>(i)) >> (32 - k)}) >> k : dw[i] * (int64_t{1} << -k);
-    shadow[i] = static_cast<T>(std::clamp(before - change, -kLimit, kLimit));
+    shadow[i] = static_cast<T>(std::clamp(shadow[i] - change, -kLimit, kLimit));
   }
 }
 

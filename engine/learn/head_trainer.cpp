@@ -82,7 +82,7 @@ void HeadTrainer::choose(const Mix& mix) {
     active_[active_count_++] = static_cast<uint32_t>(c);
   }
   for (size_t i = 0; i < active_count_; ++i) {
-    if (!settings_.prior || stored_rows == 0) {
+    if (!settings_.prior_correction || stored_rows == 0) {
       prior_[i] = 0;
       continue;
     }
@@ -110,7 +110,7 @@ void HeadTrainer::backward(std::span<const int8_t> features, std::span<const uin
   head_softmax(batch, scores_.data(), prior_.data(), ghosts_);
   head_gradient(batch, scores_.data(), own_.data(), g_.data());
   if (distillation != nullptr) distillation->correct(batch, absent(), features.data(), forward_.data(), g_.data());
-  shift_ = lesson_.gradient_bits < 16 ? round_gradient(labels.size(), step) : 0;
+  shift_ = settings_.gradient_bits < 16 ? round_gradient(labels.size(), step) : 0;
   head_weight_gradient(batch, features.data(), g_.data(), total_.data(), scratch_.data());
 }
 
@@ -126,7 +126,7 @@ void HeadTrainer::descend(std::span<int32_t> weight, size_t rows, size_t left, s
 
 int HeadTrainer::round_gradient(size_t rows, uint64_t step) {
   const std::span<int16_t> g{g_.data(), rows * active_count_};
-  const int bits = lesson_.gradient_bits;
+  const int bits = settings_.gradient_bits;
   uint32_t largest = 0;
   for (const int16_t v : g) largest = std::max(largest, static_cast<uint32_t>(std::abs(int{v})));
   const int shift = std::max(0, static_cast<int>(std::bit_width(largest)) - (bits - 1));

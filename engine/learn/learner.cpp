@@ -23,20 +23,17 @@ std::span<T> view(Buffer<T>& buffer) {
 
 }  // namespace
 
-Learner::Learner(const Network& network, size_t capacity, uint64_t seed, const Settings& settings, const TailSettings& tail,
-                 std::span<const TailSource> tail_sources)
+Learner::Learner(const Network& network, const Settings& settings, std::span<const TailSource> tail_sources)
     : network_(network),
-      settings_(settings),
-      seed_(seed),
+      settings_((check(settings), settings)),
       statistics_(settings.head == HeadKind::lda ? lda_width() : 0),
-      replay_(capacity, network_.latent_words(), further_words(network, settings.views)),
-      tail_(network_, tail, tail_sources) {
+      replay_(static_cast<size_t>(settings.capacity), network_.latent_words(), further_words(network, settings.views)),
+      tail_(network_, settings, tail_sources) {
   require(lda_width() <= network.feature_count(), "lda_features: expected at most the {} features of the model", {static_cast<uint64_t>(network.feature_count())});
-  if (tail.blocks == 0) return;
-  require(capacity > 0, "train_blocks: expected 0 where the replay memory holds no row: a tail is trained on replayed rows");
+  if (settings.train_blocks == 0) return;
   const Shape shape = network_.cut_shape();
   const int64_t rows = int64_t{settings.live_batch} + settings.tail_replay_batch;
-  require(rows * shape.pixels() < int64_t{1} << (32 - tail.gradient_bits),
+  require(rows * shape.pixels() < int64_t{1} << (32 - settings.gradient_bits),
           "tail_replay_batch: too many rows a step for 32-bit sums of gradients; lower it, live_batch or gradient_bits");
 }
 
@@ -59,7 +56,7 @@ int64_t Learner::temperature(const Statistics& statistics) {
 }
 
 bool Learner::is_held_back(const uint64_t* row) const {
-  return has_lda() && row_hash(seed_, Purpose::held_back, {row, replay_.latent_words()}) >> 56 < static_cast<uint64_t>(settings_.held_back);
+  return has_lda() && row_hash(settings_.seed, Purpose::held_back, {row, replay_.latent_words()}) >> 56 < static_cast<uint64_t>(settings_.held_back);
 }
 
 void Learner::stored_features(size_t slot, int8_t* features, Scratch& scratch) const {
@@ -142,7 +139,7 @@ void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> la
 
   Fresh fresh{Statistics(statistics_, has_lda() ? classes : 0), {}, Buffer<int32_t>(has_lda() ? 0 : classes * width, 0), Buffer<uint32_t>(has_lda() ? 0 : classes, 0),
               tail_, Buffer<int32_t>(tail_.blocks().empty() ? 0 : classes * width, 0), {}, mixing_, -1};
-  const Lesson lesson{labels, replay_.labels(), classes, width, network.feature_bits(), tail_.settings().gradient_bits, seed_, experience_};
+  const Lesson lesson{labels, replay_.labels(), classes, width, network.feature_bits(), settings_.seed, experience_};
   if (has_lda()) {
     const auto add = [&](bool held) {
       for (size_t i = 0; i < live; ++i) {
@@ -176,7 +173,7 @@ void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> la
     std::copy(tail_weight_.begin(), tail_weight_.end(), fresh.tail_weight.begin());
     learn_tail(lesson, view(latents), view(features), {roles.data(), roles.size()}, fresh, threads, [&](size_t done, size_t total) { report(Phase::tail, done, total); });
   }
-  Replay::Plan plan = replay_.plan(latents.data(), labels, {counts.data(), counts.size()}, classes, seed_, near_bits());
+  Replay::Plan plan = replay_.plan(latents.data(), labels, {counts.data(), counts.size()}, classes, settings_.seed, near_bits());
 
   flipped_ = fresh.tail.differing_weights(tail_);
   counted_ = static_cast<size_t>(std::count(counts.begin(), counts.end(), 1));

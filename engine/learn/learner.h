@@ -51,8 +51,7 @@ struct Content {
 class Learner {
  public:
   // network: outlives the learner.  tail_sources: shadow weights of the blocks to train (tail.h).  Throws std::invalid_argument.
-  Learner(const Network& network, size_t capacity, uint64_t seed, const Settings& settings, const TailSettings& tail,
-          std::span<const TailSource> tail_sources);
+  Learner(const Network& network, const Settings& settings, std::span<const TailSource> tail_sources);
 
   const Network& network() const { return network_; }
   const Settings& settings() const { return settings_; }
@@ -155,7 +154,6 @@ class Learner {
 
   const Network& network_;
   Settings settings_;
-  uint64_t seed_;
   uint64_t experience_ = 0;
   Statistics statistics_;        // LDA
   LinearClassifier classifier_;

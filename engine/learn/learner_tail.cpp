@@ -59,7 +59,7 @@ Buffer<uint8_t> Learner::roles_of(std::span<const uint64_t> latents, std::span<c
   for (size_t i = 0; i < live; ++i) {
     if (counts[i] == 0) continue;
     roles[i] = kTrained;
-    places[size++] = {row_hash(seed_, Purpose::row_order, latents.subspan(i * words, replay_.latent_words())), static_cast<uint32_t>(labels[i]), static_cast<uint32_t>(i)};
+    places[size++] = {row_hash(settings_.seed, Purpose::row_order, latents.subspan(i * words, replay_.latent_words())), static_cast<uint32_t>(labels[i]), static_cast<uint32_t>(i)};
   }
   std::sort(places.begin(), places.begin() + static_cast<ptrdiff_t>(size), [](const Place& a, const Place& b) {
     return a.label != b.label ? a.label < b.label : a.hash != b.hash ? a.hash < b.hash : a.row < b.row;

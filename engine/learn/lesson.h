@@ -8,31 +8,10 @@
 
 #include "function_ref.h"
 #include "memory.h"
+#include "settings.h"
 #include "tail.h"
 
 namespace bitreplay {
-
-// What names rows without training the network: sums of their features, or the papers' trained head.
-enum class HeadKind : uint8_t { lda, cwr };
-
-// How a lesson is learned; see docs/method.md for each.
-struct Settings {
-  HeadKind head = HeadKind::lda;
-  int views = 1;
-  int lda_features = 0;      // of the network's features, how many the sums are of; 0: all
-  bool class_priors = false;
-  int lda_width(int features) const { return lda_features == 0 ? features : lda_features; }
-  int64_t shrinkage = 0, pseudo_pictures = 0;  // 8 fraction bits
-  int64_t near_equal = 0;                      // share of a row's bits, 16 fraction bits
-  int64_t held_back = 0;                       // share of the rows, 8 fraction bits
-  int64_t learning_rate = 0;                   // 16 fraction bits
-  int epochs = 0, live_batch = 0, replay_batch = 0, ghosts = 0;
-  bool prior = true;
-  int tail_epochs = 0, tail_passes = 0, tail_replay_batch = 0;
-  int tail_prior = 0;  // 8 fraction bits
-  int tail_noise = 0;  // of 256
-  bool tail_mirror = false, tail_distillation = false;
-};
 
 // Told how far training is: done of total steps; throws to give up.
 using StepReport = FunctionRef<void(size_t done, size_t total)>;
@@ -45,7 +24,7 @@ struct Lesson {
   std::span<const int32_t> live_labels;
   std::span<const uint16_t> stored_labels;
   size_t classes = 0, width = 0;
-  int feature_bits = 0, gradient_bits = 16;
+  int feature_bits = 0;
   uint64_t seed = 0, experience = 0;
 };
 

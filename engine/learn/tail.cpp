@@ -15,9 +15,6 @@ namespace {
 
 constexpr int kStreamBits = 16;
 constexpr int kFeatureBits = 8;
-constexpr int kMasterShift = 16;     // multiplier and slopes: bits below the forward copy
-constexpr int kOffsetShift = 8;      // threshold, alpha, beta
-constexpr int32_t kMaxOffset = (1 << 23) - 1;
 
 void require_range(int value, int low, int high, const char* what) {
   require(value >= low && value <= high, "{}: expected {} to {}, got {}", {what, low, high, value});
@@ -32,16 +29,6 @@ void round_to(T* x, int64_t count, int bits, int all) {
   for (int64_t i = 0; i < count; ++i) {
     x[i] = static_cast<T>(std::clamp<int64_t>(round_shift(x[i], shift), -limit, limit) * (1 << shift));
   }
-}
-
-Buffer<int32_t> masters(const Buffer<int16_t>& forward, int shift, int32_t limit) {
-  Buffer<int32_t> result(forward.size());
-  std::transform(forward.begin(), forward.end(), result.begin(), [&](int16_t v) { return std::max(v * (1 << shift), -limit); });
-  return result;
-}
-
-void copy_down(const Buffer<int32_t>& master, int shift, Buffer<int16_t>& forward) {
-  std::transform(master.begin(), master.end(), forward.begin(), [&](int32_t v) { return static_cast<int16_t>(v >> shift); });
 }
 
 template <class T>
@@ -59,13 +46,9 @@ void pack_signs(std::span<const T> shadow, int channels, Buffer<uint64_t>& bits)
 }  // namespace
 
 void TailBlock::refresh() {
-  copy_down(multiplier, kMasterShift, forward.multiplier);
-  std::copy(bias.begin(), bias.end(), forward.bias.begin());
-  copy_down(threshold, kOffsetShift, forward.threshold);
-  copy_down(alpha, kOffsetShift, forward.alpha);
-  copy_down(beta, kOffsetShift, forward.beta);
-  copy_down(high, kMasterShift, forward.high);
-  copy_down(low, kMasterShift, forward.low);
+  each_master(*this, []<class T>(const Master& what, Buffer<int32_t>& master, Buffer<T>& copy) {
+    std::transform(master.begin(), master.end(), copy.begin(), [&](int32_t v) { return static_cast<T>(v >> what.shift); });
+  });
   const size_t row = static_cast<size_t>(kTaps) * words_for(forward.channels);
   for (int c = 0; c < forward.channels; ++c) set_block_channel(forward, c, bits.data() + static_cast<size_t>(c) * row);
 }
@@ -77,20 +60,15 @@ void TailBlock::restored() {
 }
 
 int64_t TailBlock::bytes() const {
-  return bytes_of(forward) + bytes_of(bits) + bytes_of(shadow8) + bytes_of(shadow16) + bytes_of(multiplier) + bytes_of(bias) +
-         bytes_of(threshold) + bytes_of(alpha) + bytes_of(beta) + bytes_of(high) + bytes_of(low);
+  int64_t total = bytes_of(forward) + bytes_of(bits) + bytes_of(shadow8) + bytes_of(shadow16);
+  each_master(*this, [&](const Master&, const Buffer<int32_t>& master, const auto&) { total += bytes_of(master); });
+  return total;
 }
 
-Tail::Tail(const Network& network, const TailSettings& settings, std::span<const TailSource> sources) : settings_(settings) {
+Tail::Tail(const Network& network, const Settings& settings, std::span<const TailSource> sources) : settings_(settings) {
   const std::span<const Block> frozen = network.tail();
-  require_range(settings.blocks, 0, static_cast<int>(frozen.size()), "train_blocks");
-  require_range(settings.forward_bits, 2, 16, "forward_bits");
-  require_range(settings.gradient_bits, 2, 16, "gradient_bits");
-  require(settings.weight_bits == 1 || settings.weight_bits == 8 || settings.weight_bits == 16,
-          "weight_bits: expected 1, 8 or 16, got {}", {settings.weight_bits});
-  require_range(settings.weight_step, 1, 20, "weight_step");
-  require_range(settings.parameter_step, 0, 20, "parameter_step");
-  require(sources.size() == static_cast<size_t>(settings.blocks), "train_blocks: expected shadow weights for each trained block");
+  require_range(settings.train_blocks, 0, static_cast<int>(frozen.size()), "train_blocks");
+  require(sources.size() == static_cast<size_t>(settings.train_blocks), "train_blocks: expected shadow weights for each trained block");
   blocks_.reserve(sources.size());
   for (size_t i = 0; i < sources.size(); ++i) {
     const Block& block = frozen[frozen.size() - sources.size() + i];
@@ -111,13 +89,10 @@ Tail::Tail(const Network& network, const TailSettings& settings, std::span<const
     };
     if (settings.weight_bits == 16) fill(trained.shadow16, 256);
     if (settings.weight_bits == 8) fill(trained.shadow8, 1);
-    trained.multiplier = masters(block.multiplier, kMasterShift, INT32_MAX);
-    trained.bias = block.bias;
-    trained.threshold = masters(block.threshold, kOffsetShift, kMaxOffset);
-    trained.alpha = masters(block.alpha, kOffsetShift, kMaxOffset);
-    trained.beta = masters(block.beta, kOffsetShift, kMaxOffset);
-    trained.high = masters(block.high, kMasterShift, INT32_MAX);
-    trained.low = masters(block.low, kMasterShift, INT32_MAX);
+    TailBlock::each_master(trained, [](const Master& what, Buffer<int32_t>& master, const auto& copy) {
+      master = Buffer<int32_t>(copy.size());
+      std::transform(copy.begin(), copy.end(), master.begin(), [&](int32_t v) { return std::max(v * (1 << what.shift), -what.most); });
+    });
     blocks_.push_back(std::move(trained));
     blocks_.back().refresh();
   }

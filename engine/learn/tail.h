@@ -9,6 +9,7 @@
 #include "kernels/gradient.h"
 #include "memory.h"
 #include "network/network.h"
+#include "settings.h"
 #include "workers.h"
 
 namespace bitreplay {
@@ -19,15 +20,6 @@ inline constexpr bool kTrainsTail = false;
 #else
 inline constexpr bool kTrainsTail = true;
 #endif
-
-struct TailSettings {
-  int blocks = 0;  // trained ones, counted from the end; 0: the tail stays as it is
-  int forward_bits = 16, gradient_bits = 16;  // 2..16
-  int weight_bits = 8;                        // 1, 8, 16
-  int weight_step = 4;                        // largest change of a weight: 2^-weight_step of the range
-  int parameter_step = 0;                     // likewise for per-channel parameters; 0: they stay
-  bool sign_reset = false;
-};
 
 // What training needs to know of a block beyond its values; constants of the model file.
 struct TailTraits {
@@ -43,6 +35,16 @@ struct TailSource {
   TailTraits traits;
 };
 
+// What a trained value of every channel is.
+struct Master {
+  enum Part : uint8_t { norm, threshold, activation };  // of a block, which need not have each
+
+  const char* name;
+  Part part;
+  int shift;     // bits below the forward copy
+  int32_t most;  // largest magnitude
+};
+
 // Values of one trained block: masters, and `forward` made from them.
 struct TailBlock {
   Block forward;
@@ -51,6 +53,29 @@ struct TailBlock {
   Buffer<int8_t> shadow8;     // canonical (channels, 3, 3, channels); that of weight_bits, the other is empty
   Buffer<int16_t> shadow16;
   Buffer<int32_t> multiplier, bias, threshold, alpha, beta, high, low;
+
+  // The masters, once (7.1): f(what it is, master, its forward copy).
+  template <class Self, class F>
+  static void each_master(Self& self, const F& f) {
+    constexpr int32_t kMost = INT32_MAX, kMostBias = 1 << 29, kMostOffset = (1 << 23) - 1;
+    f(Master{"multiplier", Master::norm, 16, kMost}, self.multiplier, self.forward.multiplier);
+    f(Master{"bias", Master::norm, 0, kMostBias}, self.bias, self.forward.bias);
+    f(Master{"threshold", Master::threshold, 8, kMostOffset}, self.threshold, self.forward.threshold);
+    f(Master{"alpha", Master::activation, 8, kMostOffset}, self.alpha, self.forward.alpha);
+    f(Master{"beta", Master::activation, 8, kMostOffset}, self.beta, self.forward.beta);
+    f(Master{"high", Master::activation, 16, kMost}, self.high, self.forward.high);
+    f(Master{"low", Master::activation, 16, kMost}, self.low, self.forward.low);
+  }
+  // What a state keeps of a block: f(name, values, largest magnitude); its weights, and the masters that it has.
+  template <class Self, class F>
+  static void each_kept(Self& self, const F& f) {
+    if (self.shadow8.empty() && self.shadow16.empty()) f("bits", self.bits, 0);
+    if (!self.shadow8.empty()) f("shadow", self.shadow8, INT8_MAX);
+    if (!self.shadow16.empty()) f("shadow", self.shadow16, INT16_MAX);
+    each_master(self, [&](const Master& what, auto& master, auto&) {
+      if (!master.empty()) f(what.name, master, what.most);
+    });
+  }
 
   void refresh();   // forward copies of the masters and of `bits`
   void restored();  // after the masters were replaced: `bits` from the shadow weights, then refresh
@@ -62,11 +87,11 @@ struct TailBlock {
 class Tail {
  public:
   Tail() = default;
-  // sources: one for each of the last settings.blocks blocks of the network's tail.
+  // sources: one for each of the last settings.train_blocks blocks of the network's tail.
   // Throws std::invalid_argument when settings or sizes do not fit.
-  Tail(const Network& network, const TailSettings& settings, std::span<const TailSource> sources);
+  Tail(const Network& network, const Settings& settings, std::span<const TailSource> sources);
 
-  const TailSettings& settings() const { return settings_; }
+  const Settings& settings() const { return settings_; }
   std::span<TailBlock> blocks() { return blocks_; }
   std::span<const TailBlock> blocks() const { return blocks_; }
   int64_t bytes() const;
@@ -88,7 +113,7 @@ class Tail {
   void leave(const Network& network, const int16_t* x, int8_t* features, Scratch& scratch) const;
   void round_stream(int16_t* x, int64_t count) const;  // to forward_bits
 
-  TailSettings settings_;
+  Settings settings_;
   List<TailBlock> blocks_;
 };
 

@@ -194,7 +194,7 @@ void TailTrainer::head_backward(std::span<const int16_t> gradient, std::span<con
 
 void TailTrainer::block_backward(size_t l, const TailStep& at) {
   TailBlock& block = tail_.blocks_[l];
-  const TailSettings& settings = tail_.settings_;
+  const Settings& settings = tail_.settings_;
   const Block& forward = block.forward;
   const Shape shape = network_.cut_shape();
   const size_t size = static_cast<size_t>(shape.size());
@@ -227,8 +227,7 @@ void TailTrainer::block_backward(size_t l, const TailStep& at) {
   if (need_input) {
     input_gradient(batch_, settings.gradient_bits, z_.data(), block.bits.data(), da_.data(), kernel_scratch_.data(), workers_);
   }
-  const Step step{settings.weight_bits, settings.weight_step, at.decay, settings.sign_reset,
-                  at.seed,              at.experience << 32 | at.step, index};
+  const Step step{settings.weight_bits, settings.weight_step, at.decay, at.seed, at.experience << 32 | at.step, index};
   step_weights(batch_, settings.gradient_bits, z_.data(), bits, step,
                settings.weight_bits == 16 ? static_cast<void*>(block.shadow16.data()) : block.shadow8.data(), block.bits.data(),
                kernel_scratch_.data(), workers_);

@@ -119,6 +119,54 @@ class Runner {
   bitreplay::Scratch scratch_;
 };
 
+// Settings from numbers, flags and the name of the head, all of them there.
+bitreplay::Settings settings_of(const nb::dict& values) {
+  bitreplay::Settings settings;
+  size_t count = 0;
+  bitreplay::for_each_setting(settings, [&]<class T>(const bitreplay::Setting& setting, T& field) {
+    if (!values.contains(setting.name)) throw std::invalid_argument(std::string("settings: expected ") + setting.name);
+    const nb::object value = values[setting.name];
+    if constexpr (std::is_same_v<T, bitreplay::HeadKind>) {
+      field = nb::cast<std::string>(value) == bitreplay::kHeadNames[1] ? bitreplay::HeadKind::cwr : bitreplay::HeadKind::lda;
+    } else {
+      field = nb::cast<T>(value);
+    }
+    ++count;
+  });
+  if (count != values.size()) throw std::invalid_argument("settings: expected no others");
+  return settings;
+}
+
+// Of each setting: name, kind, initial value, least, most; as the core takes them.
+nb::list settings_table() {
+  constexpr const char* kKinds[] = {"count", "word", "flag", "one_of", "head", "fraction8", "fraction16"};
+  nb::list table;
+  const bitreplay::Settings initial;
+  bitreplay::for_each_setting(initial, [&](const bitreplay::Setting& setting, auto value) {
+    table.append(nb::make_tuple(setting.name, kKinds[static_cast<int>(setting.kind)], static_cast<uint64_t>(value), setting.least, setting.most));
+  });
+  return table;
+}
+
+// What a state keeps of a trained block: name, dtype, number of values, largest magnitude.
+nb::list kept_values(int channels, int weight_bits, bool threshold, bool activation) {
+  const bool has[] = {true, threshold, activation};
+  const size_t taps = static_cast<size_t>(channels) * 9;
+  bitreplay::TailBlock block;
+  if (weight_bits == 1) block.bits = bitreplay::Buffer<uint64_t>(taps * static_cast<size_t>(bitreplay::words_for(channels)));
+  if (weight_bits == 8) block.shadow8 = bitreplay::Buffer<int8_t>(taps * static_cast<size_t>(channels));
+  if (weight_bits == 16) block.shadow16 = bitreplay::Buffer<int16_t>(taps * static_cast<size_t>(channels));
+  bitreplay::TailBlock::each_master(block, [&](const bitreplay::Master& what, auto& master, auto&) {
+    if (has[what.part]) master = bitreplay::Buffer<int32_t>(static_cast<size_t>(channels));
+  });
+  nb::list kept;
+  bitreplay::TailBlock::each_kept(block, [&]<class T>(const char* name, const bitreplay::Buffer<T>& values, int32_t most) {
+    const std::string dtype = (std::is_signed_v<T> ? "int" : "uint") + std::to_string(8 * sizeof(T));
+    kept.append(nb::make_tuple(name, dtype, values.size(), most == 0 ? UINT64_MAX : static_cast<uint64_t>(most)));
+  });
+  return kept;
+}
+
 class ConvTrainer {
  public:
   explicit ConvTrainer(int threads) : trainer_(threads) {}
@@ -173,6 +221,9 @@ NB_MODULE(_engine, m) {
   m.doc() = "The C++ core of bitreplay; use bitreplay.Learner.";
   nb::set_leak_warnings(false);  // frames that a debugger or a test runner keeps are not our leaks
   nb::exception<bitreplay::Cancelled>(m, "Cancelled");
+
+  m.def("settings_table", &settings_table);
+  m.def("kept_values", &kept_values);
 
   nb::class_<Network>(m, "Network")
       .def(nb::init<int>())
@@ -281,41 +332,8 @@ NB_MODULE(_engine, m) {
   nb::class_<Unknown>(m, "Unknown").def("threshold", &Unknown::threshold).def_prop_ro("bytes", &Unknown::bytes);
 
   nb::class_<Learner>(m, "Learner")
-      .def("__init__", [](Learner* self, const Network& network, size_t capacity, uint64_t seed, const nb::dict& settings,
-                          const nb::list& sources) {
-        const auto integer = [&](const char* name) { return nb::cast<int64_t>(settings[name]); };
-        const auto number = [&](const char* name) { return nb::cast<int>(settings[name]); };
-        const auto flag = [&](const char* name) { return nb::cast<bool>(settings[name]); };
-        bitreplay::Settings lesson;
-        lesson.head = nb::cast<std::string>(settings["head"]) == "cwr" ? bitreplay::HeadKind::cwr : bitreplay::HeadKind::lda;
-        lesson.views = number("views");
-        lesson.lda_features = number("lda_features");
-        lesson.class_priors = flag("class_priors");
-        lesson.shrinkage = integer("shrinkage");
-        lesson.pseudo_pictures = integer("pseudo_pictures");
-        lesson.near_equal = integer("near_equal");
-        lesson.held_back = integer("held_back");
-        lesson.learning_rate = integer("learning_rate");
-        lesson.epochs = number("epochs");
-        lesson.live_batch = number("live_batch");
-        lesson.replay_batch = number("replay_batch");
-        lesson.ghosts = number("ghosts");
-        lesson.prior = flag("prior_correction");
-        lesson.tail_epochs = number("tail_epochs");
-        lesson.tail_passes = number("tail_passes");
-        lesson.tail_replay_batch = number("tail_replay_batch");
-        lesson.tail_prior = number("tail_prior");
-        lesson.tail_noise = number("tail_noise");
-        lesson.tail_mirror = flag("tail_mirror");
-        lesson.tail_distillation = flag("tail_distillation");
-        bitreplay::TailSettings tail;
-        tail.blocks = number("train_blocks");
-        tail.forward_bits = number("forward_bits");
-        tail.gradient_bits = number("gradient_bits");
-        tail.weight_bits = number("weight_bits");
-        tail.weight_step = number("weight_step");
-        tail.parameter_step = number("parameter_step");
-        tail.sign_reset = flag("sign_reset");
+      .def("__init__", [](Learner* self, const Network& network, const nb::dict& settings, const nb::list& sources) {
+        const bitreplay::Settings chosen = settings_of(settings);
         std::vector<Flat<int8_t>> shadows;  // keep the arrays alive
         std::vector<bitreplay::TailSource> tail_sources;
         for (const nb::handle source : sources) {
@@ -323,7 +341,7 @@ NB_MODULE(_engine, m) {
           shadows.push_back(shadow);
           tail_sources.push_back({view(shadow), {exponent, approx, clip, train_high}});
         }
-        new (self) Learner(network, capacity, seed, lesson, tail, tail_sources);
+        new (self) Learner(network, chosen, tail_sources);
       }, nb::keep_alive<1, 2>())
       .def("learn",
            [](Learner& l, const Array<uint8_t, 4>& images, const Flat<int32_t>& labels, size_t classes, int threads,
@@ -466,41 +484,18 @@ NB_MODULE(_engine, m) {
            [](const Learner& l, size_t i) {
              const bitreplay::TailBlock& b = l.tail().blocks()[i];
              nb::dict values;
-             const auto put = [&](const char* name, const auto& buffer) {
-               using T = std::decay_t<decltype(buffer[0])>;
-               if (!buffer.empty()) values[name] = Result<T>({buffer.data(), buffer.size()}, {buffer.size()}).array;
-             };
-             const int bits = l.tail().settings().weight_bits;
-             if (bits == 1) put("bits", b.bits);
-             put("shadow", b.shadow8);
-             put("shadow", b.shadow16);
-             put("multiplier", b.multiplier);
-             put("bias", b.bias);
-             put("threshold", b.threshold);
-             put("alpha", b.alpha);
-             put("beta", b.beta);
-             put("high", b.high);
-             put("low", b.low);
+             bitreplay::TailBlock::each_kept(b, [&]<class T>(const char* name, const bitreplay::Buffer<T>& kept, int32_t) {
+               values[name] = Result<T>({kept.data(), kept.size()}, {kept.size()}).array;
+             });
              return values;
            })
       .def("restore_tail", [](Learner& l, size_t i, const nb::dict& values) {
         bitreplay::TailBlock& b = l.tail().blocks()[i];
-        const auto get = [&]<class T>(const char* name, bitreplay::Buffer<T>& buffer) {
-          if (buffer.empty() || !values.contains(name)) return;
+        bitreplay::TailBlock::each_kept(b, [&]<class T>(const char* name, bitreplay::Buffer<T>& kept, int32_t) {
           const auto array = nb::cast<Flat<T>>(values[name]);
-          if (array.size() != buffer.size()) throw std::invalid_argument(std::string(name) + ": wrong size");
-          std::copy_n(array.data(), array.size(), buffer.data());
-        };
-        if (l.tail().settings().weight_bits == 1) get("bits", b.bits);
-        get("shadow", b.shadow8);
-        get("shadow", b.shadow16);
-        get("multiplier", b.multiplier);
-        get("bias", b.bias);
-        get("threshold", b.threshold);
-        get("alpha", b.alpha);
-        get("beta", b.beta);
-        get("high", b.high);
-        get("low", b.low);
+          if (array.size() != kept.size()) throw std::invalid_argument(std::string(name) + ": wrong size");
+          std::copy_n(array.data(), array.size(), kept.data());
+        });
         b.restored();
       });
 

@@ -32,10 +32,9 @@ def states_in(paths: Sequence[Path], model: Model | None, settings: Settings, re
         yield state
 
 
-def _part(paths: list[str], model: bytes | None, settings: dict[str, Any]) -> bytes:
+def _part(paths: list[str], model: bytes | None, settings: Settings) -> bytes:
     known = Model(model, "model") if model is not None else None
-    target = Settings.from_dict(settings)
-    return pack_state(merged_state(states_in([Path(path) for path in paths], known, target), target)[0])
+    return pack_state(merged_state(states_in([Path(path) for path in paths], known, settings), settings)[0])
 
 
 def joined_parts(
@@ -61,7 +60,7 @@ def joined_parts(
     parts = [[str(path.resolve()) for path in paths[i : i + PART]] for i in range(0, len(paths), PART)]
     content = model.content if model is not None else None
     with dask_client(workers, scheduler) as client:
-        futures = [client.submit(_part, part, content, settings.to_dict(), pure=False) for part in parts]
+        futures = [client.submit(_part, part, content, settings, pure=False) for part in parts]
         done = 0
         while futures:  # in their order, so that classes are numbered as in one process
             state = parse_state(futures.pop(0).result(), model, "part")

@@ -93,7 +93,7 @@ class Learner:
             self._take(state)
             return
         sources = [tuple(source) for source in model.tail_sources(settings.train_blocks)]
-        self._core = _engine.Learner(model.network, settings.capacity, settings.seed, settings.for_core(), sources)
+        self._core = _engine.Learner(model.network, settings.for_core(), sources)
 
     # -- making, loading, saving ------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._engine import Network
+from ._engine import Network, kept_values
 from .container import Tensors, pack, read_bytes, replace_file, take, unpack
 from .errors import FormatError
 
@@ -291,18 +291,14 @@ class Model:
 
     def tail_tensors(self, blocks: int, weight_bits: int) -> list[dict[str, tuple[str, int, int]]]:
         """What a state keeps of each of the last `blocks` blocks: dtype, number of values and largest magnitude by name (method.md 7.1)."""
-        channels, found = self.network.feature_count, []
-        for item in self._tail[len(self._tail) - blocks :]:
-            masters = {"multiplier": 2**31 - 1, "bias": 2**29}
-            masters |= {"threshold": 2**23 - 1} if item.get("threshold") else {}
-            masters |= {"alpha": 2**23 - 1, "beta": 2**23 - 1, "high": 2**31 - 1, "low": 2**31 - 1} if item.get("activation") else {}
-            weights = {
-                1: ("bits", "uint64", 9 * channels * _words(channels), 2**64 - 1),
-                8: ("shadow", "int8", 9 * channels**2, 127),
-                16: ("shadow", "int16", 9 * channels**2, 32767),
-            }[weight_bits]
-            found.append({weights[0]: weights[1:]} | {name: ("int32", channels, limit) for name, limit in masters.items()})
-        return found
+        channels = self.network.feature_count
+        return [
+            {
+                name: (dtype, count, most)
+                for name, dtype, count, most in kept_values(channels, weight_bits, *(item.get(f, False) for f in _OPTIONAL))
+            }
+            for item in self._tail[len(self._tail) - blocks :]
+        ]
 
     @property
     def name(self) -> str:

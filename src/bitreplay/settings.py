@@ -2,48 +2,72 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
-MAX_CAPACITY = 2**24
-_RANGES = {
-    "capacity": (0, MAX_CAPACITY),
-    "seed": (0, 2**64 - 1),
-    "max_classes": (1, 65_535),
-    "lda_features": (0, 65_535),
-    "epochs": (1, 10_000),
-    "live_batch": (1, 256),  # 512 rows a step fill 32-bit sums exactly
-    "replay_batch": (1, 256),
-    "ghosts": (0, 1024),
-    "train_blocks": (0, 256),
-    "forward_bits": (2, 16),
-    "gradient_bits": (2, 16),
-    "weight_step": (1, 20),
-    "parameter_step": (0, 20),
-    "tail_epochs": (1, 10_000),
-    "tail_passes": (1, 10_000),
-    "tail_replay_batch": (1, 256),
-    "tail_noise": (0, 128),
-}
-_FRACTIONS = {
-    "learning_rate": (2**-16, 4),
-    "shrinkage": (2**-8, 64),
-    "pseudo_pictures": (0, 1000),
-    "near_equal": (0, 0.5),
-    "held_back": (0, 0.5),
-    "tail_prior": (0, 1),
-}
-_BITS = {
-    "learning_rate": 16,
-    "shrinkage": 8,
-    "pseudo_pictures": 8,
-    "near_equal": 16,
-    "held_back": 8,
-    "tail_prior": 8,
-}  # fraction bits in the core
-_FLAGS = ("class_priors", "prior_correction", "sign_reset", "tail_mirror", "tail_distillation")
+from . import _engine
+
+_BITS = {"fraction8": 8, "fraction16": 16}
+
+
+@dataclass(frozen=True)
+class Range:
+    """What the core takes for a setting (engine/learn/settings.h).
+
+    Parameters
+    ----------
+    kind : "count", "word", "flag", "one_of", "head", "fraction8" or "fraction16".
+    initial : its value where none is given, as the core has it.
+    least, most : its range; of one_of, `most` has a bit for each number that is allowed.
+    """
+
+    kind: str
+    initial: int
+    least: int
+    most: int
+
+    @property
+    def bits(self) -> int:
+        """Fraction bits."""
+        return _BITS.get(self.kind, 0)
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        """The numbers of a one_of."""
+        return tuple(n for n in range(64) if self.most >> n & 1)
+
+    def check(self, name: str, value: Any) -> None:
+        """ValueError unless the value, as a user gives it, is within the range."""
+        wrong = isinstance(value, bool) or not isinstance(value, int | float if self.bits else int)
+        if self.bits:
+            low, high = self.least / 2**self.bits, self.most / 2**self.bits
+            if wrong or not low <= value <= high:  # refuses nan too
+                raise ValueError(f"{name}: expected {low:g} to {high:g}, got {value!r:.40}")
+        elif self.kind == "one_of":
+            if wrong or value not in self.choices:
+                *others, last = map(str, self.choices)
+                raise ValueError(f"{name}: expected {', '.join(others)} or {last}, got {value!r:.40}")
+        elif self.kind == "flag":
+            if not isinstance(value, bool):
+                raise ValueError(f"{name}: expected True or False, got {value!r:.40}")
+        elif self.kind == "head":
+            if value not in HEADS:
+                raise ValueError(f"{name}: expected {' or '.join(HEADS)}, got {value!r:.40}")
+        elif wrong or not self.least <= value <= self.most:
+            raise ValueError(f"{name}: expected a whole number from {self.least} to {self.most}, got {value!r:.40}")
+
+    def from_core(self, value: Any) -> Any:
+        """As a user gives it: of a fraction the shortest decimal number that means it."""
+        if not self.bits:
+            return value
+        unit = 2**self.bits
+        return next(x for x in (round(value / unit, digits) for digits in range(20)) if round(x * unit) == value)
+
+
+RANGES = {name: Range(kind, initial, least, most) for name, kind, initial, least, most in _engine.settings_table()}
+MAX_CAPACITY = RANGES["capacity"].most
+VIEWS = RANGES["views"].choices
 HEADS = ("lda", "cwr")
-VIEWS = (1, 2, 6)
 
 
 @dataclass(frozen=True)
@@ -76,7 +100,6 @@ class Settings:
     weight_bits : b_w, width of the shadow weights behind the binary ones: 8 or 16, or 1 for none (7.5).
     weight_step : a binary weight's shadow moves by at most 2^-weight_step of its range a step.
     parameter_step : likewise for scales, biases, thresholds and slopes of the blocks; 0 leaves them as they are.
-    sign_reset : an ablation: shadow weights start each step from their signs, as in the papers' public code (7.5).
     held_back : share of all rows, 0 to .5, that a trained tail never learns from: on these it is weighed against the head alone after each lesson,
         and not heard where it does not help (7.7); kept with 8 fraction bits.  0: both are always heard.
     tail_epochs : passes over the lesson's images with the tail in training.
@@ -113,7 +136,6 @@ class Settings:
     weight_bits: int = 8
     weight_step: int = 5
     parameter_step: int = 0
-    sign_reset: bool = False
     held_back: float = 0.125
     tail_epochs: int = 2
     tail_passes: int = 40
@@ -124,44 +146,38 @@ class Settings:
     tail_distillation: bool = True
 
     def __post_init__(self) -> None:
-        for name, (low, high) in _RANGES.items():
+        for name, allowed in RANGES.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-                raise ValueError(f"{name}: expected a whole number from {low} to {high}, got {value!r:.40}")
-        images = self.lesson_images
-        if images is not None and (not isinstance(images, int) or isinstance(images, bool) or not 1 <= images <= 2**24):
-            raise ValueError(f"lesson_images: expected a whole number from 1 to {2**24}, or None, got {images!r:.40}")
-        for name, (least, most) in _FRACTIONS.items():
-            number = getattr(self, name)
-            if not isinstance(number, int | float) or isinstance(number, bool) or not least <= number <= most:  # refuses nan too
-                raise ValueError(f"{name}: expected {least:g} to {most:g}, got {number!r:.40}")
-        if self.views not in VIEWS or isinstance(self.views, bool):
-            raise ValueError(f"views: expected 1, 2 or 6, got {self.views!r:.40}")
-        if self.head not in HEADS:
-            raise ValueError(f"head: expected {' or '.join(HEADS)}, got {self.head!r:.40}")
+            if name != "lesson_images":
+                allowed.check(name, value)
+            elif value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= allowed.most):
+                raise ValueError(f"lesson_images: expected a whole number from 1 to {allowed.most}, or None, got {value!r:.40}")
         if self.head != "lda" and (self.lda_features or self.class_priors):
             name = "lda_features" if self.lda_features else "class_priors"
             raise ValueError(f"{name}: expected {0 if self.lda_features else False} with head {self.head}, got {getattr(self, name)!r}")
-        if self.weight_bits not in (1, 8, 16) or isinstance(self.weight_bits, bool):
-            raise ValueError(f"weight_bits: expected 1, 8 or 16, got {self.weight_bits!r:.40}")
         if self.train_blocks > 0 and self.capacity == 0:
             raise ValueError("train_blocks: expected 0 with capacity 0, since a tail is trained on replayed rows; give it a replay memory")
-        for name in _FLAGS:
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name}: expected True or False, got {getattr(self, name)!r:.40}")
 
     def for_core(self) -> dict[str, Any]:
-        """Values as the core takes them: those with a fraction as integers, with so many fraction bits as their documentation says."""
-        return asdict(self) | {name: round(getattr(self, name) * 2**bits) for name, bits in _BITS.items()}
+        """Values as the core and a state file have them: fractions as integers in units of 2^-8 or 2^-16, no limit of images as 0."""
+        values = asdict(self) | {"lesson_images": self.lesson_images or 0}
+        return {name: round(value * 2 ** RANGES[name].bits) if RANGES[name].bits else value for name, value in values.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for the state file."""
+        """Values as `Settings` takes them."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Settings:
-        """Read what `to_dict` wrote; ValueError for a missing, unknown or impossible field."""
-        known = {field.name for field in fields(cls)}
-        if set(values) != known:
-            raise ValueError(f"settings: expected {', '.join(sorted(known))}, got {sorted(values)!r:.400}")
-        return cls(**values)
+    def from_core(cls, values: dict[str, Any]) -> Settings:
+        """Read what `for_core` gave; ValueError for a missing, unknown or impossible value."""
+        if set(values) != set(RANGES):
+            raise ValueError(f"settings: expected {', '.join(sorted(RANGES))}, got {sorted(values)!r:.400}")
+        for name, value in values.items():
+            allowed = RANGES[name]
+            if allowed.bits and (not isinstance(value, int) or isinstance(value, bool) or not allowed.least <= value <= allowed.most):
+                raise ValueError(f"{name}: expected {allowed.least} to {allowed.most}, got {value!r:.40}")
+        if values["lesson_images"] is None:
+            raise ValueError("lesson_images: expected a whole number, got None")
+        found = {name: RANGES[name].from_core(value) for name, value in values.items()}
+        images = found["lesson_images"]
+        return cls(**{**found, "lesson_images": None if images == 0 and not isinstance(images, bool) else images})

@@ -87,7 +87,7 @@ def core_of(state: State) -> CoreLearner:
     """A core that has learned just this; ValueError where the settings do not suit the model, MemoryError."""
     settings = state.settings
     sources = [tuple(source) for source in state.model.tail_sources(settings.train_blocks)]
-    core = CoreLearner(state.model.network, settings.capacity, settings.seed, settings.for_core(), sources)
+    core = CoreLearner(state.model.network, settings.for_core(), sources)
     values: dict[str, Any] = {name: getattr(state, name).reshape(-1) for name in _LEARNED}
     core.restore(values | {"experience": state.experience, "saturated": state.saturated, "mixing": state.mixing})
     for i, block in enumerate(state.tail):
@@ -155,7 +155,7 @@ def pack_state(state: State) -> bytes:
     """The content of a state file."""
     metadata = {
         "model": state.model.digest,
-        "settings": json.dumps(state.settings.to_dict(), sort_keys=True),
+        "settings": json.dumps(state.settings.for_core(), sort_keys=True),
         "names": json.dumps(state.names),
         "experience": str(state.experience),
     }
@@ -267,7 +267,7 @@ def parse_state(content: bytes, model: Model | None, where: str) -> State:
             f"{where}: made for model {digest[:12]}, but {model.name} is {model.digest[:12]}; open it with the model it was taught on"
         )
     try:
-        settings = Settings.from_dict(_parse(metadata.get("settings", ""), dict, "settings", where))
+        settings = Settings.from_core(_parse(metadata.get("settings", ""), dict, "settings", where))
     except (TypeError, ValueError, RecursionError) as error:
         raise error if isinstance(error, FormatError) else FormatError(f"{where}: {error}") from error
     names = _parse(metadata.get("names", ""), list, "names", where)

@@ -47,7 +47,6 @@ class TailSettings:
     gradient_bits: int = 16
     weight_step: int = 5
     parameter_step: int = 0
-    sign_reset: bool = False
 
 
 @dataclass(frozen=True)
@@ -314,15 +313,13 @@ def weight_step(shadow: Int64, gradient: Int64, settings: TailSettings, moment: 
     for o, (old, d) in enumerate(zip(shadow, gradient, strict=True)):
         m = peak(d)
         if m == 0:
-            continue  # OPEN: nothing happens, a sign reset neither
+            continue  # OPEN: nothing happens
         r = noise(moment.key(PURPOSE_WEIGHT, (number << 32) + o), np.arange(d.size)).reshape(d.shape)
         if b == 1:
             chance = (np.abs(d) << 32) >> (bits_of(m) + e + decay)
             agrees = old * d > 0
             result[o] = np.where(agrees & (r < chance), -old, old)
             continue
-        if settings.sign_reset:
-            old = signs(old < 0) * limit
         k = min(31, bits_of(m) - (b - 1 - e) + decay)
         change = (d + (r >> (32 - k))) >> k if k > 0 else d << -k
         result[o] = np.clip(old - change, -limit, limit)

@@ -19,7 +19,10 @@ class EngineSettings:
     def __init__(self, values: dict[str, Any]) -> None:
         self.at_once = bool(values.pop("at_once", False))
         self.predict_views = values.pop("predict_views", None)
-        Settings.from_dict(Settings().to_dict() | values)
+        unknown = sorted(set(values) - set(Settings().to_dict()))
+        if unknown:
+            raise ValueError(f"settings: expected those of Settings, got {unknown[0]!r:.40}")
+        Settings(**values)
         self.values = values
 
     @classmethod

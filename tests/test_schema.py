@@ -1,0 +1,50 @@
+"""One schema: the core's lists of settings and of a block's values, and what follows from them in Python and in the documentation."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from test_tail import make
+
+from bitreplay import Learner, Settings, _engine
+from bitreplay.container import unpack
+from bitreplay.settings import RANGES
+
+
+def test_python_has_the_cores_settings_and_their_initial_values() -> None:
+    assert {field.name for field in fields(Settings)} == set(RANGES)
+    assert Settings().for_core() == {name: initial if kind != "head" else "lda" for name, kind, initial, *_ in _engine.settings_table()}
+
+
+def test_every_setting_is_documented() -> None:
+    documented = re.findall(r"^    ([a-z_, ]+) : ", Settings.__doc__ or "", re.M)
+    assert sorted(name for names in documented for name in names.split(", ")) == sorted(RANGES)
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_what_a_state_has_of_a_setting_is_what_was_set(name: str) -> None:
+    allowed = RANGES[name]
+    values = {allowed.least, allowed.most, (allowed.least + allowed.most) // 3} if allowed.bits or allowed.kind == "count" else set()
+    for value in values | set(allowed.choices if allowed.kind == "one_of" else ()):
+        found = allowed.from_core(value) if (name, value) != ("lesson_images", 0) else None
+        settings = Settings(**{"capacity": 1, name: found}) if (name, value) != ("capacity", 0) else Settings(capacity=0)
+        assert settings.for_core()[name] == value
+        assert Settings.from_core(settings.for_core()) == settings
+
+
+@pytest.mark.parametrize("weight_bits", [1, 8, 16])
+@pytest.mark.parametrize("family", ["quicknet", "reactnet", "birealnet"])
+def test_a_state_keeps_the_values_of_a_block_that_the_core_lists(tmp_path: Path, family: str, weight_bits: int) -> None:
+    model, _, _ = make(tmp_path, family)
+    learner = Learner.new(model, capacity=10, train_blocks=1, weight_bits=weight_bits, threads=1)
+    _, tensors = unpack(learner.content(), "state", "s")
+    block = json.loads(unpack((tmp_path / f"{family}.model").read_bytes(), "model", "m")[0]["network"])["tail"][-1]
+    listed = _engine.kept_values(model.network.feature_count, weight_bits, block.get("threshold", False), block.get("activation", False))
+    kept = {
+        name.removeprefix("tail.0."): (str(values.dtype), values.size) for name, values in tensors.items() if name.startswith("tail.0.")
+    }
+    assert kept == {name: (dtype, size) for name, dtype, size, _ in listed}
