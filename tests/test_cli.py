@@ -563,7 +563,7 @@ def test_soft_labels_and_pretrain_from_them(tmp_path: Path, monkeypatch: pytest.
 
     from bitreplay.training import pretrain as module
 
-    monkeypatch.setattr(module, "_save", interrupt)
+    monkeypatch.setattr(module, "save_checkpoint", interrupt)
     out = tmp_path / "interrupted"
     assert "run the same command to begin again; there was no checkpoint yet" in run("pretrain", data, out, *shape, *recipe, code=130)[1]
     for name in ("model.pt", "weights/none"):

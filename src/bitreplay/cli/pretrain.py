@@ -120,7 +120,7 @@ def pretrain(
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     import torch
 
-    from ..training.pretrain import CHECKPOINT, continued
+    from ..training.checkpoint import CHECKPOINT, continued
     from ..training.pretrain import pretrain as run
     from ..training.recipe import Recipe
     from ..training.zoo.names import config_of

@@ -35,7 +35,7 @@ def soft_labels(
 ) -> None:
     """Ask a teacher for its answers to crops of all training pictures, once, for pretrain --soft-labels."""
     from ..datasets.image_sets import cached_split
-    from ..training.pretrain import STORED
+    from ..training.crops import STORED
     from ..training.soft_labels import Crops, make_soft_labels
     from ..training.teachers import READY_MADE, checkpoint_teacher
 

@@ -39,7 +39,7 @@ IGNORE_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)
 class Parts:
     """Modules that provide ``make_base`` with ``BaseSettings``, and ``make_method`` with ``check_settings``."""
 
-    base: str = "bitreplay.training.base"
+    base: str = "bitreplay.training.first_experience"
     methods: str = "bitreplay.training.methods"
 
 

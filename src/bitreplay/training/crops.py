@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+STORED = 2  # pictures are kept at up to this many times the network's size, so that a crop of half the side loses nothing
+
 
 @dataclass(frozen=True)
 class Boxes:
@@ -56,6 +58,11 @@ def draw_boxes(count: int, smallest: float, stretch: float, generator: np.random
     height, width = np.minimum(side * ratio, 1), np.minimum(side / ratio, 1)
     edges = np.stack([top * (1 - height), left * (1 - width), height, width], 1).astype(np.float32)
     return Boxes(edges, coin < 0.5)
+
+
+def to_float(images: NDArray[np.uint8]) -> Tensor:
+    """Pixels as float (N, 3, S, S), 0..255, of uint8 (N, S, S, 3)."""
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float()
 
 
 def _bicubic(x: Tensor) -> Tensor:
