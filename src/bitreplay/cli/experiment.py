@@ -38,14 +38,18 @@ def experiment(
 ) -> None:
     """Carry out a protocol: every run that has no result yet. Stop it with Ctrl-C at any time; the same command goes on."""
     from ..datasets.public import require_folder
+    from ..experiments.perform import Place
+    from ..experiments.plan import check_runs, plan_runs, split_runs
     from ..experiments.protocol import read_protocol
     from ..experiments.results import NAME
-    from ..experiments.runner import Done, Place, check_runs, plan_runs, run_all, split_runs
+    from ..experiments.schedule import Done, run_all
+    from ..experiments.workbench import TorchWorkbench
 
     plan = read_protocol(protocol)
     runs = plan_runs(plan, split=split, weights=weights, only=only or (), seeds=None if seeds is None else range(seeds))
+    workbench = TorchWorkbench()
     if dry_run:
-        check_runs(runs, weights)
+        check_runs(runs, weights, workbench)
         missing, done, _ = split_runs(runs, out)
         state = {id(run): "to do" for run in missing} | {id(run): "done" for run in done}
         rows = [(run.base.name, run.label, str(run.seed), state.get(id(run), "done, under another label")) for run in runs]
@@ -69,6 +73,7 @@ def experiment(
                 plan,
                 runs,
                 Place(data, out, weights),
+                workbench,
                 workers=workers,
                 scheduler=scheduler,
                 threads=threads,
