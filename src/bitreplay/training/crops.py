@@ -75,7 +75,7 @@ def _bicubic(x: Tensor) -> Tensor:
 
 def _sampling(start: Tensor, length: Tensor, stored: int, size: int) -> Tensor:
     # (N, size, stored): the share of each stored pixel in each pixel of the result.  A box filter where the picture shrinks, bicubic where it grows
-    # (`images.fit_image`); what lies beyond the box counts for nothing, and the shares sum to one.
+    # (`pictures.fit_image`); what lies beyond the box counts for nothing, and the shares sum to one.
     step = (length * stored / size)[:, None, None]
     first, last = (start * stored)[:, None, None], ((start + length) * stored)[:, None, None]
     centre = first + (torch.arange(size)[None, :, None] + 0.5) * step
