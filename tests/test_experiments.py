@@ -21,7 +21,7 @@ from fake_training import FakeWorkbench
 from PIL import Image
 
 from bitreplay import cli
-from bitreplay.experiments import markdown, report, workbench
+from bitreplay.experiments import markdown, report
 from bitreplay.experiments.environment import told_command
 from bitreplay.experiments.markdown import embed
 from bitreplay.experiments.perform import Place
@@ -30,7 +30,8 @@ from bitreplay.experiments.protocol import Protocol, parse_protocol, read_protoc
 from bitreplay.experiments.report import bytes_within, report_parts, write_report
 from bitreplay.experiments.results import append_result, read_results
 from bitreplay.experiments.schedule import Done, run_all
-from bitreplay.experiments.workbench import TorchWorkbench
+from bitreplay.training import workbench
+from bitreplay.training.workbench import TorchWorkbench
 
 FAKE = FakeWorkbench()
 COLOURS = {"blue": (20, 40, 230), "green": (30, 200, 40), "red": (240, 20, 30), "white": (240, 240, 240)}
@@ -434,7 +435,7 @@ def test_workers_do_what_one_process_does_and_outlive_a_run_that_kills_its_worke
 PROGRAM = """
 import sys
 sys.path.insert(0, {tests!r})
-from bitreplay.experiments import workbench
+from bitreplay.training import workbench
 from fake_training import FakeWorkbench
 workbench.TorchWorkbench = FakeWorkbench
 from bitreplay.cli import main

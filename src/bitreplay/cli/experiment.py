@@ -43,7 +43,7 @@ def experiment(
     from ..experiments.protocol import read_protocol
     from ..experiments.results import NAME
     from ..experiments.schedule import Done, run_all
-    from ..experiments.workbench import TorchWorkbench
+    from ..training.workbench import TorchWorkbench
 
     plan = read_protocol(protocol)
     runs = plan_runs(plan, split=split, weights=weights, only=only or (), seeds=None if seeds is None else range(seeds))

@@ -1,12 +1,10 @@
-"""Where runs get their bases and methods from: the interface `Workbench`, and the one that gives those of `bitreplay.training`.
+"""Where runs get their bases and methods from: what they ask of a `Workbench`.
 
-A plan and a schedule hand a workbench on without looking into it.  `TorchWorkbench` imports torch when it is first asked for something,
-so that a protocol can be read, and a run sent to a worker, without torch.
+Knows no workbench; whoever has runs done brings one, such as `training.workbench.TorchWorkbench`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -58,41 +56,3 @@ class Workbench(Protocol):
 
     def make_method(self, name: str, start: Any, *, classes: int, seed: int, settings: dict[str, Any]) -> Method:
         """Make a method that knows nothing yet, for `classes` classes in all."""
-
-
-@dataclass(frozen=True)
-class TorchWorkbench:
-    """Gives the bases of `training.first_experience` and the methods of `training.methods` (extra ``train``)."""
-
-    def use_threads(self, threads: int | None) -> None:
-        """Set the threads of torch."""
-        import torch
-
-        if threads is not None:
-            torch.set_num_threads(threads)
-
-    def check_base(self, values: dict[str, Any]) -> None:
-        """Read the settings of a base; ValueError or TypeError for one that is not possible."""
-        from ..training.first_experience import BaseSettings
-
-        BaseSettings.from_dict(values)
-
-    def make_base(
-        self, values: dict[str, Any], folder: Path, train: ImageSet, test: ImageSet, first_rows: NDArray[np.int64], seed: int
-    ) -> Base:
-        """As `training.first_experience.make_base`."""
-        from ..training.first_experience import BaseSettings, make_base
-
-        return make_base(BaseSettings.from_dict(values), folder, train, test, first_rows, seed)
-
-    def check_method(self, name: str, settings: dict[str, Any]) -> None:
-        """As `training.methods.check_settings`."""
-        from ..training.methods import check_settings
-
-        check_settings(name, settings)
-
-    def make_method(self, name: str, start: Any, *, classes: int, seed: int, settings: dict[str, Any]) -> Method:
-        """As `training.methods.make_method`."""
-        from ..training.methods import make_method
-
-        return make_method(name, start, classes=classes, seed=seed, settings=settings)
