@@ -22,9 +22,10 @@ import torch
 from numpy.typing import NDArray
 
 from bitreplay.datasets.image_sets import ImageSet, by_name, cached_split
+from bitreplay.training.crops import to_float
+from bitreplay.training.evaluation import top1
 from bitreplay.training.export import load_network
 from bitreplay.training.packed_conv import PackedConv, use_packed
-from bitreplay.training.pretrain import to_float, top1
 from bitreplay.training.zoo.network import CutNetwork
 
 Floats = NDArray[np.float64]

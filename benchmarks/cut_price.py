@@ -18,8 +18,9 @@ from head_twin import HeadOptions, accuracy, cwr_star
 from sklearn.linear_model import LogisticRegression
 
 from bitreplay.datasets.image_sets import ImageSet, cached_split, read_split
+from bitreplay.training.crops import STORED
+from bitreplay.training.evaluation import top1
 from bitreplay.training.export import _float_pass, _whitening, at_size, load_network
-from bitreplay.training.pretrain import STORED, top1
 
 
 def main() -> None:

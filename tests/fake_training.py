@@ -1,4 +1,4 @@
-"""Stands in for the modules that provide bases and methods: quick, without torch, and with failures to order.
+"""Stands in for the workbench of bases and methods: quick, without torch, and with failures to order.
 
 Rows are mean colours; the method "mean" remembers the mean row of each class (of the last experience only with ``forgets``).
 """
@@ -22,10 +22,6 @@ class BaseSettings:
     model: str | None = None
     epochs: int = 1
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> BaseSettings:
-        return cls(**values)
-
 
 class Base:
     start = "start"
@@ -36,16 +32,6 @@ class Base:
     def rows(self, reads: str, split: str) -> np.ndarray:
         assert reads == "features"
         return self._sets[split].images.mean((1, 2))
-
-
-def make_base(settings: BaseSettings, folder: Path, train: Any, test: Any, first_rows: np.ndarray, seed: int) -> Base:
-    if settings.epochs == 13:
-        raise ValueError("epochs: expected another number, got 13")
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "calls.jsonl").open("a") as file:
-        first = sorted(set(train.labels[first_rows].tolist()))
-        file.write(json.dumps({"weights": settings.weights, "model": settings.model, "seed": seed, "first": first}) + "\n")
-    return Base({"train": train, "test": test})
 
 
 class Mean:
@@ -81,14 +67,31 @@ class Mean:
 KNOWN = {"capacity", "forgets", "at_once", "fails_on_seed", "dies_on_seed", "seconds", "bits", "width"}
 
 
-def check_settings(name: str, settings: dict[str, Any]) -> None:
-    if name != "mean":
-        raise ValueError(f"method: expected one of mean, got {name!r}")
-    unknown = sorted(set(settings) - KNOWN)
-    if unknown:
-        raise ValueError(f"{unknown[0]}: expected settings out of {', '.join(sorted(KNOWN))}, got {unknown[0]}")
+@dataclass(frozen=True)
+class FakeWorkbench:
+    def use_threads(self, threads: int | None) -> None:
+        pass
 
+    def check_base(self, values: dict[str, Any]) -> None:
+        BaseSettings(**values)
 
-def make_method(name: str, start: Any, *, classes: int, seed: int, settings: dict[str, Any]) -> Mean:
-    assert start == "start"
-    return Mean(classes, seed, settings)
+    def make_base(self, values: dict[str, Any], folder: Path, train: Any, test: Any, first_rows: np.ndarray, seed: int) -> Base:
+        settings = BaseSettings(**values)
+        if settings.epochs == 13:
+            raise ValueError("epochs: expected another number, got 13")
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "calls.jsonl").open("a") as file:
+            first = sorted(set(train.labels[first_rows].tolist()))
+            file.write(json.dumps({"weights": settings.weights, "model": settings.model, "seed": seed, "first": first}) + "\n")
+        return Base({"train": train, "test": test})
+
+    def check_method(self, name: str, settings: dict[str, Any]) -> None:
+        if name != "mean":
+            raise ValueError(f"method: expected one of mean, got {name!r}")
+        unknown = sorted(set(settings) - KNOWN)
+        if unknown:
+            raise ValueError(f"{unknown[0]}: expected settings out of {', '.join(sorted(KNOWN))}, got {unknown[0]}")
+
+    def make_method(self, name: str, start: Any, *, classes: int, seed: int, settings: dict[str, Any]) -> Mean:
+        assert start == "start"
+        return Mean(classes, seed, settings)

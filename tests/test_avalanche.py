@@ -23,7 +23,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from avalanche.training.plugins import CWRStarPlugin
 
-from bitreplay.training.methods.head import CwrHead  # noqa: E402
+from bitreplay.training.parts.head import CwrHead  # noqa: E402
 
 
 def test_consolidation_is_avalanches_over_many_experiences() -> None:

@@ -139,7 +139,7 @@ def test_learn_adds_nothing_to_the_library(state: Path, tmp_path: Path) -> None:
 
 def test_predict_in_batches_gives_what_one_batch_gives(taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run("predict", taught, tmp_path / "lesson", "--json")[0]
-    monkeypatch.setattr(cli, "PREDICT_BATCH", 5)
+    monkeypatch.setattr(cli.predict, "PREDICT_BATCH", 5)
     assert run("predict", taught, tmp_path / "lesson", "--json")[0] == whole
 
 
@@ -299,7 +299,7 @@ def test_classes_unknown_to_the_state_count_as_errors(state: Path, tmp_path: Pat
 def test_many_classes_are_shown_as_a_list_of_confusions(taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     swapped = tmp_path / "swapped"
     shutil.copytree(tmp_path / "lesson" / "red", swapped / "blue")
-    monkeypatch.setattr(cli, "WIDEST_CONFUSION", 1)
+    monkeypatch.setattr(cli.predict, "WIDEST_CONFUSION", 1)
     counts = json.loads(run("predict", taught, swapped, "--json")[0])["confusion"]
     number = counts["classes"].index
     out, _ = run("predict", taught, swapped)
@@ -372,7 +372,7 @@ def during_learning(monkeypatch: pytest.MonkeyPatch, act: object) -> None:
         yield report
         assert acted or sys.exc_info()[0]
 
-    monkeypatch.setattr(cli, "progress", progress)
+    monkeypatch.setattr(cli.learn, "progress", progress)
 
 
 def test_ctrl_c_while_learning_changes_nothing(taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -563,7 +563,7 @@ def test_soft_labels_and_pretrain_from_them(tmp_path: Path, monkeypatch: pytest.
 
     from bitreplay.training import pretrain as module
 
-    monkeypatch.setattr(module, "_save", interrupt)
+    monkeypatch.setattr(module, "save_checkpoint", interrupt)
     out = tmp_path / "interrupted"
     assert "run the same command to begin again; there was no checkpoint yet" in run("pretrain", data, out, *shape, *recipe, code=130)[1]
     for name in ("model.pt", "weights/none"):

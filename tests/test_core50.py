@@ -11,8 +11,8 @@ Image = pytest.importorskip("PIL.Image", reason="pictures need Pillow (extra dem
 
 from bitreplay.datasets.core50 import OBJECTS, list_pictures, parse_picture, read_run  # noqa: E402
 from bitreplay.datasets.public import hold_out, load_cached, load_set  # noqa: E402
+from bitreplay.experiments.perform import make_stream  # noqa: E402
 from bitreplay.experiments.protocol import read_protocol  # noqa: E402
-from bitreplay.experiments.runner import make_stream  # noqa: E402
 
 SESSIONS = (1, 2, 3, 7, 10, 11)
 TRAINED = (1, 2, 11)
@@ -118,7 +118,7 @@ def test_names_of_pictures(file: str, expected: tuple[int, int, int] | None) -> 
 
 
 def experiences(folder: Path, protocol: str, seed: int, split: str = "test") -> tuple[list[list[str]], list[str]]:
-    """Files of each experience and of the test pictures, as the runner makes them of a shipped protocol."""
+    """Files of each experience and of the test pictures, as runs make them of a shipped protocol."""
     sets = load_set("core50", folder, 8)
     sets = hold_out(sets, 0.2) if split == "valid" else sets
     stream, rows = make_stream(read_protocol(protocol).stream, sets, folder, split, seed)

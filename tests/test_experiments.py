@@ -1,4 +1,4 @@
-"""Protocols, the runner, its results and the report, with a stand-in for networks and methods (fake_training)."""
+"""Protocols, the runs they stand for, their results and the report, with a stand-in for networks and methods (fake_training)."""
 
 from __future__ import annotations
 
@@ -17,17 +17,23 @@ import pytest
 from typer.testing import CliRunner
 
 pytest.importorskip("PIL", reason="pictures need Pillow (extra demo)")
+from fake_training import FakeWorkbench
 from PIL import Image
 
 from bitreplay import cli
-from bitreplay.experiments import markdown, report, runner
+from bitreplay.experiments import markdown, report
+from bitreplay.experiments.environment import told_command
 from bitreplay.experiments.markdown import embed
+from bitreplay.experiments.perform import Place
+from bitreplay.experiments.plan import check_runs, plan_runs, split_runs
 from bitreplay.experiments.protocol import Protocol, parse_protocol, read_protocol, shipped
 from bitreplay.experiments.report import bytes_within, report_parts, write_report
 from bitreplay.experiments.results import append_result, read_results
-from bitreplay.experiments.runner import Done, Parts, Place, plan_runs, run_all, split_runs, told_command
+from bitreplay.experiments.schedule import Done, run_all
+from bitreplay.training import workbench
+from bitreplay.training.workbench import TorchWorkbench
 
-FAKE = Parts("fake_training", "fake_training")
+FAKE = FakeWorkbench()
 COLOURS = {"blue": (20, 40, 230), "green": (30, 200, 40), "red": (240, 20, 30), "white": (240, 240, 240)}
 
 
@@ -65,7 +71,7 @@ def carry_out(plan: Protocol, pictures: Path, out: Path, split: str = "test", **
     """Results and failures of all runs of a protocol."""
     place = Place(pictures, out, Path("weights"))
     runs = plan_runs(plan, split=split, weights=place.weights)
-    failed = run_all(plan, runs, place, parts=FAKE, threads=1, **options)
+    failed = run_all(plan, runs, place, FAKE, threads=1, **options)
     file = out / "results.jsonl"
     return (read_results(file) if file.exists() else []), failed
 
@@ -86,7 +92,7 @@ def test_every_shipped_protocol_can_be_read() -> None:
 def test_every_shipped_protocol_is_what_bases_and_methods_take() -> None:
     pytest.importorskip("torch", reason="torch is not installed (extra train)")
     for name in shipped():
-        runner.check_runs(plan_runs(read_protocol(name), split="test", weights=Path("weights")), Path("weights"))
+        check_runs(plan_runs(read_protocol(name), split="test", weights=Path("weights")), Path("weights"), TorchWorkbench())
 
 
 def test_nc5_has_the_order_of_the_papers() -> None:
@@ -429,8 +435,9 @@ def test_workers_do_what_one_process_does_and_outlive_a_run_that_kills_its_worke
 PROGRAM = """
 import sys
 sys.path.insert(0, {tests!r})
-from bitreplay.experiments import runner
-runner.PARTS = runner.Parts("fake_training", "fake_training")
+from bitreplay.training import workbench
+from fake_training import FakeWorkbench
+workbench.TorchWorkbench = FakeWorkbench
 from bitreplay.cli import main
 if __name__ == "__main__":
     main()
@@ -497,7 +504,7 @@ def test_the_real_bases_and_methods_fit(pictures: Path, tmp_path: Path) -> None:
     ]
     plan = protocol(data={"set": "folder", "image_size": 32}, base={"weights": "quicknet-32"}, runs=runs)
     place = Place(pictures, tmp_path, Path(__file__).parents[1] / "weights")
-    assert run_all(plan, plan_runs(plan, split="test", weights=place.weights), place, threads=1) == []
+    assert run_all(plan, plan_runs(plan, split="test", weights=place.weights), place, TorchWorkbench(), threads=1) == []
     slda, engine = read_results(tmp_path)
     assert slda["accuracy"] == engine["accuracy"] == [0.5, 0.75, 1.0]
     assert engine["replay_bytes"] == 8 * engine["replay_row_bytes"] == 8 * 770
@@ -509,7 +516,7 @@ def test_the_real_bases_and_methods_fit(pictures: Path, tmp_path: Path) -> None:
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The program, run in `tmp_path` with the stand-in."""
-    monkeypatch.setattr(runner, "PARTS", FAKE)
+    monkeypatch.setattr(workbench, "TorchWorkbench", FakeWorkbench)
     monkeypatch.chdir(tmp_path)
 
     def run(*words: object, code: int = 0) -> tuple[str, str]:

@@ -12,17 +12,18 @@ import pytest
 torch = pytest.importorskip("torch", reason="the twin is tested where torch is installed (extra train)")
 
 from bitreplay.datasets.image_sets import ImageSet  # noqa: E402
-from bitreplay.training.base import Base, BaseSettings, Start, make_base  # noqa: E402
 from bitreplay.training.export import Integers  # noqa: E402
+from bitreplay.training.first_experience import Base, BaseSettings, make_base  # noqa: E402
 from bitreplay.training.layers import BinaryConv2d, QuickNetBlock, ShiftedBlock  # noqa: E402
 from bitreplay.training.methods import METHODS, check_settings, make_method  # noqa: E402
-from bitreplay.training.methods.head import CwrHead, consolidate  # noqa: E402
-from bitreplay.training.methods.memory import ReplayMemory  # noqa: E402
 from bitreplay.training.methods.quantized_latent_replay import quantized_block  # noqa: E402
-from bitreplay.training.methods.steps import minibatches  # noqa: E402
-from bitreplay.training.methods.tail import Latents, Tail, decode_bits  # noqa: E402
+from bitreplay.training.parts.head import CwrHead, consolidate  # noqa: E402
+from bitreplay.training.parts.memory import ReplayMemory  # noqa: E402
+from bitreplay.training.parts.steps import minibatches  # noqa: E402
+from bitreplay.training.parts.tail import Latents, Tail  # noqa: E402
 from bitreplay.training.quantizers import affine_quantize, fake_quantize  # noqa: E402
 from bitreplay.training.small_maps import small_conv  # noqa: E402
+from bitreplay.training.start import Start, decode_bits  # noqa: E402
 from bitreplay.training.zoo.network import CutNetwork, NetworkConfig  # noqa: E402
 
 QUICK = NetworkConfig(image_size=16, widths=(8, 64), blocks=(1, 3), tail_blocks=2)

@@ -22,10 +22,12 @@ from PIL import Image  # noqa: E402
 
 from bitreplay import Learner, Model  # noqa: E402
 from bitreplay.datasets.image_sets import cached_split  # noqa: E402
+from bitreplay.training.checkpoint import CHECKPOINT, load_checkpoint  # noqa: E402
+from bitreplay.training.crops import STORED  # noqa: E402
 from bitreplay.training.export import export_model, load_network  # noqa: E402
 from bitreplay.training.layers import BinaryConv2d, QuickNetBlock, ReplayCut, Transition  # noqa: E402
 from bitreplay.training.packed_conv import PackedConv, use_packed  # noqa: E402
-from bitreplay.training.pretrain import CHECKPOINT, STORED, load_checkpoint, pretrain  # noqa: E402
+from bitreplay.training.pretrain import pretrain  # noqa: E402
 from bitreplay.training.quantizers import approx_sign, ste_sign  # noqa: E402
 from bitreplay.training.recipe import Recipe  # noqa: E402
 from bitreplay.training.soft_labels import Crops, SoftLabels, make_soft_labels  # noqa: E402
@@ -267,13 +269,13 @@ def test_a_killed_run_goes_on_within_the_epoch_bit_for_bit(tmp_path: Path, pictu
         "from bitreplay.training import pretrain as module\n"
         "from bitreplay.training.recipe import Recipe\n"
         "from bitreplay.training.zoo.network import NetworkConfig\n"
-        "save, left = module._save, int(sys.argv[4])\n"
+        "save, left = module.save_checkpoint, int(sys.argv[4])\n"
         "def killing(*args):\n"
         "    global left\n"
         "    save(*args)\n"
         "    left -= 1\n"
         "    if left == 0: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "module._save = killing\n"
+        "module.save_checkpoint = killing\n"
         f"config, recipe = {CONFIG!r}, {RECIPE!r}\n"
         "module.pretrain(Path(sys.argv[1]), Path(sys.argv[2]), config, recipe, cache=Path(sys.argv[3]), save_seconds=0)\n"
     )
@@ -550,7 +552,7 @@ def test_a_branch_from_the_middle_of_an_epoch(tmp_path: Path, pictures: Path, mo
     cache = tmp_path / "cache"
     pretrain(pictures, tmp_path / "teacher", FLOATS, replace(RECIPE, epochs=1), cache=cache)
     labels = labelled(pictures, tmp_path / "teacher" / CHECKPOINT, tmp_path / "x.labels", cache)
-    save, left = module._save, 9  # of a run that is interrupted in its second epoch, behind step 3
+    save, left = module.save_checkpoint, 9  # of a run that is interrupted in its second epoch, behind step 3
 
     def interrupt(path: Path, state: dict[str, Any]) -> None:
         nonlocal left
@@ -559,7 +561,7 @@ def test_a_branch_from_the_middle_of_an_epoch(tmp_path: Path, pictures: Path, mo
         if left == 0:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "_save", interrupt)
+    monkeypatch.setattr(module, "save_checkpoint", interrupt)
     with pytest.raises(KeyboardInterrupt):
         pretrain(pictures, tmp_path / "run", CONFIG, RECIPE, cache=cache, save_seconds=0)
     middle = tmp_path / "run" / CHECKPOINT

@@ -1,1 +1,1 @@
-"""Experiments: protocol files, the runner that carries them out, their results and the report (docs/experiments.md)."""
+"""Experiments: protocol files, the runs they stand for, who does them and where, their results and the report (docs/experiments.md)."""

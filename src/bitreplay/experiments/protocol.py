@@ -54,7 +54,7 @@ class StreamPlan:
 
 @dataclass(frozen=True)
 class BasePlan:
-    """What every method starts from; `options` are further settings of `training.base`, which checks them."""
+    """What every method starts from; `options` are further settings of `training.first_experience`, which checks them."""
 
     name: str
     weights: str

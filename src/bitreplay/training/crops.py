@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+STORED = 2  # pictures are kept at up to this many times the network's size, so that a crop of half the side loses nothing
+
 
 @dataclass(frozen=True)
 class Boxes:
@@ -58,6 +60,11 @@ def draw_boxes(count: int, smallest: float, stretch: float, generator: np.random
     return Boxes(edges, coin < 0.5)
 
 
+def to_float(images: NDArray[np.uint8]) -> Tensor:
+    """Pixels as float (N, 3, S, S), 0..255, of uint8 (N, S, S, 3)."""
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float()
+
+
 def _bicubic(x: Tensor) -> Tensor:
     # Keys' kernel with a = -1/2, as Pillow has it.
     x = x.abs()
@@ -68,7 +75,7 @@ def _bicubic(x: Tensor) -> Tensor:
 
 def _sampling(start: Tensor, length: Tensor, stored: int, size: int) -> Tensor:
     # (N, size, stored): the share of each stored pixel in each pixel of the result.  A box filter where the picture shrinks, bicubic where it grows
-    # (`images.fit_image`); what lies beyond the box counts for nothing, and the shares sum to one.
+    # (`pictures.fit_image`); what lies beyond the box counts for nothing, and the shares sum to one.
     step = (length * stored / size)[:, None, None]
     first, last = (start * stored)[:, None, None], ((start + length) * stored)[:, None, None]
     centre = first + (torch.arange(size)[None, :, None] + 0.5) * step

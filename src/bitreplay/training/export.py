@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from ..datasets.image_sets import ImageSet, by_name, cached_split
 from ..model import Model, write_model
-from .crops import cut, whole
+from .checkpoint import load_checkpoint
+from .crops import STORED, cut, to_float, whole
 from .fold import HEADROOM, Floats, Writer, affine, array, exponent_for, fold, pack_signs
 from .layers import ShiftedPReLU
-from .pretrain import STORED, load_checkpoint, to_float
 from .weights import load_weights, network_of, weight_files
 from .zoo.network import CutNetwork
 

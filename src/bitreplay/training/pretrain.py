@@ -1,4 +1,4 @@
-"""Pre-training off the device: schedule, steps, checkpoints (docs/method.md, section 2.4).
+"""Pre-training off the device: schedule, steps, when a checkpoint is due (docs/method.md, section 2.4).
 
 The recipe is one schedule of Adam on all parameters.  The replay cut stays open (a real stream) until `cut_start`, is blended in over `cut_ramp`,
 and is fully binary from then on.  A run that is interrupted goes on from its last checkpoint, in the middle of an epoch too, with the same result:
@@ -7,36 +7,32 @@ every batch is a function of (seed, epoch, step).
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..container import remove_partials, replace_file
-from ..datasets.image_sets import ImageSet, by_name, cached_split
+from ..datasets.image_sets import by_name, cached_split
 from .batches import Batches
+from .checkpoint import CHECKPOINT, continued, save_checkpoint
+from .crops import STORED
+from .evaluation import top1
 from .packed_conv import PackedConv, use_packed
 from .recipe import Recipe
 from .soft_labels import SoftLabels, cross_entropy
-from .weights import TOLD, load_weights, save_weights, weight_files
+from .weights import save_weights
 from .zoo.network import CutNetwork, NetworkConfig
 
-CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
-_KEYS = {*TOLD, "model", "soft_head", "optimizer"}
-STORED = 2  # pictures are kept at up to this many times the network's size, so that a crop of half the side loses nothing
 
 
 class _Student(nn.Module):
@@ -54,97 +50,6 @@ class _Student(nn.Module):
         # Of what the labels ask of the features, a share passes.
         seen = torch.lerp(features, features.detach(), self._share)
         return self.network.head(seen), self.soft_head(features)
-
-
-def to_float(images: NDArray[np.uint8]) -> Tensor:
-    """Pixels as float (N, 3, S, S), 0..255, of uint8 (N, S, S, 3)."""
-    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float()
-
-
-@torch.no_grad()
-def top1(network: torch.nn.Module, data: ImageSet, batch_size: int = 500) -> float:
-    """Share of pictures (0..1) whose highest logit is their label; the network is left in evaluation mode."""
-    network.eval()
-    device = next(network.parameters()).device
-    right = 0
-    for i in range(0, len(data), batch_size):
-        logits = network(to_float(data.images[i : i + batch_size]).to(device).contiguous(memory_format=torch.channels_last))
-        right += int((logits.argmax(1).cpu() == torch.from_numpy(data.labels[i : i + batch_size])).sum())
-    return right / len(data)
-
-
-def _save(path: Path, state: dict[str, Any]) -> None:
-    content = io.BytesIO()
-    torch.save(state, content)
-    replace_file(path, content.getbuffer())
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read what `pretrain` wrote: a dict with the keys of `_KEYS`, plain values and tensors.
-
-    Raises
-    ------
-    ValueError : the file is something else.
-    OSError : it cannot be read.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, KeyError, EOFError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: expected a checkpoint that pretrain wrote, got a file that torch cannot read as one") from error
-    if not isinstance(state, dict) or not set(state) >= _KEYS:
-        raise ValueError(f"{path}: expected a checkpoint that this version's pretrain wrote, got something else; name its checkpoint.pt")
-    return state
-
-
-@dataclass(frozen=True)
-class Continued:
-    """What a run goes on from.
-
-    Parameters
-    ----------
-    state : the checkpoint, or what `weights.load_weights` told with "model", "soft_head" and no "optimizer"; None where weights are but a beginning.
-    where : its path.
-    own_recipe : whether the run goes on with the recipe that it had.
-    told, model, soft_head : of weights that are but a beginning.
-    """
-
-    state: dict[str, Any] | None
-    where: Path
-    own_recipe: bool = False
-    told: dict[str, Any] = field(default_factory=dict)
-    model: dict[str, Tensor] = field(default_factory=dict)
-    soft_head: dict[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def network(self) -> NetworkConfig:
-        """Its network."""
-        return NetworkConfig.from_dict((self.state or self.told)["config"])
-
-    def recipe(self, asked: Recipe) -> Recipe:
-        """The recipe that training follows: its own, or the one that is asked for."""
-        return Recipe(**self.state["recipe"]) if self.own_recipe and self.state else asked
-
-
-def continued(out: Path, resume: Path | None = None, init: Path | None = None) -> Continued | None:
-    """What `pretrain` with these arguments goes on from; None where it begins from nothing.
-
-    Raises
-    ------
-    ValueError : it is no checkpoint or no weights; both `resume` and `init` are given.
-    """
-    if resume is not None and init is not None:
-        raise ValueError("init: expected no weights to start from beside a run to resume; leave one of them out")
-    own = out / CHECKPOINT
-    if own.exists():
-        return Continued(load_checkpoint(own), own, own_recipe=True)
-    if resume is not None and weight_files(resume) and not resume.is_file():
-        told, model, soft_head = load_weights(resume)
-        if "epoch" not in told:
-            raise ValueError(f"{resume}: these weights hold no run to continue; start from them with --init")
-        return Continued({**told, "model": model, "soft_head": soft_head, "optimizer": None}, resume, own_recipe=True)
-    if resume is not None:
-        return Continued(load_checkpoint(resume), resume)
-    return None if init is None else Continued(None, init, False, *load_weights(init))
 
 
 def _check_network(config: NetworkConfig, found: NetworkConfig, where: Path, free: tuple[str, ...]) -> None:
@@ -317,7 +222,7 @@ def pretrain(
     def save() -> dict[str, Any]:
         state = checkpoint()
         if fabric.is_global_zero:
-            _save(own, state)
+            save_checkpoint(own, state)
             if checkpoint_to is not None:
                 save_weights(state, checkpoint_to)
         return state

@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from .checkpoint import load_checkpoint
+from .recipe import Recipe
 from .zoo.network import CutNetwork, NetworkConfig
 
 Answers = Callable[[Tensor], NDArray[np.float32]]
@@ -110,9 +112,6 @@ def efficientnet_lite0(image_size: int = 160) -> Teacher:
 
 def checkpoint_teacher(path: Path) -> Teacher:
     """A network that `pretrain` trained: one of the float family "residual", or any whose cut is fully in."""
-    from .pretrain import load_checkpoint
-    from .recipe import Recipe
-
     state = load_checkpoint(path)
     config, recipe = NetworkConfig.from_dict(state["config"]), Recipe(**state["recipe"])
     if config.cut == "binary" and state["epoch"] < recipe.cut_start + recipe.cut_ramp:

@@ -45,7 +45,7 @@ def weight_files(place: Path) -> list[Path]:
 
 
 def save_weights(state: dict[str, Any], place: Path) -> list[Path]:
-    """Write the weights of a checkpoint (`pretrain.load_checkpoint`) to ``FOLDER/NAME``-NNNNN.safetensors; return the files written.
+    """Write the weights of a checkpoint (`checkpoint.load_checkpoint`) to ``FOLDER/NAME``-NNNNN.safetensors; return the files written.
 
     Kernels and matrices are rounded to fp16.  Vectors stay float32: they are few, and the variances of batch norm pass fp16's range.  All files are
     written before the first takes its place, and each says of which moment of the run it is.

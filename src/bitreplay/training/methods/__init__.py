@@ -1,7 +1,7 @@
-"""The float and fake-quantised twin: every method that an experiment compares, one file each.
+"""The float and fake-quantised twin: every method that an experiment compares, one file each; what they share is in `parts`.
 
 A method takes a `Start`, learns experiences of rows, and predicts class numbers.  It says in ``reads`` what its rows are (see
-`training.base.Base.rows`) and in ``at_once`` whether all experiences come in one call.
+`training.first_experience.Base.rows`) and in ``at_once`` whether all experiences come in one call.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base import Start
+from ..start import Start
 from .ar1 import Ar1
 from .cwr import Cwr
 from .engine import Engine
@@ -24,7 +24,7 @@ from .slda import Slda
 
 
 class Method(Protocol):
-    """What the runner asks of a method."""
+    """What a run asks of a method."""
 
     reads: str
     at_once: bool

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..base import Start
+from ..start import Start
 from .latent_replay import LatentReplay, LatentReplaySettings
 
 LARGEST = 0.001  # of an importance, as published

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..base import Start
-from .head import CwrHead
-from .settings import MethodSettings
-from .steps import minibatches
+from ..parts.head import CwrHead
+from ..parts.settings import MethodSettings
+from ..parts.steps import minibatches
+from ..start import Start
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ...learner import Learner
 from ...settings import Settings
-from ..base import Start
+from ..start import Start
 
 
 class EngineSettings:

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..base import Start
-from .head import CwrHead
-from .memory import ReplayMemory
-from .settings import MethodSettings
-from .steps import half_cosine, make_optimizer, minibatches
-from .tail import READS, Latents, Tail, vary
+from ..parts.head import CwrHead
+from ..parts.memory import ReplayMemory
+from ..parts.settings import MethodSettings
+from ..parts.steps import half_cosine, make_optimizer, minibatches
+from ..parts.tail import READS, Latents, Tail, vary
+from ..start import Start
 
 LABEL_BYTES = 2
 

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..base import Start
-from .settings import MethodSettings
-from .steps import half_cosine, make_optimizer, minibatches
-from .tail import READS, Latents, Tail, vary
+from ..parts.settings import MethodSettings
+from ..parts.steps import half_cosine, make_optimizer, minibatches
+from ..parts.tail import READS, Latents, Tail, vary
+from ..start import Start
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..base import Start
+from ..parts.steps import minibatches
 from ..quantizers import affine_quantize
+from ..start import Start
 from .cwr import Cwr, CwrSettings
-from .steps import minibatches
 
 MARGIN = 0.02
 

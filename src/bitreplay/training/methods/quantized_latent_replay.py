@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..base import Start
 from ..layers import QuickNetBlock, ShiftedBlock
 from ..quantizers import affine_quantize, approx_sign, fake_quantize, ste_sign
+from ..start import Start
 from .latent_replay import LatentReplay, LatentReplaySettings
 
 

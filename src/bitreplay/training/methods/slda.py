@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base import Start
-from .settings import MethodSettings
+from ..parts.settings import MethodSettings
+from ..start import Start
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""What every method of an experiment starts from: a network with its prefix frozen, and the rows that pictures become (METHOD 4).
+"""The first experience makes what every method of an experiment starts from: a network with its prefix frozen, and rows of pictures (METHOD 4).
 
-Owns the first experience (the whole network trained in torch, or none of it), the export that follows, and the cache of rows.  Knows
+Owns that experience (the whole network trained in torch, or none of it), the export that follows, and the cache of rows.  Knows
 no method.  Live pictures are not augmented after the first experience: a picture's row is computed once.
 """
 
@@ -23,7 +23,9 @@ from torch import Tensor
 
 from ..datasets.image_sets import ImageSet
 from ..model import Model
+from .crops import to_float
 from .export import Integers
+from .start import Start, decode_bits
 from .weights import load_weights, network_of
 from .zoo.network import INPUT_MEAN, CutNetwork
 
@@ -73,27 +75,6 @@ class BaseSettings:
         if unknown:
             raise ValueError(f"base: expected keys out of {', '.join(known)}, got {unknown[0]}")
         return cls(**values)
-
-
-@dataclass(frozen=True)
-class Start:
-    """What methods start from; none of them changes it.
-
-    Attributes
-    ----------
-    network : float network in evaluation mode.
-    model : the integer network folded from it.
-    """
-
-    network: CutNetwork
-    model: Model
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of the map at the cut."""
-        config = self.network.config
-        side = config.image_size // config.shrink
-        return side, side, config.widths[-1]
 
 
 class Base:
@@ -156,14 +137,12 @@ class Base:
     @torch.no_grad()
     def _stream(self, images: NDArray[np.uint8]) -> NDArray[np.float16]:
         network = self.start.network
-        x: Tensor = network.cut.norm(network.stream(_pixels(images)))
+        x: Tensor = network.cut.norm(network.stream(to_float(images).contiguous(memory_format=torch.channels_last)))
         rows: NDArray[np.float16] = x.permute(0, 2, 3, 1).contiguous().numpy().astype(np.float16)
         return rows
 
     @torch.no_grad()
     def _features(self, bits: NDArray[np.uint64]) -> NDArray[np.float32]:
-        from .methods.tail import decode_bits
-
         network = self.start.network
         features: NDArray[np.float32] = network.pool(network.tail(decode_bits(np.array(bits), self.start))).numpy()
         return features
@@ -185,11 +164,6 @@ def _locked(folder: Path) -> Iterator[None]:
     with (folder / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _pixels(images: NDArray[np.uint8]) -> Tensor:
-    x = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float()
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _noise(x: Tensor, generator: np.random.Generator) -> Tensor:
@@ -216,7 +190,7 @@ def train_whole(network: CutNetwork, data: ImageSet, rows: NDArray[np.int64], se
         order = generator.permutation(rows)
         for i in range(steps_an_epoch):
             batch = order[i * settings.batch_size : (i + 1) * settings.batch_size]
-            x = _pixels(data.images[batch])
+            x = to_float(data.images[batch]).contiguous(memory_format=torch.channels_last)
             if settings.image_noise:
                 x = _noise(x, generator)
             with torch.autocast("cpu", torch.bfloat16):

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -19,12 +19,10 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from . import Cancelled
-from .extras import missing_extra
+from .. import Cancelled
+from ..extras import missing_extra
 
 WIDTH_OFF_TERMINAL = 140
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
 
 def fail(message: str, code: int = 1) -> NoReturn:

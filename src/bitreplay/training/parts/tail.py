@@ -1,4 +1,4 @@
-"""What may be trained behind the cut: a copy of the start's tail, and how stored rows become its input."""
+"""What may be trained behind the cut: a copy of the start's tail, and how stored rows of any kind become its input."""
 
 from __future__ import annotations
 
@@ -11,23 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..base import Start
 from ..layers import BinaryConv2d
 from ..quantizers import affine_quantize
 from ..small_maps import small_conv
+from ..start import Start, decode_bits
 
 EVALUATION = 500  # rows that are looked at together in prediction
 SMALL_MAP = 64  # pixels up to which a matrix product is the faster convolution
-
-
-def decode_bits(rows: NDArray[np.uint64], start: Start) -> Tensor:
-    """Latent rows, uint64 (B, words), as the tail's input: alpha_c * (+-1), float32 (B, C, H, W), channels last in memory."""
-    height, width, channels = start.shape
-    words = (channels + 63) // 64
-    packed = rows.reshape(len(rows), height * width, words).view(np.uint8)
-    bits = torch.from_numpy(np.unpackbits(packed, axis=-1, bitorder="little")[..., :channels])
-    x = (1.0 - 2.0 * bits) * start.network.cut.alpha.detach()
-    return x.view(len(rows), height, width, channels).permute(0, 3, 1, 2)
 
 
 READS = {"bits": "bits", "8-bit": "stream", "float": "stream"}  # what rows of each kind are made from

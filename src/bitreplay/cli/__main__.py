@@ -1,0 +1,5 @@
+"""``python -m bitreplay.cli`` is the command line, too."""
+
+from . import main
+
+main()

@@ -1,0 +1,55 @@
+"""``export``: writes a trained network as a model file; what is done is `training`'s, imported when the command runs (extra ``train``)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .options import JsonOption
+from .terminal import print_json, print_table, progress, say
+
+app = typer.Typer()
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[
+        Path, typer.Argument(readable=False, metavar="CHECKPOINT", help="What pretrain wrote: a checkpoint, or FOLDER/NAME of weights.")
+    ],
+    out: Annotated[Path, typer.Argument(readable=False, metavar="OUT", help="Model file to write.")],
+    data: Annotated[
+        Path, typer.Option(readable=False, help="Data set to calibrate and measure on: the one it was trained on.", metavar="DIR")
+    ],
+    name: Annotated[str, typer.Option(help="Name of the model.")],
+    card: Annotated[Path | None, typer.Option(readable=False, help="JSON file with what the model card shall say.", metavar="FILE")] = None,
+    whitening: Annotated[bool, typer.Option(help="Whiten the features.")] = True,
+    cache: Annotated[Path | None, typer.Option(readable=False, help="Folder for decoded pictures.", metavar="DIR")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of torch.", min=1)] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fold and calibrate a trained network and write the integer model file for the device."""
+    import torch
+
+    from ..training.export import export_model
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    told: dict[str, Any] | None = None
+    if card is not None:
+        try:
+            told = json.loads(card.read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{card}: expected JSON, got something else: {error}") from error
+        if not isinstance(told, dict):
+            raise ValueError(f"{card}: expected a JSON object, got {type(told).__name__}")
+    with progress() as report:
+        figures = export_model(checkpoint, out, data=data, cache=cache, name=name, card=told, whitening=whitening, progress=report)
+    if as_json:
+        print_json(figures)
+    elif figures:
+        print_table(str(out), ("", "measured"), list(figures.items()))
+    else:
+        say(f"{out}: written; the data set has no pictures to measure on")

@@ -1,0 +1,59 @@
+"""``info``: shows what a state or a model holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from safetensors import SafetensorError, safe_open
+
+from ..model import Model
+from .options import JsonOption, ModelOption
+from .state_file import load_state
+from .terminal import print_json, print_table, say
+from .wording import count_classes
+
+app = typer.Typer()
+
+
+def _is_model(path: Path) -> bool:
+    try:
+        with safe_open(path, "numpy") as file:
+            return (file.metadata() or {}).get("bitreplay") == "model"
+    except (SafetensorError, OSError):
+        return False  # the loader of states says what is wrong with it
+
+
+@app.command()
+def info(
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            readable=False, metavar="STATE|MODEL", help="State or model file, or a backbone of the package. Default: the 32x32 one."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+    model: ModelOption = None,
+) -> None:
+    """Show what a state or model holds: classes, counts, and every byte."""
+    shipped = file is None or (not file.exists() and str(file) in Model.shipped_names())
+    is_model = shipped or (file is not None and _is_model(file))
+    if file is None or shipped:
+        values = Model.open(None if file is None else str(file)).info()
+    else:
+        values = Model.load(file).info() if is_model else load_state(file, model, None).info()
+        values["bytes"] = {**values["bytes"], "file": file.stat().st_size}
+    if as_json:
+        print_json(values)
+        return
+    about = values if is_model else values["model"]
+    print_table("model", ("", "value"), [(key, about[key]) for key in about if key not in ("bytes", "card")])
+    if is_model:
+        print_table("card", ("", "value"), list(values["card"].items()))
+    else:
+        rows = [(entry["name"], entry["samples"], entry["replay_rows"]) for entry in values["classes"]]
+        print_table("classes", ("class", "pictures learned", "replay rows"), rows)
+        taken = f"{values['replay_rows']:,} of {values['capacity']:,} replay rows taken"
+        say(f"{values['lessons']} lessons, {count_classes([row[0] for row in rows])}, {taken}")
+    print_table("bytes", ("what", "bytes"), list(values["bytes"].items()))

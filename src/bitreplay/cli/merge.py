@@ -1,0 +1,54 @@
+"""``merge``: takes over what other devices were taught."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import ModelOption, StateArgument, ThreadsOption
+from .state_file import changing, expect_state, load_state, saving
+from .terminal import progress, say
+from .wording import PHASES, count_classes, listed
+
+app = typer.Typer()
+
+
+@app.command()
+def merge(
+    state: StateArgument,
+    others: Annotated[list[Path], typer.Argument(readable=False, metavar="OTHER...", help="States of other devices with the same model.")],
+    model: ModelOption = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes of this machine that share the files.")] = 1,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            "--scheduler", metavar="ADDRESS", help="Dask scheduler whose workers share the files instead, tcp://HOST:8786 for instance."
+        ),
+    ] = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Take over what other devices were taught; their states stay as they are."""
+    for other in others:
+        expect_state(other)
+        if other.samefile(state):
+            raise ValueError(f"{other}: is the state itself; name another device's")
+    with changing(state) as file:
+        learner = load_state(state, model, threads, file=file)
+        known = set(learner.names)
+        with progress() as report:
+            equal = learner.merge_files(
+                *others,
+                workers=workers,
+                scheduler=scheduler,
+                progress=lambda phase, done, total: report(PHASES.get(phase, phase), done, total),
+            )
+        with saving(state):
+            file.save(learner)
+    opened = [name for name in learner.names if name not in known]
+    say(f"{state}: knows {count_classes(learner.names)} now{'; new: ' + listed(opened) if opened else ''}")
+    if not equal:
+        say(
+            "The trained tails differed: that of the state which saw most pictures is kept, the heads were trained again on the merged memory."
+        )

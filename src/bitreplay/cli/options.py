@@ -1,0 +1,19 @@
+"""Arguments and options that several commands take, each with one name and one help text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ModelOption = Annotated[
+    str | None, typer.Option("--model", help="Model that the state was taught on, where it cannot tell by itself.", metavar="FILE|NAME")
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads; the result is the same with any number. Default: all cores.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**64 - 1, help="Seed of every random draw of the learner.")]
+# readable=False, as for every path in a command: the library opens the file and says, in its own words, what is wrong.
+StateArgument = Annotated[Path, typer.Argument(readable=False, metavar="STATE", help="State file.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]

@@ -1,0 +1,64 @@
+"""``serve``: a page in the browser; what it does is `bitreplay.serve`'s, which is imported when the command runs (extra ``serve``)."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from typing import Annotated
+
+import typer
+
+from .. import Learner
+from .options import StateArgument, ThreadsOption
+from .state_file import check_may_write, saving
+from .terminal import note, say
+
+app = typer.Typer()
+
+
+@app.command()
+def serve(
+    state: StateArgument,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port on this machine; 0 takes a free one.")] = 8008,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            "--host",
+            metavar="ADDRESS",
+            help="Answer other machines too, on this address of this machine (0.0.0.0: all), with TLS and a token. Default: this machine alone.",
+        ),
+    ] = None,
+    camera: Annotated[
+        str | None,
+        typer.Option("--camera", metavar="NUMBER|STREAM", help="This device's own camera, 0 for the first, or the address of a stream."),
+    ] = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Teach and ask it on a page in the browser; a state that is not there is made."""
+    from ..serve.server import run
+
+    if host is not None:
+        _check_address(host)
+    if not os.path.lexists(state):
+        check_may_write(state)
+        with saving(state):
+            Learner.new(threads=threads).save(state)
+        note(f"{state}: is new")
+    check_may_write(state)
+    run(
+        state,
+        host=host,
+        port=port,
+        threads=threads,
+        camera=camera,
+        ready=lambda address: say(f"{state}: teach it at {address} ; Ctrl-C ends it"),
+        told=note,
+    )
+
+
+def _check_address(host: str) -> None:
+    try:
+        if host != "localhost":
+            ipaddress.ip_address(host)
+    except ValueError:
+        raise typer.BadParameter(f"--host: expected an address of this machine, such as 0.0.0.0 or 192.0.2.7, got {host!r}") from None

@@ -1,0 +1,1 @@
+"""What methods are composed of: head, tail, replay memory, steps, settings.  No part knows a method."""
