@@ -379,6 +379,42 @@ def lda_parts(lines: Lines) -> list[str]:
     ]
 
 
+def head_settings_parts(lines: Lines) -> list[str]:
+    features = latest([line for line in lines if line["case"] == "features"], "model", "set", "features")
+    widths = sorted({line["features"] for line in features}, reverse=True)
+    rows = []
+    for (name,), of_set in grouped(features, "set").items():
+        found = {line["features"]: line for line in of_set}
+        rows.append((name, "all", *(f"{100 * found[width]['all']:.2f}" for width in widths)))
+        rows.append(
+            (
+                name,
+                "ten a class",
+                *(mean_sd([{"accuracy": a} for a in found[width]["ten"]], lambda line: float(line["accuracy"])) for width in widths),
+            )
+        )
+    sizes = {line["features"]: line["moment_bytes"] for line in features}
+    priors = latest([line for line in lines if line["case"] == "priors"], "model", "set", "seed")
+    skewed = [
+        (
+            name,
+            *(mean_sd(of_set, lambda line, key=key: float(line[key])) for key in ("uniform", "shares")),
+            mean_sd(of_set, lambda line: float(line["shares"] - line["uniform"])),
+            str(len(of_set)),
+        )
+        for (name,), of_set in grouped(priors, "set").items()
+    ]
+    return [
+        "\n## Fewer features\n\n"
+        "`lda_features`: LDA looks at the first of the features alone, which come in the order in which they tell the classes of the pre-training pictures apart ([method.md](method.md), 3.6). Accuracy in %; sets as above, *ten a class* the mean of ten draws; "
+        "digits are scikit-learn's. Tiny-ImageNet's classes are those that the order was made from.\n\n"
+        + commands("python benchmarks/head_settings.py DATA"),
+        table(("set", "pictures learned", *(f"{width} features, {sizes[width] / 1024:.0f} KiB" for width in widths)), rows),
+        "\n`class_priors`, where the classes are unlike in size, in learning and in asking alike: of the classes, in an order that is drawn, the share 1/rank of the pictures is kept.\n",
+        table(("set", "all as likely, %", "by their shares, %", "gain, points", "draws"), skewed),
+    ]
+
+
 def gradient_bits_table(lines: list[dict[str, Any]]) -> str:
     """Short runs with torch's convolutions and the engine's, from benchmarks/gradient_bits.py."""
     rows = []
@@ -427,7 +463,7 @@ def main() -> None:
     parts.append((RESULTS / "notes.md").read_text())  # prose beside the figures of one run, written by hand; figures come from the files
     parts.append("\nWhat training the tail adds, in which widths, and beside which methods: [papers.md](papers.md).\n")
     for name, section in (
-        ("streams", stream_parts), ("few_shot", few_parts), ("reject", reject_parts), ("lda_head", lda_parts), ("merge", merge_parts),
+        ("streams", stream_parts), ("few_shot", few_parts), ("reject", reject_parts), ("lda_head", lda_parts), ("head_settings", head_settings_parts), ("merge", merge_parts),
         ("fleet", fleet_parts), ("lesson_time", lesson_parts), ("gradients", gradient_parts),
     ):  # fmt: skip
         found = read(f"{name}.jsonl")
