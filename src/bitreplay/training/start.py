@@ -1,4 +1,4 @@
-"""The network that methods start from, and what its latent rows mean (METHOD 4).
+"""The network that methods start from, and what its latent rows mean.
 
 Owns nothing that learns; how a start is made is `first_experience`'s.
 """

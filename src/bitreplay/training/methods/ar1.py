@@ -1,4 +1,4 @@
-"""AR1*: a CWR* head, and a tail tuned under a Synaptic-Intelligence penalty; no replay (METHOD 1).
+"""AR1*: a CWR* head, and a tail tuned under a Synaptic-Intelligence penalty; no replay.
 
 Maltoni and Lomonaco 2019 (`arXiv 1806.08568 <https://arxiv.org/abs/1806.08568>`_), Lomonaco et al. 2020 (`arXiv 1907.03799
 <https://arxiv.org/abs/1907.03799>`_), Zenke et al. 2017 (`arXiv 1703.04200 <https://arxiv.org/abs/1703.04200>`_).

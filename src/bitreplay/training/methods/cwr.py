@@ -1,4 +1,4 @@
-"""CWR*: a linear head on frozen features, consolidated after each experience; no replay (METHOD 1).
+"""CWR*: a linear head on frozen features, consolidated after each experience; no replay (docs/method.md, 6).
 
 Lomonaco et al. 2020 (`arXiv 1907.03799 <https://arxiv.org/abs/1907.03799>`_).
 """

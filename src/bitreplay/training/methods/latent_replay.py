@@ -1,4 +1,4 @@
-"""Latent replay in float: tail and CWR* head learn on live and on stored latents (METHOD 5); the method to beat.
+"""Latent replay in float: tail and CWR* head learn on live and on stored latents; the method to beat.
 
 Pellegrini et al. 2020, "Latent replay for real-time continual learning" (`arXiv 1912.01100 <https://arxiv.org/abs/1912.01100>`_).
 """

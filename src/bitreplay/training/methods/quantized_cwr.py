@@ -1,4 +1,4 @@
-"""P1's hybrid quantisation of CWR*: q_f bits forward, q_b bits for the weights' update; no replay (METHOD 3).
+"""P1's hybrid quantisation of CWR*: q_f bits forward, q_b bits for the weights' update; no replay.
 
 Vorabbi et al. 2023, "On-Device Learning with Binary Neural Networks" (`arXiv 2308.15308 <https://arxiv.org/abs/2308.15308>`_).
 """

@@ -1,4 +1,4 @@
-"""P2's quantised latent replay: forward tensors at q_f bits, gradients and other parameters at q_b, binary weights' shadows at b_w (METHOD 4).
+"""P2's quantised latent replay: forward tensors at q_f bits, gradients and other parameters at q_b, binary weights' shadows at b_w.
 
 Vorabbi et al. 2024, "Enabling On-device Continual Learning with Binary Neural Networks" (`arXiv 2401.09916
 <https://arxiv.org/abs/2401.09916>`_).  The papers' own affine quantiser, simulated in float; batch norm stays float.

@@ -1,4 +1,4 @@
-"""The CWR* head in float (METHOD 1): temporary weights that are trained, consolidated weights that predict.
+"""The CWR* head in float (docs/method.md, 6): temporary weights that are trained, consolidated weights that predict.
 
 Lomonaco et al. 2020, "Rehearsal-free continual learning over small non-iid batches" (`arXiv 1907.03799 <https://arxiv.org/abs/1907.03799>`_).
 """
