@@ -12,16 +12,6 @@ inline constexpr int kWordBits = 64;
 // Words that `channels` bits take.
 constexpr int words_for(int channels) { return (channels + kWordBits - 1) / kWordBits; }
 
-// Packs the signs of `channels` values: bit = value < 0.
-inline void pack_negative(const int16_t* values, int channels, uint64_t* words) {
-  for (int w = 0; w < words_for(channels); ++w) {
-    const int count = channels - w * kWordBits < kWordBits ? channels - w * kWordBits : kWordBits;
-    uint64_t word = 0;
-    for (int i = 0; i < count; ++i) word |= static_cast<uint64_t>(values[w * kWordBits + i] < 0) << i;
-    words[w] = word;
-  }
-}
-
 inline bool bit_at(const uint64_t* words, int channel) {
   return (words[channel / kWordBits] >> (channel % kWordBits)) & 1;
 }

@@ -1,6 +1,6 @@
 // Native check: every instruction set gives the scalar kernels' results, bit for bit, on sizes around the vector width and on
 // adversarial values; fixed-point functions keep their promises.  Exits 1 on the first failure and names its parameters.
-//   bitreplay_check [--bench] [--seed N]
+//   bitreplay_check [--seed N]
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -112,9 +112,7 @@ void check_replay() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  bool timing = false;
   for (int i = 1; i < argc; ++i) {
-    if (std::strcmp(argv[i], "--bench") == 0) timing = true;
     if (std::strcmp(argv[i], "--seed") == 0 && i + 1 < argc) g_seed = std::strtoull(argv[i + 1], nullptr, 10);
   }
   check_fixed_point();
@@ -128,12 +126,5 @@ int main(int argc, char** argv) {
   check_heads();
   check_training();
   std::printf("%ld checks passed, operations with %s\n", g_checks, bitreplay::kernels().isa);
-  if (timing) {
-    bench_forward(bitreplay::kernels_scalar());
-    for (const bitreplay::Kernels* table : faster_tables()) bench_forward(*table);
-    bench_network();
-    bench_gradients();
-    bench_heads();
-  }
   return 0;
 }

@@ -45,9 +45,5 @@ void check_operations();
 void check_gradients();
 void check_heads();
 void check_training();
-void bench_forward(const Kernels& table);
-void bench_network();
-void bench_gradients();
-void bench_heads();
 
 }  // namespace bitreplay::check

@@ -220,66 +220,6 @@ void check_table(GradientCheck& check) {
   }
 }
 
-void bench_table(const GradientTable& table) {
-  const Batch batch{178, 4, 4, 512};
-  const auto size = static_cast<size_t>(batch.size());
-  const size_t weights = 512 * 9 * 512;
-  Source random{1};
-  Workers workers(1);
-  for (const int bits : {8, 16}) {
-    const auto g = values<int16_t>(size, (1 << (bits - 1)) - 1, Pattern::random, random);
-    const auto z = values<int16_t>(size, 400, Pattern::random, random);
-    const auto x = values<int16_t>(size, 2000, Pattern::random, random);
-    const auto weight = words(512 * 9, 512, Pattern::random, random);
-    const auto signs = words(static_cast<size_t>(batch.pixels()), 512, Pattern::random, random);
-    const auto mean = values<int16_t>(512, 400, Pattern::random, random),
-               multiplier = values<int16_t>(512, 12000, Pattern::random, random);
-    Exact<int32_t> da(size);
-    Exact<int16_t> out(size);
-    Exact<int64_t> sums(4 * 512);
-    Exact<int8_t> shadow8(weights);
-    Exact<int16_t> shadow16(weights);
-    Exact<uint64_t> bits_of_weights(512 * 9 * 8);
-    const int64_t input_bytes = table.input_gradient_scratch(batch, bits, 1),
-                  weight_bytes = table.step_weights_scratch(batch, bits, 1);
-    Exact<uint8_t> scratch(static_cast<size_t>(std::max(input_bytes, weight_bytes)));
-    const Rounding rounding{bits, 1};
-    const double macs = 178.0 * 100 * 512 * 512;  // 100 of the 144 taps of a 4x4 map are inside
-    const double input =
-        best_ms([&] { table.input_gradient(batch, bits, g.data(), weight.data(), da.data(), scratch.data(), workers); });
-    const auto stepping = [&](int weight_bits, void* shadow) {
-      return best_ms([&] {
-        table.step_weights(batch, bits, g.data(), signs.data(), {weight_bits, 4, 0, 1, 1, 1}, shadow,
-                           bits_of_weights.data(), scratch.data(), workers);
-      });
-    };
-    const double step8 = stepping(8, shadow8.data()), step16 = stepping(16, shadow16.data()), step1 = stepping(1, nullptr);
-    const double norm = best_ms([&] {
-      table.norm_gradient(batch, g.data(), z.data(), mean.data(), multiplier.data(), true, rounding, out.data(), sums.data(),
-                          sums.data() + 512, workers);
-    });
-    const double activation = best_ms([&] {
-      table.activation_gradient(batch, g.data(), x.data(), mean.data(), multiplier.data(), rounding, out.data(), sums.data(),
-                                sums.data() + 512, sums.data() + 1024, sums.data() + 1536, workers);
-    });
-    const auto streaming = [&](const Gate& gate) {
-      return best_ms([&] {
-        table.stream_gradient(batch, g.data(), da.data(), x.data(), gate, 9, rounding, out.data(), sums.data(), workers);
-      });
-    };
-    const double clip = streaming({false, 1000, 11, nullptr, nullptr}), approx = streaming({true, 0, 11, mean.data(), nullptr});
-    const double open = streaming({false, 0, 11, nullptr, signs.data()});
-    std::printf(
-        "%-7s q_b %2d: input_gradient %6.1f ms (%.3f T MAC/s), step_weights b_w 8 %6.1f ms (%.3f T MAC/s), 16 %6.1f, 1 %6.1f\n",
-        table.isa, bits, input, macs / input / 1e9, step8, macs / step8 / 1e9, step16, step1);
-    std::printf(
-        "%-7s q_b %2d: norm %.2f ms, activation %.2f, stream clip %.2f, ApproxSign %.2f, open %.2f; scratch %.2f MB and %.2f "
-        "MB\n",
-        table.isa, bits, norm, activation, clip, approx, open, static_cast<double>(input_bytes) / 1e6,
-        static_cast<double>(weight_bytes) / 1e6);
-  }
-}
-
 }  // namespace
 
 void check_gradients() {
@@ -290,11 +230,6 @@ void check_gradients() {
     }
     std::printf("%s gradients equal scalar\n", table->isa);
   }
-}
-
-// The time of each part of a learning step: 178 rows, 512 channels at 4x4, one thread.
-void bench_gradients() {
-  for (const GradientTable* table : gradient_tables()) bench_table(*table);
 }
 
 }  // namespace bitreplay::check

@@ -95,36 +95,6 @@ void check_head(HeadCheck& check) {
   check.run({512, 32, 3}, Pattern::low);
 }
 
-void bench_head(const HeadTable& table) {
-  const HeadBatch batch{128, 1024, 50};
-  Source random{2};
-  const auto features = values<int8_t>(128 * 1024, 127, Pattern::random, random);
-  auto weight = values<int32_t>(50 * 1024, 1 << 25, Pattern::random, random);
-  Exact<int16_t> forward(50 * 1024), g(128 * 50);
-  Exact<int32_t> dw(50 * 1024);
-  Exact<int64_t> p(128 * 50), prior(50), dh(128 * 1024);
-  Exact<uint32_t> position(128);
-  Exact<uint8_t> scratch(static_cast<size_t>(head_scratch(batch)));
-  for (size_t i = 0; i < 128; ++i) position[i] = static_cast<uint32_t>(i % 50);
-  const auto many = [](auto&& f) {
-    return best_ms([&] {
-             for (int i = 0; i < 20; ++i) f();
-           }) /
-           20;
-  };
-  const auto logits = [&] { table.logits(batch, features.data(), forward.data(), 5, p.data()); };
-  const auto soft = [&] { table.softmax(batch, p.data(), prior.data(), 8); };
-  const auto gradient = [&] { head_gradient(batch, p.data(), position.data(), g.data()); };
-  const auto sum = [&] { table.weight_gradient(batch, features.data(), g.data(), dw.data(), scratch.data()); };
-  const auto descend = [&] {
-    for (size_t c = 0; c < 50; ++c) table.descend({weight.data() + c * 1024, 1024}, dw.data() + c * 1024, 40, forward.data() + c * 1024);
-  };
-  const double whole = many([&] { logits(), soft(), gradient(), sum(), descend(); });
-  std::printf("%-7s head step 128x1024->50: %.4f ms (logits %.4f, softmax %.4f, g %.4f, dW %.4f, descend %.4f); dh %.3f\n", table.isa, whole,
-              many(logits), many([&] { logits(), soft(); }) - many(logits), many(gradient), many(sum), many(descend),
-      many([&] { table.input_gradient(batch, g.data(), forward.data(), dh.data()); }));
-}
-
 }  // namespace
 
 void check_heads() {
@@ -133,11 +103,6 @@ void check_heads() {
     check_head(check);
     std::printf("%s head equals scalar\n", table->isa);
   }
-}
-
-// The time of each part of a step of 128 rows, 1024 features, 50 classes.
-void bench_heads() {
-  for (const HeadTable* table : head_tables()) bench_head(*table);
 }
 
 }  // namespace bitreplay::check

@@ -55,22 +55,4 @@ Exact<T> values(size_t count, int64_t limit, Pattern pattern, Source& random) {
   return result;
 }
 
-inline double cpu_seconds() {
-  timespec now;
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
-}
-
-// The best of some rounds: the machine may be busy with other things.
-template <class F>
-double best_ms(F&& f) {
-  double best = 1e9;
-  for (int round = 0; round < 7; ++round) {
-    const double begin = cpu_seconds();
-    f();
-    best = std::min(best, (cpu_seconds() - begin) * 1e3);
-  }
-  return best;
-}
-
 }  // namespace bitreplay::check
