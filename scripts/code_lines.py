@@ -17,10 +17,12 @@ FOLDERS = ("engine", "src")
 
 
 def git(*words: str) -> str:
+    """What git prints."""
     return subprocess.run(["git", *words], cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
 def python_lines(text: str) -> int:
+    """Lines that hold a token of code."""
     lines: set[int] = set()
     nothing = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
     before = tokenize.NEWLINE
@@ -34,11 +36,13 @@ def python_lines(text: str) -> int:
 
 
 def cpp_lines(text: str) -> int:
+    """Lines that hold more than a comment."""
     text = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
     return sum(1 for line in text.splitlines() if re.sub(r"//.*", "", line).strip())
 
 
 def main() -> None:
+    """Print the counts of a commit."""
     commit = sys.argv[1] if len(sys.argv) > 1 else "HEAD"
     totals = dict.fromkeys(FOLDERS, 0)
     for name in git("ls-tree", "-r", "--name-only", commit, *FOLDERS).splitlines():
