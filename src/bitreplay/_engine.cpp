@@ -17,6 +17,7 @@
 #include "learn/lda.h"
 #include "learn/learner.h"
 #include "network/views.h"
+#include "workers.h"
 
 namespace nb = nanobind;
 using bitreplay::Learner;
@@ -24,6 +25,7 @@ using bitreplay::MemoryMeter;
 using bitreplay::Network;
 using bitreplay::Statistics;
 using bitreplay::Unknown;
+using bitreplay::Workers;
 
 namespace {
 
@@ -82,42 +84,26 @@ auto make_progress(const nb::object& progress) {
   };
 }
 
-class Runner {
- public:
-  Runner(const Network& network, int threads) : network_(network), workers_(threads), scratch_(network.make_scratch(threads)) {}
+nb::object latents_of(const Network& network, const Array<uint8_t, 4>& images) {
+  const size_t rows = images.shape(0);
+  Result<uint64_t> result({rows, network.latent_words()});
+  nb::gil_scoped_release unlock;
+  bitreplay::Scratch scratch = network.make_scratch();
+  for (size_t i = 0; i < rows; ++i) network.latent(images.data() + i * network.image_bytes(), result.data + i * network.latent_words(), scratch);
+  nb::gil_scoped_acquire lock;
+  return result.array;
+}
 
-  nb::object latents(const Array<uint8_t, 4>& images) {
-    const size_t rows = images.shape(0);
-    Result<uint64_t> result({rows, network_.latent_words()});
-    {
-      nb::gil_scoped_release unlock;
-      for (size_t i = 0; i < rows; ++i) {
-        network_.latent(images.data() + i * network_.image_bytes(), result.data + i * network_.latent_words(), scratch_, team());
-      }
-    }
-    return result.array;
-  }
-
-  nb::object features(const Array<uint64_t, 2>& latents) {
-    const size_t rows = latents.shape(0);
-    const auto width = static_cast<size_t>(network_.feature_count());
-    Result<int8_t> result({rows, width});
-    {
-      nb::gil_scoped_release unlock;
-      for (size_t i = 0; i < rows; ++i) {
-        network_.features(latents.data() + i * network_.latent_words(), result.data + i * width, scratch_, team());
-      }
-    }
-    return result.array;
-  }
-
- private:
-  bitreplay::Workers* team() { return workers_.count() > 1 ? &workers_ : nullptr; }
-
-  const Network& network_;
-  bitreplay::Workers workers_;
-  bitreplay::Scratch scratch_;
-};
+nb::object features_of(const Network& network, const Array<uint64_t, 2>& latents) {
+  const size_t rows = latents.shape(0);
+  const auto width = static_cast<size_t>(network.feature_count());
+  Result<int8_t> result({rows, width});
+  nb::gil_scoped_release unlock;
+  bitreplay::Scratch scratch = network.make_scratch();
+  for (size_t i = 0; i < rows; ++i) network.features(latents.data() + i * network.latent_words(), result.data + i * width, scratch);
+  nb::gil_scoped_acquire lock;
+  return result.array;
+}
 
 class ConvTrainer {
  public:
@@ -214,14 +200,11 @@ NB_MODULE(_engine, m) {
       .def_prop_ro("bytes", &Network::bytes)
       .def_prop_ro("scratch_bytes", &Network::scratch_bytes)
       .def("latents",
-           [](const Network& n, const Array<uint8_t, 4>& images) { return Runner(n, 1).latents(images); })
-      .def("features_of_latents", [](const Network& n, const Array<uint64_t, 2>& latents) { return Runner(n, 1).features(latents); });
+           &latents_of)
+      .def("features_of_latents", &features_of);
 
-  // A network with working memory and threads that stay: for many calls with few images each.  Threads share each image.
-  nb::class_<Runner>(m, "Runner")
-      .def(nb::init<const Network&, int>(), nb::keep_alive<1, 2>())
-      .def("latents", &Runner::latents)
-      .def("features_of_latents", &Runner::features);
+  // Threads that stay, for one call at a time.
+  nb::class_<Workers>(m, "Workers").def(nb::init<int>());
 
   // The sums of docs/method.md, 4; labels are not checked beyond their range.
   nb::class_<Statistics>(m, "Statistics")
@@ -326,49 +309,49 @@ NB_MODULE(_engine, m) {
         new (self) Learner(network, capacity, seed, lesson, tail, tail_sources);
       }, nb::keep_alive<1, 2>())
       .def("learn",
-           [](Learner& l, const Array<uint8_t, 4>& images, const Flat<int32_t>& labels, size_t classes, int threads,
+           [](Learner& l, const Array<uint8_t, 4>& images, const Flat<int32_t>& labels, size_t classes, Workers& workers,
               const nb::object& progress) {
              const auto call = make_progress(progress);
              nb::gil_scoped_release unlock;
-             l.learn(view(images), view(labels), classes, threads, call);
+             l.learn(view(images), view(labels), classes, workers, call);
            },
-           nb::arg("images"), nb::arg("labels"), nb::arg("classes"), nb::arg("threads"), nb::arg("progress").none())
+           nb::arg("images"), nb::arg("labels"), nb::arg("classes"), nb::arg("workers"), nb::arg("progress").none())
       .def("rehearse",
-           [](Learner& l, int threads, const nb::object& progress) {
+           [](Learner& l, Workers& workers, const nb::object& progress) {
              const auto call = make_progress(progress);
              nb::gil_scoped_release unlock;
-             l.rehearse(threads, call);
+             l.rehearse(workers, call);
            },
-           nb::arg("threads"), nb::arg("progress").none())
+           nb::arg("workers"), nb::arg("progress").none())
       .def("features",
-           [](const Learner& l, const Array<uint8_t, 4>& images, int threads) {
+           [](const Learner& l, const Array<uint8_t, 4>& images, Workers& workers) {
              const auto width = static_cast<size_t>(l.network().feature_count());
              Result<int8_t> result({images.shape(0), width});
              nb::gil_scoped_release unlock;
-             l.features(view(images), {result.data, images.shape(0) * width}, threads);
+             l.features(view(images), {result.data, images.shape(0) * width}, workers);
              nb::gil_scoped_acquire lock;
              return result.array;
            })
       .def("predict",
-           [](const Learner& l, const Array<uint8_t, 4>& images, int threads, int views, const Unknown* unknown) {
+           [](const Learner& l, const Array<uint8_t, 4>& images, Workers& workers, int views, const Unknown* unknown) {
              if (!bitreplay::are_views(views)) throw std::invalid_argument("views: out of range");
              const size_t rows = images.shape(0);
              Result<int32_t> probabilities({rows, l.classes()}), best({rows});
              Result<int64_t> familiarity({rows});
              nb::gil_scoped_release unlock;
              l.predict(view(images), views,
-                       {{best.data, rows}, {probabilities.data, rows * l.classes()}, unknown, {familiarity.data, unknown ? rows : 0}}, threads);
+                       {{best.data, rows}, {probabilities.data, rows * l.classes()}, unknown, {familiarity.data, unknown ? rows : 0}}, workers);
              nb::gil_scoped_acquire lock;
              return nb::make_tuple(best.array, probabilities.array, unknown ? familiarity.array : nb::none());
            },
-           nb::arg("images"), nb::arg("threads"), nb::arg("views") = 1, nb::arg("unknown").none() = nb::none())
+           nb::arg("images"), nb::arg("workers"), nb::arg("views") = 1, nb::arg("unknown").none() = nb::none())
       .def("unknown", &Learner::unknown, nb::call_guard<nb::gil_scoped_release>())
       .def("recall",
-           [](const Learner& l, int threads) {
+           [](const Learner& l, Workers& workers) {
              const size_t rows = l.replay().size();
              Result<int32_t> best({rows});
              nb::gil_scoped_release unlock;
-             l.recall({best.data, rows}, threads);
+             l.recall({best.data, rows}, workers);
              nb::gil_scoped_acquire lock;
              return best.array;
            })
