@@ -21,7 +21,14 @@ from bitreplay.model import write_model
 SIZE = 16
 SHAPE: dict[str, Any] = {"image_size": SIZE, "widths": (4, 8, 72), "blocks": (1, 1, 3), "tail_blocks": 3, "stem_strides": (2, 1)}
 FAMILY = {"relu": False, "threshold": True, "activation": True}
-DOWN: dict[str, Any] = {"image_size": SIZE, "widths": (5, 67, 130), "blocks": (1, 1, 0), "stem_strides": (1, 1), "tail_blocks": 2, "down": FAMILY}
+DOWN: dict[str, Any] = {
+    "image_size": SIZE,
+    "widths": (5, 67, 130),
+    "blocks": (1, 1, 0),
+    "stem_strides": (1, 1),
+    "tail_blocks": 2,
+    "down": FAMILY,
+}
 
 
 def pictures(seed: int, count: int) -> np.ndarray:

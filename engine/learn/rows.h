@@ -61,7 +61,7 @@ void for_rows(const Network& network, size_t rows, Workers& workers, const Job& 
     }
   }
   if (shares.spread < rows) {
-    report(shares.spread);
+    if (shares.spread == 0) report(0);  // else it is the end of the last round
     Scratch scratch = network.make_scratch(shares.inside);
     for (size_t row = shares.spread; row < rows; ++row) job(row, size_t{0}, scratch, &workers);
   }

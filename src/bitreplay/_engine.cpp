@@ -4,11 +4,13 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
+#include <unistd.h>
 
 #include <memory>
 #include <span>
 #include <stdexcept>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "learn/conv_trainer.h"
@@ -39,6 +41,43 @@ template <class A>
 auto view(const A& array) {
   return std::span(array.data(), array.size());
 }
+
+// A thread that wants back into an interpreter that ends waits for ever, as it does from Python 3.14 on: those before would unwind its stack,
+// which C++ answers by ending the process as if it had failed.
+template <class F>
+auto back(const F& enter) noexcept {
+  try {
+    return enter();
+  } catch (...) {
+    while (true) pause();
+  }
+}
+
+// Other Python threads may run, up to `end` or its own.
+class Unlocked {
+ public:
+  Unlocked() : state_(PyEval_SaveThread()) {}
+  Unlocked(const Unlocked&) = delete;
+  Unlocked& operator=(const Unlocked&) = delete;
+  ~Unlocked() { end(); }
+  void end() {
+    if (PyThreadState* state = std::exchange(state_, nullptr)) back([&] { PyEval_RestoreThread(state); });
+  }
+
+ private:
+  PyThreadState* state_;
+};
+
+class Locked {
+ public:
+  Locked() : state_(back([] { return PyGILState_Ensure(); })) {}
+  Locked(const Locked&) = delete;
+  Locked& operator=(const Locked&) = delete;
+  ~Locked() { PyGILState_Release(state_); }
+
+ private:
+  PyGILState_STATE state_;
+};
 
 // A new numpy array that owns its memory.
 template <class T>
@@ -76,7 +115,7 @@ struct Memory {
 // Calls progress(phase, done, total), which returns True to give up, and looks for Ctrl-C.
 auto make_progress(const nb::object& progress) {
   return [&progress](bitreplay::Phase phase, uint64_t done, uint64_t total) {
-    nb::gil_scoped_acquire lock;
+    const Locked lock;
     if (PyErr_CheckSignals() != 0) throw nb::python_error();
     if (progress.is_none()) return true;
     const char* name = phase == bitreplay::Phase::latents ? "latents" : phase == bitreplay::Phase::tail ? "tail" : "train";
@@ -87,10 +126,10 @@ auto make_progress(const nb::object& progress) {
 nb::object latents_of(const Network& network, const Array<uint8_t, 4>& images) {
   const size_t rows = images.shape(0);
   Result<uint64_t> result({rows, network.latent_words()});
-  nb::gil_scoped_release unlock;
+  Unlocked unlock;
   bitreplay::Scratch scratch = network.make_scratch();
   for (size_t i = 0; i < rows; ++i) network.latent(images.data() + i * network.image_bytes(), result.data + i * network.latent_words(), scratch);
-  nb::gil_scoped_acquire lock;
+  unlock.end();
   return result.array;
 }
 
@@ -98,10 +137,10 @@ nb::object features_of(const Network& network, const Array<uint64_t, 2>& latents
   const size_t rows = latents.shape(0);
   const auto width = static_cast<size_t>(network.feature_count());
   Result<int8_t> result({rows, width});
-  nb::gil_scoped_release unlock;
+  Unlocked unlock;
   bitreplay::Scratch scratch = network.make_scratch();
   for (size_t i = 0; i < rows; ++i) network.features(latents.data() + i * network.latent_words(), result.data + i * width, scratch);
-  nb::gil_scoped_acquire lock;
+  unlock.end();
   return result.array;
 }
 
@@ -114,9 +153,9 @@ class ConvTrainer {
     const auto words = static_cast<size_t>(batch.words());
     Result<float> z({x.shape(0), x.shape(1), x.shape(2), x.shape(3)});
     Result<uint64_t> bits({x.shape(0), x.shape(1), x.shape(2), words}), gate({x.shape(0), x.shape(1), x.shape(2), words});
-    nb::gil_scoped_release unlock;
+    Unlocked unlock;
     trainer_.forward(batch, x.data(), weight.data(), clip, bits.data, gate.data, z.data);
-    nb::gil_scoped_acquire lock;
+    unlock.end();
     return nb::make_tuple(z.array, bits.array, gate.array);
   }
 
@@ -131,9 +170,9 @@ class ConvTrainer {
       }
     }
     Result<float> dx({g.shape(0), g.shape(1), g.shape(2), g.shape(3)}), dw({weight.shape(0), 9, weight.shape(0)});
-    nb::gil_scoped_release unlock;
+    Unlocked unlock;
     trainer_.backward(batch, g.data(), bits.data(), gate.data(), weight.data(), gradient_bits, dx.data, dw.data);
-    nb::gil_scoped_acquire lock;
+    unlock.end();
     return nb::make_tuple(dx.array, dw.array);
   }
 
@@ -217,7 +256,7 @@ NB_MODULE(_engine, m) {
              for (const int32_t label : view(labels)) {
                if (label < 0 || static_cast<size_t>(label) >= classes) throw std::invalid_argument("labels: expected 0 to classes - 1");
              }
-             nb::gil_scoped_release unlock;
+             Unlocked unlock;
              if (classes > s.classes()) s = Statistics(s, classes);
              for (size_t i = 0; i < labels.size(); ++i) s.add(rows.data() + i * rows.shape(1), static_cast<size_t>(labels.data()[i]));
            })
@@ -312,14 +351,14 @@ NB_MODULE(_engine, m) {
            [](Learner& l, const Array<uint8_t, 4>& images, const Flat<int32_t>& labels, size_t classes, Workers& workers,
               const nb::object& progress) {
              const auto call = make_progress(progress);
-             nb::gil_scoped_release unlock;
+             Unlocked unlock;
              l.learn(view(images), view(labels), classes, workers, call);
            },
            nb::arg("images"), nb::arg("labels"), nb::arg("classes"), nb::arg("workers"), nb::arg("progress").none())
       .def("rehearse",
            [](Learner& l, Workers& workers, const nb::object& progress) {
              const auto call = make_progress(progress);
-             nb::gil_scoped_release unlock;
+             Unlocked unlock;
              l.rehearse(workers, call);
            },
            nb::arg("workers"), nb::arg("progress").none())
@@ -327,9 +366,9 @@ NB_MODULE(_engine, m) {
            [](const Learner& l, const Array<uint8_t, 4>& images, Workers& workers) {
              const auto width = static_cast<size_t>(l.network().feature_count());
              Result<int8_t> result({images.shape(0), width});
-             nb::gil_scoped_release unlock;
+             Unlocked unlock;
              l.features(view(images), {result.data, images.shape(0) * width}, workers);
-             nb::gil_scoped_acquire lock;
+             unlock.end();
              return result.array;
            })
       .def("predict",
@@ -338,21 +377,21 @@ NB_MODULE(_engine, m) {
              const size_t rows = images.shape(0);
              Result<int32_t> probabilities({rows, l.classes()}), best({rows});
              Result<int64_t> familiarity({rows});
-             nb::gil_scoped_release unlock;
+             Unlocked unlock;
              l.predict(view(images), views,
                        {{best.data, rows}, {probabilities.data, rows * l.classes()}, unknown, {familiarity.data, unknown ? rows : 0}}, workers);
-             nb::gil_scoped_acquire lock;
+             unlock.end();
              return nb::make_tuple(best.array, probabilities.array, unknown ? familiarity.array : nb::none());
            },
            nb::arg("images"), nb::arg("workers"), nb::arg("views") = 1, nb::arg("unknown").none() = nb::none())
-      .def("unknown", &Learner::unknown, nb::call_guard<nb::gil_scoped_release>())
+      .def("unknown", &Learner::unknown, nb::call_guard<Unlocked>())
       .def("recall",
            [](const Learner& l, Workers& workers) {
              const size_t rows = l.replay().size();
              Result<int32_t> best({rows});
-             nb::gil_scoped_release unlock;
+             Unlocked unlock;
              l.recall({best.data, rows}, workers);
-             nb::gil_scoped_acquire lock;
+             unlock.end();
              return best.array;
            })
       .def("predict_bytes", &Learner::predict_bytes)
@@ -385,11 +424,11 @@ NB_MODULE(_engine, m) {
                wide = nb::cast<Flat<int64_t>>(values["moment"]);
                content.moment.wide = view(wide);
              }
-             nb::gil_scoped_release unlock;
+             Unlocked unlock;
              l.restore(content);
              l.prepare();
            })
-      .def("prepare", &Learner::prepare, nb::call_guard<nb::gil_scoped_release>())
+      .def("prepare", &Learner::prepare, nb::call_guard<Unlocked>())
       .def("head_bytes_at", &Learner::head_bytes_at)
       .def_prop_ro("classes", &Learner::classes)
       .def_prop_ro("experience", &Learner::experience)
