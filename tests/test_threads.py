@@ -156,22 +156,32 @@ def test_the_second_of_two_lessons_waits_for_the_first(learner: Learner) -> None
     assert learner.content() == alone.content()
 
 
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no such signals here")
 def test_who_waits_may_be_interrupted_and_keeps_nobody_waiting(learner: Learner) -> None:
     inside, go_on = threading.Event(), threading.Event()
 
     def progress(phase: str, done: int, total: int) -> None:
         inside.set()
-        go_on.wait(60)
+        assert go_on.wait(60)
 
-    lesson, errors = in_thread(lambda: learner.learn(pictures(4, 6), list("ccabab"), progress=progress))
+    def interrupt() -> None:
+        while len(learner._turn._waiting) < 2:
+            pass
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    lesson = in_thread(lambda: learner.learn(pictures(4, 6), list("ccabab"), progress=progress))
     assert inside.wait(60)
-    waiting = [in_thread(lambda: learner.predict(pictures(3, 2))) for _ in range(3)]
+    waiting = in_thread(lambda: learner.predict(pictures(3, 2)))
+    interrupting = in_thread(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        learner.predict(pictures(3, 2))
     go_on.set()
-    for thread, found in [(lesson, errors), *waiting]:
+    for thread, errors in (lesson, waiting, interrupting):
         thread.join(60)
         assert not thread.is_alive()
-        assert found == []
+        assert errors == []
     learner.learn(pictures(4, 2), ["a", "b"])
+    assert learner.info()["lessons"] == 3
 
 
 # -- fork and exit ------------------------------------------------------------------------------------------------------------
