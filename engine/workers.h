@@ -1,11 +1,18 @@
-// A fixed team of threads for many short phases: run(parts, f) calls f(0) .. f(parts - 1) and returns when all are done.
+// A team of threads for many short phases: run(parts, f) calls f(0) .. f(parts - 1) and returns when all are done.
 // Threads, the caller among them, take parts as they come; so a thread that does not get a processor holds up nothing but the part it
-// has begun.  What f(part) does must not depend on who runs it.  No locks are taken; f must not throw.
+// has begun, and one that could not be started is not missed.  What f(part) does must not depend on who runs it.  No locks are taken;
+// f must not throw.  One caller at a time; between two phases that may be any thread.
 #pragma once
 
+#include <cstddef>
+
 #ifndef BITREPLAY_DEVICE
+#include <pthread.h>
+
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <system_error>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -24,20 +31,22 @@ class Workers {
   void run(int parts, F&& f) {
     for (int part = 0; part < parts; ++part) f(part);
   }
+  template <class F>
+  void each(size_t begin, size_t end, int, F&& f) {
+    for (size_t item = begin; item < end; ++item) f(item, 0);
+  }
 };
 
 #else
 
 class Workers {
  public:
-  explicit Workers(int threads) : count_(threads < 1 ? 1 : threads) {
-    for (int i = 1; i < count_; ++i) {
-      threads_.emplace_back([this] { serve(); });
-    }
-  }
+  // Threads start with the first phase that has a part for them, and then stay.
+  explicit Workers(int threads) : count_(threads < 1 ? 1 : threads), most_(static_cast<size_t>(count_) - 1), forks_(forks()) {}
   Workers(const Workers&) = delete;
   Workers& operator=(const Workers&) = delete;
   ~Workers() {
+    if (forks_ != forks()) leave_behind();
     stop_.store(true, std::memory_order_relaxed);
     call();
   }
@@ -51,6 +60,7 @@ class Workers {
       for (int part = 0; part < parts; ++part) f(part);
       return;
     }
+    start(static_cast<size_t>(std::min(parts, count_)) - 1);
     context_ = const_cast<void*>(static_cast<const void*>(&f));
     job_ = [](void* context, int part) { (*static_cast<std::remove_reference_t<F>*>(context))(part); };
     left_.store(parts, std::memory_order_relaxed);
@@ -69,6 +79,15 @@ class Workers {
     }
   }
 
+  // f(item, part) for begin .. end - 1, which the parts take as they come; what belongs to a part is never used by two threads at once.
+  template <class F>
+  void each(size_t begin, size_t end, int parts, F&& f) {
+    std::atomic<size_t> next{begin};
+    run(parts, [&](int part) {
+      for (size_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < end;) f(item, part);
+    });
+  }
+
  private:
   static constexpr int kPartBits = 20;
   static constexpr uint64_t kPartMask = (uint64_t{1} << kPartBits) - 1;
@@ -82,7 +101,35 @@ class Workers {
 #endif
   }
 
+  // How many forks lie between this process and the one that made its first team.  A process number would not do: a child in a new
+  // namespace may have its parent's.
+  static uint32_t forks() {
+    static std::atomic<uint32_t> count{0};
+    [[maybe_unused]] static const int registered = pthread_atfork(nullptr, nullptr, [] { count.fetch_add(1, std::memory_order_relaxed); });
+    return count.load(std::memory_order_relaxed);
+  }
+
   static bool any_left(uint64_t offer) { return (offer & kPartMask) < offer >> kPartBits; }
+
+  // Sees to it that so many threads serve, if the system gives them.
+  void start(size_t threads) {
+    if (const uint32_t now = forks(); forks_ != now) {
+      leave_behind();
+      forks_ = now;
+      offer_.store(0, std::memory_order_relaxed);  // of a phase that was running in the parent
+    }
+    threads = std::min(threads, most_);
+    if (threads_.size() >= threads) return;
+    threads_.reserve(threads);
+    try {
+      while (threads_.size() < threads) threads_.emplace_back([this] { serve(); });
+    } catch (const std::system_error&) {
+      most_ = threads_.size();
+    }
+  }
+
+  // In a forked process there are no such threads: to join or detach them would hang or worse, so what stands for them is given up.
+  void leave_behind() { new std::vector<std::jthread>(std::move(threads_)); }
 
   void call() {
     calls_.fetch_add(1, std::memory_order_release);
@@ -123,6 +170,8 @@ class Workers {
   void (*job_)(void*, int) = nullptr;
   void* context_ = nullptr;
   const int count_;
+  size_t most_;     // threads that may serve beside the caller
+  uint32_t forks_;  // when threads_ were started
   std::vector<std::jthread> threads_;  // last: joined before the rest goes
 };
 

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -197,27 +196,6 @@ def test_a_lesson_inside_a_lesson_is_refused(model: Model, tmp_path: Path, head:
     (tmp_path / "m").write_bytes(model.content or b"")
     result = subprocess.run([sys.executable, "-c", NESTED, str(tmp_path / "m"), head], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
-
-
-def test_a_lesson_from_another_thread_is_refused_while_one_runs(taught: Learner) -> None:
-    errors: list[BaseException] = []
-
-    def other_lesson() -> None:
-        try:
-            taught.learn(pictures(4, 2), ["x", "y"])
-        except BaseException as error:
-            errors.append(error)
-
-    def progress(phase: str, done: int, total: int) -> None:
-        if (phase, done) == ("train", 0):  # the maps of weights are made: new classes do no harm to memory, only to the result
-            thread = threading.Thread(target=other_lesson)
-            thread.start()
-            thread.join()
-
-    taught.learn(*LESSON, progress=progress)
-    assert [type(e) for e in errors] == [RuntimeError]
-    assert taught.names == ["a", "b", "c", "d"]
-    assert taught.info()["lessons"] == 2
 
 
 # -- the same input, the same bytes -----------------------------------------------------------------------------------------

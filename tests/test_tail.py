@@ -15,7 +15,7 @@ from reference.branch import ReferenceBranchLearner
 from reference.comparison import assert_same, assert_same_answers
 from reference.tail import Gate, ReferenceTail, TailSettings
 
-from bitreplay import Learner
+from bitreplay import Learner, _engine
 from bitreplay.model import Model, write_model
 
 EXPONENT = 12  # of the tail's stream: a good part of it lies where the straight-through gradient passes
@@ -104,7 +104,7 @@ def test_lessons_equal_the_reference(tmp_path: Path, family: str, train_blocks: 
     ours, reference = pair(tmp_path, family, train_blocks, {"head": head, **values})
     images = tiny_model.random_images(5, 30, 16)
     teach(ours, reference, images, train_blocks)
-    ours._core.rehearse(2, None)
+    ours._core.rehearse(_engine.Workers(2), None)
     reference.rehearse()
     assert_same(ours, reference)
     for mixing in (reference.mixing, (30_000, 50_000)):

@@ -13,7 +13,7 @@ from reference.lda import Floats, sums_of
 from reference.mixing import ONE, frozen_weight, inverse_temperature
 from reference.unknown import ORIGIN, OWN, LeaveOneOut
 
-from bitreplay import Learner, Model
+from bitreplay import Learner, Model, _engine
 from bitreplay.datasets.image_sets import read_split
 from bitreplay.model import write_model
 
@@ -90,7 +90,7 @@ def test_recall_judges_remembered_rows_without_themselves(model: Model, settings
         int(np.floor(-known.distances(row, int(c)) / 2 * f + 0.5).argmax()) if known.known.count[c] > 1 else -1
         for row, c in zip(rows, labels, strict=True)
     ]
-    best = learner._core.recall(2)
+    best = learner._core.recall(_engine.Workers(2))
     assert best.tolist() == expected
     told = learner.recall()
     for c, name in enumerate(learner.names):
@@ -105,13 +105,13 @@ def test_recall_is_none_without_rows_and_new_after_every_change(model: Model) ->
     learner = taught(model)
     learner.recall()
     learner.learn(pictures(3, 9), ["f"] * 9)
-    assert learner._recalled().tolist() == learner._core.recall(1).tolist()
+    assert learner._recalled().tolist() == learner._core.recall(_engine.Workers(1)).tolist()
     assert set(learner.recall()) == set("abcdef")
     learner.rename("f", "g")
     assert set(learner.recall()) == set("abcdeg")
     learner.forget("a")
     assert set(learner.recall()) == set("bcdeg")
-    assert learner._recalled().tolist() == learner._core.recall(1).tolist()
+    assert learner._recalled().tolist() == learner._core.recall(_engine.Workers(1)).tolist()
 
 
 @pytest.mark.parametrize("views", [2, 6])
@@ -128,7 +128,7 @@ def test_with_the_papers_head_rows_are_judged_as_they_were_learned(model: Model)
     learner = taught(model, head="cwr")
     features = learner.model.network.features_of_latents(learner._core.rows()).astype(np.int64)
     logits = features @ (learner._core.weight().astype(np.int64) >> 16).T
-    assert np.array_equal(learner._core.recall(1), logits.argmax(axis=1))
+    assert np.array_equal(learner._core.recall(_engine.Workers(1)), logits.argmax(axis=1))
 
 
 # -- how familiar a picture looks ---------------------------------------------------------------------------------------------------
@@ -141,8 +141,8 @@ def test_familiarity_and_threshold_equal_the_reference(model: Model, settings: d
     learner = taught(model, **settings)
     known, rows, labels = judge_of(learner)
     images = pictures(8, 80)
-    unknown = learner._core.unknown(1)
-    familiarity = learner._core.predict(images, 1, 1, unknown)[2].astype(np.float64)
+    unknown = learner._core.unknown(_engine.Workers(1))
+    familiarity = learner._core.predict(images, _engine.Workers(1), 1, unknown)[2].astype(np.float64)
     expected = known.familiarity(learner.features(images)[:, : rows.shape[1]])
     unit = 2.0 ** np.round(np.log2(np.median(familiarity / expected)))  # 2^F, which nothing says
     spread = expected.std()
@@ -159,9 +159,9 @@ def test_what_falls_short_of_the_threshold_is_unknown_and_the_names_stay(model: 
     shares = (0.01, 0.1, 0.3, 0.5, 0.99, float(np.float32(0.25)))
     counts = []
     for share in shares:
-        unknown = learner._core.unknown(1)
+        unknown = learner._core.unknown(_engine.Workers(1))
         asked = learner.predict(images, reject=share)
-        expected = learner._core.predict(images, 2, 1, unknown)[2] < unknown.threshold(float(share))
+        expected = learner._core.predict(images, _engine.Workers(2), 1, unknown)[2] < unknown.threshold(float(share))
         assert np.array_equal(asked.unknown, expected)
         assert asked.names == plain.names
         assert np.array_equal(asked.probabilities, plain.probabilities)

@@ -1,4 +1,5 @@
-"""bitreplay through its Python binding: one picture to the int8 features in front of the head, equal to tests/reference.py."""
+"""bitreplay as users have it, one picture a call: "whole" gives the int8 values in front of the head, equal to tests/reference.py's; "predict"
+what `Learner.predict` says after a lesson, equal to that of a learner with one thread."""
 
 from __future__ import annotations
 
@@ -7,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bitreplay._engine import Runner, isa
+from bitreplay._engine import isa
 from random_models import make, picture
 from works import Loaded
 
 import bitreplay
-from bitreplay.model import Model, write_model
+from bitreplay import Learner
+from bitreplay.model import write_model
 
 TESTS = Path(__file__).resolve().parents[2] / "tests"
 
@@ -45,12 +47,34 @@ def features(work: str) -> Any:
     return found
 
 
+def new(work: str, folder: str, threads: int) -> Learner:
+    return Learner.new(model_path(work, folder), threads=threads, capacity=0)
+
+
+def probabilities(learner: Learner) -> Any:
+    return learner.predict(picture()[None]).probabilities
+
+
+def taught(work: str, folder: str, threads: int) -> Learner:
+    learner = new(work, folder, threads)
+    lesson = np.repeat(picture()[None], 10, 0)
+    for i, image in enumerate(lesson):  # each with another part turned to its negative
+        image[:, : 20 * i] ^= 255
+    learner.learn(lesson, list("abcdeabcde"))
+    return learner
+
+
 def load(work: str, variant: str, folder: str, threads: int) -> Loaded:
-    runner = Runner(Model.load(model_path(work, folder)).network, threads)
     images = picture()[None]
     results: list[Any] = [None]
+    learner = taught(work, folder, threads) if variant == "predict" else new(work, folder, threads)
 
-    def call() -> None:
-        results[0] = runner.features_of_latents(runner.latents(images))
+    def predict() -> None:
+        results[0] = learner.predict(images)
 
-    return Loaded(call, lambda: results[0], lambda: features(work), 1)
+    def whole() -> None:
+        results[0] = learner.features(images)
+
+    if variant == "predict":
+        return Loaded(predict, lambda: results[0].probabilities, lambda: probabilities(taught(work, folder, 1)), 1)
+    return Loaded(whole, lambda: results[0], lambda: features(work), 1)

@@ -54,7 +54,7 @@ def each(works: tuple[str, ...], *variants: str) -> dict[str, tuple[str, ...]]:
 
 MOBILENETS = ("MobileNetV1 int8", "MobileNetV1 fp32")
 ENGINES = (
-    Engine("bitreplay", "peer_bitreplay", "", each(QUICKNETS, "whole"), {"BITREPLAY_ISA": "avx2"}),
+    Engine("bitreplay", "peer_bitreplay", "", each(QUICKNETS, "whole", "predict"), {"BITREPLAY_ISA": "avx2"}),
     Engine(
         "bitreplay",
         "",

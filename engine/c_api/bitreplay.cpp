@@ -199,7 +199,8 @@ bitreplay_status bitreplay_learn(bitreplay_learner* learner, void* work, size_t 
     const auto report = [&](Phase phase, uint64_t done, uint64_t total) {
       return progress == nullptr || progress(user, static_cast<int>(phase), done, total) == 0;
     };
-    learner->learner->learn({images, count * learner->network.image_bytes()}, lesson.labels, classes, 1, report);
+    Workers alone(1);
+    learner->learner->learn({images, count * learner->network.image_bytes()}, lesson.labels, classes, alone, report);
     for (const uint32_t i : lesson.fresh) learner->names.add(names[i]);
   });
   note(*learner, arena);
@@ -227,7 +228,8 @@ bitreplay_status bitreplay_unknown_make(const bitreplay_learner* learner, void* 
   return guarded(working, [&] {
     require(share_q15 > 0 && share_q15 < 1 << 15, "share_q15: expected 1 to 32767");
     require(learner->names.size() > 0, "unknown: expected a known class; learn first");
-    const Unknown made = learner->learner->unknown(1);
+    Workers alone(1);
+    const Unknown made = learner->learner->unknown(alone);
     require(made.rows() > 0, "unknown: expected a remembered row of a class with two pictures or more");
     Arena::current = &kept;
     *unknown = new (allocate_bytes(sizeof(bitreplay_unknown))) bitreplay_unknown{made, made.threshold(static_cast<double>(share_q15) / (1 << 15))};
@@ -246,9 +248,10 @@ bitreplay_status bitreplay_predict(const bitreplay_learner* learner, void* work,
     int32_t best = 0;
     int64_t familiarity = 0;
     require(views == 0 || are_views(views), "views: expected 0, 1, 2 or 6");
+    Workers alone(1);
     learner->learner->predict({image, learner->network.image_bytes()}, views == 0 ? learner->settings.views : views,
                               {{&best, 1}, {probabilities_q15, probabilities_q15 == nullptr ? 0 : count}, unknown == nullptr ? nullptr : &unknown->value,
-                               {&familiarity, 1}}, 1);
+                               {&familiarity, 1}}, alone);
     *answer = {static_cast<size_t>(best), unknown != nullptr && familiarity < unknown->threshold};
   });
   note(*learner, arena);

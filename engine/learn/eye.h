@@ -1,4 +1,4 @@
-// A thread's look at one image after the other: its views, and the means of their features (docs/method.md, 1.1).
+// A look at one image after the other: its views, and the means of their features (docs/method.md, 1.1).
 #pragma once
 
 #include <algorithm>
@@ -27,17 +27,18 @@ class Learner::Eye {
     return (views > 1 ? network.image_bytes() : 0) + network.latent_words() * sizeof(uint64_t) + width * (1 + 2 * sizeof(int32_t));
   }
 
-  void look(const uint8_t* image, const Sight& to, Scratch& scratch) {
+  // inside: who shares the image, or null.
+  void look(const uint8_t* image, const Sight& to, Scratch& scratch, Workers* inside) {
     std::fill(frozen_.begin(), frozen_.end(), 0);
     std::fill(trained_.begin(), trained_.end(), 0);
     for (int view = 0; view < views_; ++view) {
       if (view > 0) make_view(image, static_cast<size_t>(network_.image_size()), view, picture_.data());
-      network_.latent(view > 0 ? picture_.data() : image, latent_.data(), scratch);
+      network_.latent(view > 0 ? picture_.data() : image, latent_.data(), scratch, inside);
       if (view == 0 && to.latent != nullptr) std::copy(latent_.begin(), latent_.end(), to.latent);
-      network_.features(latent_.data(), row_.data(), scratch);
+      network_.features(latent_.data(), row_.data(), scratch, inside);
       for (size_t j = 0; j < width_; ++j) frozen_[j] += row_[j];
       if (to.trained == nullptr) continue;
-      tail_.features(network_, latent_.data(), row_.data(), scratch);
+      tail_.features(network_, latent_.data(), row_.data(), scratch, inside);
       for (size_t j = 0; j < width_; ++j) trained_[j] += row_[j];
     }
     for (size_t j = 0; j < width_; ++j) {

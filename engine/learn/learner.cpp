@@ -59,11 +59,11 @@ bool Learner::is_held_back(const uint64_t* row) const {
   return has_lda() && row_hash(settings_.seed, Purpose::held_back, {row, replay_.latent_words()}) >> 56 < static_cast<uint64_t>(settings_.held_back);
 }
 
-void Learner::stored_features(size_t slot, int8_t* features, Scratch& scratch) const {
+void Learner::stored_features(size_t slot, int8_t* features, Scratch& scratch, Workers* inside) const {
   if (settings_.views > 1) {
     std::memcpy(features, replay_.row(slot) + replay_.latent_words(), static_cast<size_t>(network_.feature_count()));
   } else {
-    network_.features(replay_.row(slot), features, scratch);
+    network_.features(replay_.row(slot), features, scratch, inside);
   }
 }
 
@@ -78,11 +78,9 @@ int64_t Learner::lesson_bytes(size_t capacity, size_t replay_rows, size_t live, 
   const size_t features = static_cast<size_t>(network.feature_count());
   const bool lda = has_lda(), has_tail = !tail_.blocks().empty(), trains = kTrainsTail && has_tail && replay_rows > 0;
   const size_t seen = live + (lda ? 0 : replay_rows);
-  const size_t workers = workers_for(seen, threads);
   // One after the other: the rows are looked at, it is found which count and what they are to a tail, everything is learned beside the state.
   const size_t rows = live * (replay_.row_words() * sizeof(uint64_t) + sizeof(uint8_t)) + seen * features;
-  const auto looking = static_cast<int64_t>(workers * (static_cast<size_t>(network.scratch_bytes()) + Eye::bytes(network, settings_.views))) -
-                       static_cast<int64_t>(live * sizeof(uint8_t));
+  const int64_t looking = rows_bytes(network, seen, threads, Eye::bytes(network, settings_.views)) - static_cast<int64_t>(live * sizeof(uint8_t));
   const int64_t counting = count_once_bytes(live, near_bits()) - static_cast<int64_t>(live * sizeof(uint8_t));
   const int64_t classifier = lda ? LinearClassifier::bytes(classes, lda_width()) : 0;
   const int64_t fresh = head_bytes_at(classes) + tail_.bytes() +
@@ -96,7 +94,7 @@ int64_t Learner::lesson_bytes(size_t capacity, size_t replay_rows, size_t live, 
   return static_cast<int64_t>(rows) + std::max({looking, counting, roles + learning});
 }
 
-void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> labels, size_t classes, int threads,
+void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> labels, size_t classes, Workers& workers,
                     const Progress& progress) {
   require(experience_ < kMostLessons, "learn: expected at most {} lessons in all; make a new learner", {kMostLessons});
   for (const uint64_t seen : replay_.seen()) {
@@ -115,17 +113,17 @@ void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> la
   Buffer<int8_t> features((live + trained_on) * width);  // of the images, then of stored rows
   {
     List<Eye> eyes;
-    const size_t workers = workers_for(live + trained_on, threads);
-    eyes.reserve(workers);
-    for (size_t i = 0; i < workers; ++i) eyes.emplace_back(network, tail_, settings_.views);
+    const size_t at_once = RowShares(live + trained_on, workers.count()).at_once;
+    eyes.reserve(at_once);
+    for (size_t i = 0; i < at_once; ++i) eyes.emplace_back(network, tail_, settings_.views);
     for_rows(
-        network, live + trained_on, threads,
-        [&](size_t row, size_t worker, Scratch& scratch) {
+        network, live + trained_on, workers,
+        [&](size_t row, size_t place, Scratch& scratch, Workers* inside) {
           int8_t* to = features.data() + row * width;
           if (row < live) {
-            eyes[worker].look(images.data() + row * network.image_bytes(), {latents.data() + row * words, to, nullptr}, scratch);
+            eyes[place].look(images.data() + row * network.image_bytes(), {latents.data() + row * words, to, nullptr}, scratch, inside);
           } else {
-            network.features(replay_.row(row - live), to, scratch);
+            network.features(replay_.row(row - live), to, scratch, inside);
           }
         },
         [&](size_t done) { report(Phase::latents, done, live + trained_on); });
@@ -171,7 +169,7 @@ void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> la
   }
   if (!fresh.tail_weight.empty()) {
     std::copy(tail_weight_.begin(), tail_weight_.end(), fresh.tail_weight.begin());
-    learn_tail(lesson, view(latents), view(features), {roles.data(), roles.size()}, fresh, threads, [&](size_t done, size_t total) { report(Phase::tail, done, total); });
+    learn_tail(lesson, view(latents), view(features), {roles.data(), roles.size()}, fresh, workers, [&](size_t done, size_t total) { report(Phase::tail, done, total); });
   }
   Replay::Plan plan = replay_.plan(latents.data(), labels, {counts.data(), counts.size()}, classes, settings_.seed, near_bits());
 
@@ -191,8 +189,8 @@ void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> la
   ++experience_;
 }
 
-void Learner::rehearse(int threads, const Progress& progress) {
-  if (replay_.size() > 0 && (!has_lda() || !tail_.blocks().empty())) learn({}, {}, classes(), threads, progress);
+void Learner::rehearse(Workers& workers, const Progress& progress) {
+  if (replay_.size() > 0 && (!has_lda() || !tail_.blocks().empty())) learn({}, {}, classes(), workers, progress);
 }
 
 void Learner::reserve(size_t classes) {

@@ -1,6 +1,7 @@
 // Owns everything that is learned around a frozen network, and the order of steps of a lesson (docs/method.md).
 // A lesson is a transaction: everything is computed beside the state, then taken over by steps that cannot fail.
-// Knows no names of classes, no files, no clock.
+// Knows no names of classes, no files, no clock.  Threads are the caller's (workers.h), one team for all calls; a lesson and its progress function may
+// use the same one.
 #pragma once
 
 #include <cstddef>
@@ -82,20 +83,20 @@ class Learner {
 
   // Learns `labels.size()` images; labels below `classes`, which is at least classes() (new classes follow the known ones).
   // Throws Cancelled, or std::bad_alloc; then nothing has changed.
-  void learn(std::span<const uint8_t> images, std::span<const int32_t> labels, size_t classes, int threads, const Progress& progress);
+  void learn(std::span<const uint8_t> images, std::span<const int32_t> labels, size_t classes, Workers& workers, const Progress& progress);
 
   // Trains the tail, or CWR*'s head, on the stored rows alone (docs/method.md, 8.2); as `learn` otherwise.
-  void rehearse(int threads, const Progress& progress);
+  void rehearse(Workers& workers, const Progress& progress);
 
   // features: (rows, feature_count) of images.
-  void features(std::span<const uint8_t> images, std::span<int8_t> features, int threads) const;
+  void features(std::span<const uint8_t> images, std::span<int8_t> features, Workers& workers) const;
   // views: how many of each image are looked at (docs/method.md, 1.1): such as are_views allows.
-  void predict(std::span<const uint8_t> images, int views, const Answers& answers, int threads) const;
+  void predict(std::span<const uint8_t> images, int views, const Answers& answers, Workers& workers) const;
   // The class of each row in the replay memory, in slot order, said as if the row had not been learned from; -1 where that cannot be said: of the only
   // picture of its class, and, where the trained branch is heard, of rows that it was trained on.  With CWR* it is said of rows as they were learned.
-  void recall(std::span<int32_t> best, int threads) const;
+  void recall(std::span<int32_t> best, Workers& workers) const;
   // What tells pictures that show none of the known classes, from the sums and the stored rows; needs LDA and a class.
-  Unknown unknown(int threads) const;
+  Unknown unknown(Workers& workers) const;
   // What that allocates at its highest.
   int64_t predict_bytes(size_t rows, int views, int threads) const;
   // The same with so many classes, and a trained branch or not.
@@ -129,14 +130,14 @@ class Learner {
   int64_t frozen_weight() const;                             // of the frozen branch, with that in it
   bool is_held_back(const uint64_t* row) const;
   // Features of a remembered row, as the sums hold them.
-  void stored_features(size_t slot, int8_t* features, Scratch& scratch) const;
+  void stored_features(size_t slot, int8_t* features, Scratch& scratch, Workers* inside) const;
   // What each live row is to the trained branch: a Role of fresh.h.
   Buffer<uint8_t> roles_of(std::span<const uint64_t> latents, std::span<const int32_t> labels, std::span<const uint8_t> counts, size_t classes) const;
   // What the trained branch learns of a lesson, and how it is mixed with the head afterwards.
   void learn_tail(const Lesson& lesson, std::span<const uint64_t> latents, std::span<const int8_t> features, std::span<const uint8_t> roles, Fresh& fresh,
-                  int threads, StepReport report) const;
+                  Workers& workers, StepReport report) const;
   void choose_mixing_for(const Lesson& lesson, std::span<const uint64_t> latents, std::span<const int8_t> features, std::span<const uint8_t> roles,
-                         Fresh& fresh, int threads) const;
+                         Fresh& fresh, Workers& workers) const;
   int64_t mixing_bytes(size_t replay_rows, size_t live, size_t classes, int threads) const;
   static int64_t roles_bytes(size_t replay_rows, size_t live, size_t classes);
   int64_t near_bits() const;  // rows that differ in no more bits are near-equal; negative: none is

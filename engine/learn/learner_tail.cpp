@@ -37,8 +37,7 @@ size_t held_rows(size_t replay_rows, size_t live, size_t classes) { return std::
 int64_t Learner::mixing_bytes(size_t replay_rows, size_t live, size_t classes, int threads) const {
   const size_t rows = held_rows(replay_rows, live, classes), width = static_cast<size_t>(network_.feature_count());
   const size_t kept = rows * (2 * classes * sizeof(int64_t) + 2 * width + 2 * sizeof(uint32_t)) + classes * (width * sizeof(int16_t) + sizeof(double) + 1);
-  const int64_t scratch = static_cast<int64_t>(workers_for(rows, threads)) * network_.scratch_bytes();
-  return static_cast<int64_t>(kept) + LeaveOneOut::bytes(classes, lda_width()) + std::max(scratch, choose_mixing_bytes(rows, classes));
+  return static_cast<int64_t>(kept) + LeaveOneOut::bytes(classes, lda_width()) + std::max(rows_bytes(network_, rows, threads), choose_mixing_bytes(rows, classes));
 }
 
 int64_t Learner::roles_bytes(size_t replay_rows, size_t live, size_t classes) {
@@ -81,7 +80,7 @@ Buffer<uint8_t> Learner::roles_of(std::span<const uint64_t> latents, std::span<c
 }
 
 void Learner::learn_tail(const Lesson& lesson, std::span<const uint64_t> latents, std::span<const int8_t> features, std::span<const uint8_t> roles,
-                         Fresh& fresh, int threads, StepReport report) const {
+                         Fresh& fresh, Workers& workers, StepReport report) const {
   const size_t words = replay_.row_words();
   Buffer<uint32_t> live, stored;  // rows that are trained on
   Buffer<int32_t> live_labels;
@@ -114,21 +113,18 @@ void Learner::learn_tail(const Lesson& lesson, std::span<const uint64_t> latents
   Lesson trained = lesson;
   trained.live_labels = {live_labels.data(), live_labels.size()};
   trained.stored_labels = {stored_labels.data(), stored_labels.size()};
-  {
-    Workers team(threads);
-    train_tail(
-        trained, settings_, network_, tail_, fresh.tail, [&](size_t row) { return latents.data() + live[row] * words; },
-        [&](size_t row) { return replay_.row(stored[row]); }, weight, team, report);
-  }
+  train_tail(
+      trained, settings_, network_, tail_, fresh.tail, [&](size_t row) { return latents.data() + live[row] * words; },
+      [&](size_t row) { return replay_.row(stored[row]); }, weight, workers, report);
   if (!has_lda()) {
     fresh.mixing = {int64_t{1} << (kMixingBits - 1), int64_t{1} << (kMixingBits - 1)};
   } else {
-    choose_mixing_for(lesson, latents, features, roles, fresh, threads);
+    choose_mixing_for(lesson, latents, features, roles, fresh, workers);
   }
 }
 
 void Learner::choose_mixing_for(const Lesson& lesson, std::span<const uint64_t> latents, std::span<const int8_t> features,
-                                std::span<const uint8_t> roles, Fresh& fresh, int threads) const {
+                                std::span<const uint8_t> roles, Fresh& fresh, Workers& workers) const {
   const size_t classes = lesson.classes, width = lesson.width, words = replay_.row_words();
   const int64_t temperature = this->temperature(fresh.statistics);
   if (settings_.held_back == 0) {
@@ -160,15 +156,15 @@ void Learner::choose_mixing_for(const Lesson& lesson, std::span<const uint64_t> 
   const size_t rows = numbers.size();
   Buffer<int8_t> own(rows * width), trained(rows * width);
   for_rows(
-      network_, rows, threads,
-      [&](size_t row, size_t, Scratch& scratch) {
+      network_, rows, workers,
+      [&](size_t row, size_t, Scratch& scratch, Workers* inside) {
         const size_t number = numbers[row], live = lesson.live_labels.size();
         if (number < live) {
           std::copy_n(features.data() + number * width, width, own.data() + row * width);
         } else {
-          stored_features(number - live, own.data() + row * width, scratch);
+          stored_features(number - live, own.data() + row * width, scratch, inside);
         }
-        fresh.tail.features(network_, number < live ? latents.data() + number * words : replay_.row(number - live), trained.data() + row * width, scratch);
+        fresh.tail.features(network_, number < live ? latents.data() + number * words : replay_.row(number - live), trained.data() + row * width, scratch, inside);
       },
       [](size_t) {});
   Buffer<int64_t> frozen(rows * classes), branch(rows * classes);
@@ -190,16 +186,16 @@ void Learner::choose_mixing_for(const Lesson& lesson, std::span<const uint64_t> 
   fresh.worse = choice.worse;
 }
 
-void Learner::recall(std::span<int32_t> best, int threads) const {
+void Learner::recall(std::span<int32_t> best, Workers& workers) const {
   const size_t width = static_cast<size_t>(network_.feature_count()), rows = replay_.size(), known = classes();
   const bool heard = mixing_.branch > 0;
   const int64_t frozen = frozen_weight();
   Buffer<int8_t> own(rows * width), trained(heard ? rows * width : 0);
   for_rows(
-      network_, rows, threads,
-      [&](size_t row, size_t, Scratch& scratch) {
-        stored_features(row, own.data() + row * width, scratch);
-        if (heard) tail_.features(network_, replay_.row(row), trained.data() + row * width, scratch);
+      network_, rows, workers,
+      [&](size_t row, size_t, Scratch& scratch, Workers* inside) {
+        stored_features(row, own.data() + row * width, scratch, inside);
+        if (heard) tail_.features(network_, replay_.row(row), trained.data() + row * width, scratch, inside);
       },
       [](size_t) {});
   if (!has_lda()) {

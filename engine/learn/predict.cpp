@@ -19,15 +19,15 @@ int64_t to_logit(int64_t score, int exponent, int64_t factor) {
 
 }  // namespace
 
-void Learner::features(std::span<const uint8_t> images, std::span<int8_t> features, int threads) const {
+void Learner::features(std::span<const uint8_t> images, std::span<int8_t> features, Workers& workers) const {
   const size_t width = static_cast<size_t>(network_.feature_count()), bytes = network_.image_bytes();
-  Buffer<uint64_t> latents(workers_for(images.size() / bytes, threads) * network_.latent_words());
+  Buffer<uint64_t> latents(RowShares(images.size() / bytes, workers.count()).at_once * network_.latent_words());
   for_rows(
-      network_, images.size() / bytes, threads,
-      [&](size_t row, size_t worker, Scratch& scratch) {
-        uint64_t* latent = latents.data() + worker * network_.latent_words();
-        network_.latent(images.data() + row * bytes, latent, scratch);
-        network_.features(latent, features.data() + row * width, scratch);
+      network_, images.size() / bytes, workers,
+      [&](size_t row, size_t place, Scratch& scratch, Workers* inside) {
+        uint64_t* latent = latents.data() + place * network_.latent_words();
+        network_.latent(images.data() + row * bytes, latent, scratch, inside);
+        network_.features(latent, features.data() + row * width, scratch, inside);
       },
       [](size_t) {});
 }
@@ -39,24 +39,24 @@ int64_t Learner::predict_bytes(size_t rows, int views, int threads) const {
 int64_t Learner::predict_bytes_at(size_t rows, int views, int threads, size_t classes, bool has_branch) const {
   const size_t width = static_cast<size_t>(network_.feature_count());
   const size_t branches = has_branch ? 2 : 1, copies = (has_lda() ? 0 : 1) + (has_branch ? 1 : 0);  // of weights with 16 bits
-  const size_t seeing = workers_for(rows, threads) * (static_cast<size_t>(network_.scratch_bytes()) + Eye::bytes(network_, views));
+  const auto seeing = static_cast<size_t>(rows_bytes(network_, rows, threads, Eye::bytes(network_, views)));
   const size_t scoring = classes * (copies * width * sizeof(int16_t) + 4 * sizeof(int64_t));
   return static_cast<int64_t>(branches * rows * width + std::max(seeing, scoring));
 }
 
-void Learner::predict(std::span<const uint8_t> images, int views, const Answers& answers, int threads) const {
+void Learner::predict(std::span<const uint8_t> images, int views, const Answers& answers, Workers& workers) const {
   const size_t width = static_cast<size_t>(network_.feature_count()), count = answers.best.size();
   Buffer<int8_t> rows(count * width), trained(tail_weight_.empty() ? 0 : rows.size());
   {
     List<Eye> eyes;
-    const size_t workers = workers_for(count, threads);
-    eyes.reserve(workers);
-    for (size_t i = 0; i < workers; ++i) eyes.emplace_back(network_, tail_, views);
+    const size_t at_once = RowShares(count, workers.count()).at_once;
+    eyes.reserve(at_once);
+    for (size_t i = 0; i < at_once; ++i) eyes.emplace_back(network_, tail_, views);
     const auto of = [&](Buffer<int8_t>& features, size_t row) { return features.empty() ? nullptr : features.data() + row * width; };
     for_rows(
-        network_, count, threads,
-        [&](size_t row, size_t worker, Scratch& scratch) {
-          eyes[worker].look(images.data() + row * network_.image_bytes(), {nullptr, of(rows, row), of(trained, row)}, scratch);
+        network_, count, workers,
+        [&](size_t row, size_t place, Scratch& scratch, Workers* inside) {
+          eyes[place].look(images.data() + row * network_.image_bytes(), {nullptr, of(rows, row), of(trained, row)}, scratch, inside);
         },
         [](size_t) {});
   }
@@ -72,12 +72,13 @@ Buffer<int64_t> Learner::class_priors() const {
   return prior;
 }
 
-Unknown Learner::unknown(int threads) const {
+Unknown Learner::unknown(Workers& workers) const {
   require(has_lda(), "reject: expected a learner whose head is lda; make a new one with it");
   const size_t width = static_cast<size_t>(network_.feature_count()), known = static_cast<size_t>(lda_width()), rows = replay_.size();
   Buffer<int8_t> features(rows * width);
   for_rows(
-      network_, rows, threads, [&](size_t row, size_t, Scratch& scratch) { stored_features(row, features.data() + row * width, scratch); }, [](size_t) {});
+      network_, rows, workers,
+      [&](size_t row, size_t, Scratch& scratch, Workers* inside) { stored_features(row, features.data() + row * width, scratch, inside); }, [](size_t) {});
   for (size_t row = 1; known < width && row < rows; ++row) std::copy_n(features.data() + row * width, known, features.data() + row * known);
   features.resize(rows * known);
   return Unknown(statistics_, lda_settings(), {features.data(), features.size()}, replay_.labels());

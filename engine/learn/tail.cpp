@@ -120,13 +120,13 @@ int64_t Tail::differing_weights(const Tail& other) const {
 
 void Tail::round_stream(int16_t* x, int64_t count) const { round_to(x, count, settings_.forward_bits, kStreamBits); }
 
-void Tail::enter(const Network& network, const uint64_t* row, int16_t* x, Scratch& scratch) const {
+void Tail::enter(const Network& network, const uint64_t* row, int16_t* x, Scratch& scratch, Workers* workers) const {
   const Shape shape = network.cut_shape();
   network.expand(row, x);
   round_stream(x, shape.size());
   const std::span<const Block> frozen = network.tail();
   for (const Block& block : frozen.first(frozen.size() - blocks_.size())) {
-    block_forward(block, shape, x, scratch);
+    block_forward(block, shape, x, scratch, workers);
     round_stream(x, shape.size());
   }
 }
@@ -136,12 +136,12 @@ void Tail::leave(const Network& network, const int16_t* x, int8_t* features, Scr
   round_to(features, network.feature_count(), settings_.forward_bits, kFeatureBits);
 }
 
-void Tail::features(const Network& network, const uint64_t* row, int8_t* features, Scratch& scratch) const {
+void Tail::features(const Network& network, const uint64_t* row, int8_t* features, Scratch& scratch, Workers* workers) const {
   const Shape shape = network.cut_shape();
   int16_t* x = network.tail_stream(scratch);
-  enter(network, row, x, scratch);
+  enter(network, row, x, scratch, workers);
   for (const TailBlock& block : blocks_) {
-    block_forward(block.forward, shape, x, scratch);
+    block_forward(block.forward, shape, x, scratch, workers);
     round_stream(x, shape.size());
   }
   leave(network, x, features, scratch);

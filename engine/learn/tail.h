@@ -96,8 +96,8 @@ class Tail {
   std::span<const TailBlock> blocks() const { return blocks_; }
   int64_t bytes() const;
 
-  // Features of one latent row: the frozen blocks of the network's tail, then these.
-  void features(const Network& network, const uint64_t* row, int8_t* features, Scratch& scratch) const;
+  // Features of one latent row: the frozen blocks of the network's tail, then these.  `workers` share the row.
+  void features(const Network& network, const uint64_t* row, int8_t* features, Scratch& scratch, Workers* workers = nullptr) const;
 
   // Takes the values of a copy of this tail.  Cannot fail.
   void take_over(const Tail& trained) noexcept { blocks_ = trained.blocks_; }
@@ -109,7 +109,7 @@ class Tail {
  private:
   friend class TailTrainer;
   // The stream behind the frozen blocks of the tail.
-  void enter(const Network& network, const uint64_t* row, int16_t* x, Scratch& scratch) const;
+  void enter(const Network& network, const uint64_t* row, int16_t* x, Scratch& scratch, Workers* workers = nullptr) const;
   void leave(const Network& network, const int16_t* x, int8_t* features, Scratch& scratch) const;
   void round_stream(int16_t* x, int64_t count) const;  // to forward_bits
 

@@ -4,11 +4,13 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
+#include <unistd.h>
 
 #include <memory>
 #include <span>
 #include <stdexcept>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "learn/conv_trainer.h"
@@ -17,6 +19,7 @@
 #include "learn/lda.h"
 #include "learn/learner.h"
 #include "network/views.h"
+#include "workers.h"
 
 namespace nb = nanobind;
 using bitreplay::Learner;
@@ -24,6 +27,7 @@ using bitreplay::MemoryMeter;
 using bitreplay::Network;
 using bitreplay::Statistics;
 using bitreplay::Unknown;
+using bitreplay::Workers;
 
 namespace {
 
@@ -37,6 +41,43 @@ template <class A>
 auto view(const A& array) {
   return std::span(array.data(), array.size());
 }
+
+// A thread that wants back into an interpreter that ends waits for ever, as it does from Python 3.14 on: those before would unwind its stack,
+// which C++ answers by ending the process as if it had failed.
+template <class F>
+auto back(const F& enter) noexcept {
+  try {
+    return enter();
+  } catch (...) {
+    while (true) pause();
+  }
+}
+
+// Other Python threads may run, up to `end` or its own.
+class Unlocked {
+ public:
+  Unlocked() : state_(PyEval_SaveThread()) {}
+  Unlocked(const Unlocked&) = delete;
+  Unlocked& operator=(const Unlocked&) = delete;
+  ~Unlocked() { end(); }
+  void end() {
+    if (PyThreadState* state = std::exchange(state_, nullptr)) back([&] { PyEval_RestoreThread(state); });
+  }
+
+ private:
+  PyThreadState* state_;
+};
+
+class Locked {
+ public:
+  Locked() : state_(back([] { return PyGILState_Ensure(); })) {}
+  Locked(const Locked&) = delete;
+  Locked& operator=(const Locked&) = delete;
+  ~Locked() { PyGILState_Release(state_); }
+
+ private:
+  PyGILState_STATE state_;
+};
 
 // A new numpy array that owns its memory.
 template <class T>
@@ -74,7 +115,7 @@ struct Memory {
 // Calls progress(phase, done, total), which returns True to give up, and looks for Ctrl-C.
 auto make_progress(const nb::object& progress) {
   return [&progress](bitreplay::Phase phase, uint64_t done, uint64_t total) {
-    nb::gil_scoped_acquire lock;
+    const Locked lock;
     if (PyErr_CheckSignals() != 0) throw nb::python_error();
     if (progress.is_none()) return true;
     const char* name = phase == bitreplay::Phase::latents ? "latents" : phase == bitreplay::Phase::tail ? "tail" : "train";
@@ -82,42 +123,26 @@ auto make_progress(const nb::object& progress) {
   };
 }
 
-class Runner {
- public:
-  Runner(const Network& network, int threads) : network_(network), workers_(threads), scratch_(network.make_scratch(threads)) {}
+nb::object latents_of(const Network& network, const Array<uint8_t, 4>& images) {
+  const size_t rows = images.shape(0);
+  Result<uint64_t> result({rows, network.latent_words()});
+  Unlocked unlock;
+  bitreplay::Scratch scratch = network.make_scratch();
+  for (size_t i = 0; i < rows; ++i) network.latent(images.data() + i * network.image_bytes(), result.data + i * network.latent_words(), scratch);
+  unlock.end();
+  return result.array;
+}
 
-  nb::object latents(const Array<uint8_t, 4>& images) {
-    const size_t rows = images.shape(0);
-    Result<uint64_t> result({rows, network_.latent_words()});
-    {
-      nb::gil_scoped_release unlock;
-      for (size_t i = 0; i < rows; ++i) {
-        network_.latent(images.data() + i * network_.image_bytes(), result.data + i * network_.latent_words(), scratch_, team());
-      }
-    }
-    return result.array;
-  }
-
-  nb::object features(const Array<uint64_t, 2>& latents) {
-    const size_t rows = latents.shape(0);
-    const auto width = static_cast<size_t>(network_.feature_count());
-    Result<int8_t> result({rows, width});
-    {
-      nb::gil_scoped_release unlock;
-      for (size_t i = 0; i < rows; ++i) {
-        network_.features(latents.data() + i * network_.latent_words(), result.data + i * width, scratch_, team());
-      }
-    }
-    return result.array;
-  }
-
- private:
-  bitreplay::Workers* team() { return workers_.count() > 1 ? &workers_ : nullptr; }
-
-  const Network& network_;
-  bitreplay::Workers workers_;
-  bitreplay::Scratch scratch_;
-};
+nb::object features_of(const Network& network, const Array<uint64_t, 2>& latents) {
+  const size_t rows = latents.shape(0);
+  const auto width = static_cast<size_t>(network.feature_count());
+  Result<int8_t> result({rows, width});
+  Unlocked unlock;
+  bitreplay::Scratch scratch = network.make_scratch();
+  for (size_t i = 0; i < rows; ++i) network.features(latents.data() + i * network.latent_words(), result.data + i * width, scratch);
+  unlock.end();
+  return result.array;
+}
 
 // Settings from numbers, flags and the name of the head, all of them there.
 bitreplay::Settings settings_of(const nb::dict& values) {
@@ -176,9 +201,9 @@ class ConvTrainer {
     const auto words = static_cast<size_t>(batch.words());
     Result<float> z({x.shape(0), x.shape(1), x.shape(2), x.shape(3)});
     Result<uint64_t> bits({x.shape(0), x.shape(1), x.shape(2), words}), gate({x.shape(0), x.shape(1), x.shape(2), words});
-    nb::gil_scoped_release unlock;
+    Unlocked unlock;
     trainer_.forward(batch, x.data(), weight.data(), clip, bits.data, gate.data, z.data);
-    nb::gil_scoped_acquire lock;
+    unlock.end();
     return nb::make_tuple(z.array, bits.array, gate.array);
   }
 
@@ -193,9 +218,9 @@ class ConvTrainer {
       }
     }
     Result<float> dx({g.shape(0), g.shape(1), g.shape(2), g.shape(3)}), dw({weight.shape(0), 9, weight.shape(0)});
-    nb::gil_scoped_release unlock;
+    Unlocked unlock;
     trainer_.backward(batch, g.data(), bits.data(), gate.data(), weight.data(), gradient_bits, dx.data, dw.data);
-    nb::gil_scoped_acquire lock;
+    unlock.end();
     return nb::make_tuple(dx.array, dw.array);
   }
 
@@ -265,14 +290,11 @@ NB_MODULE(_engine, m) {
       .def_prop_ro("bytes", &Network::bytes)
       .def_prop_ro("scratch_bytes", &Network::scratch_bytes)
       .def("latents",
-           [](const Network& n, const Array<uint8_t, 4>& images) { return Runner(n, 1).latents(images); })
-      .def("features_of_latents", [](const Network& n, const Array<uint64_t, 2>& latents) { return Runner(n, 1).features(latents); });
+           &latents_of)
+      .def("features_of_latents", &features_of);
 
-  // A network with working memory and threads that stay: for many calls with few images each.  Threads share each image.
-  nb::class_<Runner>(m, "Runner")
-      .def(nb::init<const Network&, int>(), nb::keep_alive<1, 2>())
-      .def("latents", &Runner::latents)
-      .def("features_of_latents", &Runner::features);
+  // Threads that stay, for one call at a time.
+  nb::class_<Workers>(m, "Workers").def(nb::init<int>());
 
   // The sums of docs/method.md, 4; labels are not checked beyond their range.
   nb::class_<Statistics>(m, "Statistics")
@@ -285,7 +307,7 @@ NB_MODULE(_engine, m) {
              for (const int32_t label : view(labels)) {
                if (label < 0 || static_cast<size_t>(label) >= classes) throw std::invalid_argument("labels: expected 0 to classes - 1");
              }
-             nb::gil_scoped_release unlock;
+             Unlocked unlock;
              if (classes > s.classes()) s = Statistics(s, classes);
              for (size_t i = 0; i < labels.size(); ++i) s.add(rows.data() + i * rows.shape(1), static_cast<size_t>(labels.data()[i]));
            })
@@ -344,50 +366,50 @@ NB_MODULE(_engine, m) {
         new (self) Learner(network, chosen, tail_sources);
       }, nb::keep_alive<1, 2>())
       .def("learn",
-           [](Learner& l, const Array<uint8_t, 4>& images, const Flat<int32_t>& labels, size_t classes, int threads,
+           [](Learner& l, const Array<uint8_t, 4>& images, const Flat<int32_t>& labels, size_t classes, Workers& workers,
               const nb::object& progress) {
              const auto call = make_progress(progress);
-             nb::gil_scoped_release unlock;
-             l.learn(view(images), view(labels), classes, threads, call);
+             Unlocked unlock;
+             l.learn(view(images), view(labels), classes, workers, call);
            },
-           nb::arg("images"), nb::arg("labels"), nb::arg("classes"), nb::arg("threads"), nb::arg("progress").none())
+           nb::arg("images"), nb::arg("labels"), nb::arg("classes"), nb::arg("workers"), nb::arg("progress").none())
       .def("rehearse",
-           [](Learner& l, int threads, const nb::object& progress) {
+           [](Learner& l, Workers& workers, const nb::object& progress) {
              const auto call = make_progress(progress);
-             nb::gil_scoped_release unlock;
-             l.rehearse(threads, call);
+             Unlocked unlock;
+             l.rehearse(workers, call);
            },
-           nb::arg("threads"), nb::arg("progress").none())
+           nb::arg("workers"), nb::arg("progress").none())
       .def("features",
-           [](const Learner& l, const Array<uint8_t, 4>& images, int threads) {
+           [](const Learner& l, const Array<uint8_t, 4>& images, Workers& workers) {
              const auto width = static_cast<size_t>(l.network().feature_count());
              Result<int8_t> result({images.shape(0), width});
-             nb::gil_scoped_release unlock;
-             l.features(view(images), {result.data, images.shape(0) * width}, threads);
-             nb::gil_scoped_acquire lock;
+             Unlocked unlock;
+             l.features(view(images), {result.data, images.shape(0) * width}, workers);
+             unlock.end();
              return result.array;
            })
       .def("predict",
-           [](const Learner& l, const Array<uint8_t, 4>& images, int threads, int views, const Unknown* unknown) {
+           [](const Learner& l, const Array<uint8_t, 4>& images, Workers& workers, int views, const Unknown* unknown) {
              if (!bitreplay::are_views(views)) throw std::invalid_argument("views: out of range");
              const size_t rows = images.shape(0);
              Result<int32_t> probabilities({rows, l.classes()}), best({rows});
              Result<int64_t> familiarity({rows});
-             nb::gil_scoped_release unlock;
+             Unlocked unlock;
              l.predict(view(images), views,
-                       {{best.data, rows}, {probabilities.data, rows * l.classes()}, unknown, {familiarity.data, unknown ? rows : 0}}, threads);
-             nb::gil_scoped_acquire lock;
+                       {{best.data, rows}, {probabilities.data, rows * l.classes()}, unknown, {familiarity.data, unknown ? rows : 0}}, workers);
+             unlock.end();
              return nb::make_tuple(best.array, probabilities.array, unknown ? familiarity.array : nb::none());
            },
-           nb::arg("images"), nb::arg("threads"), nb::arg("views") = 1, nb::arg("unknown").none() = nb::none())
-      .def("unknown", &Learner::unknown, nb::call_guard<nb::gil_scoped_release>())
+           nb::arg("images"), nb::arg("workers"), nb::arg("views") = 1, nb::arg("unknown").none() = nb::none())
+      .def("unknown", &Learner::unknown, nb::call_guard<Unlocked>())
       .def("recall",
-           [](const Learner& l, int threads) {
+           [](const Learner& l, Workers& workers) {
              const size_t rows = l.replay().size();
              Result<int32_t> best({rows});
-             nb::gil_scoped_release unlock;
-             l.recall({best.data, rows}, threads);
-             nb::gil_scoped_acquire lock;
+             Unlocked unlock;
+             l.recall({best.data, rows}, workers);
+             unlock.end();
              return best.array;
            })
       .def("predict_bytes", &Learner::predict_bytes)
@@ -420,11 +442,11 @@ NB_MODULE(_engine, m) {
                wide = nb::cast<Flat<int64_t>>(values["moment"]);
                content.moment.wide = view(wide);
              }
-             nb::gil_scoped_release unlock;
+             Unlocked unlock;
              l.restore(content);
              l.prepare();
            })
-      .def("prepare", &Learner::prepare, nb::call_guard<nb::gil_scoped_release>())
+      .def("prepare", &Learner::prepare, nb::call_guard<Unlocked>())
       .def("head_bytes_at", &Learner::head_bytes_at)
       .def_prop_ro("classes", &Learner::classes)
       .def_prop_ro("experience", &Learner::experience)

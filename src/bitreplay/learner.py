@@ -6,7 +6,6 @@ Owns the names of classes and the checks of what comes in; the core owns everyth
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from .merge import merged_state
 from .model import Model
 from .settings import MAX_CAPACITY, VIEWS, Settings
 from .state import MAX_NAME, State, core_of, is_name, pack_state, parse_state, read_state, row_words, state_of, without_class
+from .turn import Turn
 
 MAX_CLASSES = 65_535
 _PREDICT_ROWS = 256
@@ -77,6 +77,9 @@ class Learner:
 
     Make one with `Learner.new` or `Learner.load`.  The same uint8 arrays in the same order give the same state file, byte for
     byte, on every instruction set and with any number of threads.
+
+    Several threads may use one: they take turns in the order in which they come, and who asks during another thread's lesson waits for its end.
+    A forked child may use it too, unless another thread was teaching it at that moment: then all its methods raise RuntimeError there.
     """
 
     def __init__(self, model: Model, settings: Settings, threads: int | None, *, state: State | None = None) -> None:
@@ -85,8 +88,8 @@ class Learner:
         self._settings = settings
         self._threads = threads or _default_threads()
         self._names: list[str] = []
-        self._lock = threading.RLock()  # a lesson's; who asks from another thread waits for its end
-        self._learning = False
+        self._workers = _engine.Workers(self._threads)
+        self._turn = Turn()
         self._said: NDArray[np.int32] | None = None  # of `_recalled`
         self._familiar: _engine.Unknown | None = None
         if state is not None:
@@ -181,7 +184,7 @@ class Learner:
 
     def copy(self) -> Learner:
         """Another learner that knows the same; what one learns, the other does not."""
-        with self._lock:
+        with self._turn:
             return Learner(self._model, self._settings, self._threads, state=self._state())
 
     def save(self, path: str | Path) -> None:
@@ -195,7 +198,7 @@ class Learner:
 
     def content(self) -> bytes:
         """What `save` writes."""
-        with self._lock:
+        with self._turn:
             return pack_state(self._state())
 
     # -- learning and predicting ------------------------------------------------------------------------------------------
@@ -221,6 +224,7 @@ class Learner:
         ------
         TypeError, ValueError : the input does not fit; the message says what was expected.
         Cancelled : `cancel` returned True.  KeyboardInterrupt: Ctrl-C.  In all cases nothing has changed.
+        RuntimeError : it is called from inside a lesson's progress.
 
         Notes
         -----
@@ -254,7 +258,7 @@ class Learner:
             )
 
         indices = np.array([known[name] for name in names], np.int32)
-        self._core.learn(images, indices, len(known), self._threads, _reporter(progress, cancel))
+        self._core.learn(images, indices, len(known), self._workers, _reporter(progress, cancel))
         self._names = list(known)
 
     def forget(self, name: str) -> None:
@@ -267,7 +271,7 @@ class Learner:
         Raises
         ------
         ValueError : `name` is not known.
-        RuntimeError : a lesson is running.
+        RuntimeError : it is called from inside a lesson's progress.
         """
         with self._change("forget"):
             self._take(without_class(self._state(), name))
@@ -278,7 +282,7 @@ class Learner:
         Raises
         ------
         ValueError : `old` is not known, or `new` is taken already or no name.
-        RuntimeError : a lesson is running.
+        RuntimeError : it is called from inside a lesson's progress.
         """
         with self._change("rename"):
             if old not in self._names:
@@ -326,8 +330,8 @@ class Learner:
         if self in others:
             raise ValueError("others: expected other learners, got this one; what it was taught would count twice")
         states = []
-        for other in others:  # before this one's lock is taken: two may be merging each other
-            with other._lock:
+        for other in others:  # before this one's turn comes: two may be merging each other
+            with other._turn:
                 states.append(other._state())
         with self._change("merge"):
             _go_on(cancel is not None and bool(cancel()))
@@ -380,7 +384,7 @@ class Learner:
         state, equal = merged_state(chain([self._state()], states))
         core, names = core_of(state), list(state.names)
         del state
-        core.rehearse(self._threads, _reporter(progress, cancel))
+        core.rehearse(self._workers, _reporter(progress, cancel))
         self._core, self._names = core, names
         return equal
 
@@ -415,11 +419,11 @@ class Learner:
         if not self._names:
             raise ValueError("predict: expected a learner that knows a class, got one that knows none; call learn first")
         best, probabilities, familiar = [], [], []
-        with self._lock:
+        with self._turn:
             unknown = None if reject is None else self._unknown()
             least = None if reject is None or unknown is None else unknown.threshold(reject)
             for start in range(0, len(images), _PREDICT_ROWS):
-                classes, p, familiarity = self._core.predict(images[start : start + _PREDICT_ROWS], self._threads, looks, unknown)
+                classes, p, familiarity = self._core.predict(images[start : start + _PREDICT_ROWS], self._workers, looks, unknown)
                 best.append(classes)
                 probabilities.append(p.astype(np.float32) / 2**15)
                 familiar.append(np.zeros(len(classes), bool) if least is None else familiarity < least)
@@ -434,7 +438,7 @@ class Learner:
         With CWR* it is of rows as they were learned: an upper bound.  Looks at every row, once after each change, and keeps 4 bytes a row of what it
         saw, which are in no figure of `info`.
         """
-        with self._lock:
+        with self._turn:
             best = self._recalled()
             labels = self._core.labels()
             right = np.bincount(labels[best == labels], minlength=len(self._names))
@@ -443,12 +447,12 @@ class Learner:
 
     def _recalled(self) -> NDArray[np.int32]:
         # Class of every remembered row, kept until the next change.
-        if self._said is None or self._learning:
-            self._said = self._core.recall(self._threads)
+        if self._said is None or self._turn.changing:
+            self._said = self._core.recall(self._workers)
         return self._said
 
     def _unknown(self) -> _engine.Unknown:
-        if self._familiar is None or self._learning:
+        if self._familiar is None or self._turn.changing:
             if self._settings.head != "lda":
                 raise ValueError(f"reject: expected a learner whose head is lda, got {self._settings.head}; make a new one with it")
             if not np.any(self._core.count()[self._core.labels()] > 1):
@@ -456,13 +460,14 @@ class Learner:
                     "reject: expected a learner that remembers a row of a class with two pictures or more, got none; teach more pictures, "
                     "or make it with a capacity above 0"
                 )
-            self._familiar = self._core.unknown(self._threads)
+            self._familiar = self._core.unknown(self._workers)
         return self._familiar
 
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.int8]:
         """What the head sees, int8 (N, D_f) in -127..127; real value times 2^feature_bits (docs/method.md 3.6)."""
         images = self._check_images(images)
-        rows = [self._core.features(images[i : i + _PREDICT_ROWS], self._threads) for i in range(0, len(images), _PREDICT_ROWS)]
+        with self._turn:
+            rows = [self._core.features(images[i : i + _PREDICT_ROWS], self._workers) for i in range(0, len(images), _PREDICT_ROWS)]
         return np.concatenate(rows)
 
     # -- what it knows ----------------------------------------------------------------------------------------------------
@@ -499,6 +504,10 @@ class Learner:
         predicting with these threads (predicting).  The new copies of head and tail, which make a lesson a transaction, are ``transaction``, a
         part of lesson.
         """
+        with self._turn:
+            return self._info()
+
+    def _info(self) -> dict[str, Any]:
         core, network = self._core, self._model.network
         labels = np.bincount(core.labels(), minlength=len(self._names))
         classes = [
@@ -549,20 +558,11 @@ class Learner:
 
     @contextmanager
     def _change(self, what: str) -> Iterator[None]:
-        # One change at a time; it may come from inside a lesson's progress, in the lesson's own thread.
-        free = self._lock.acquire(blocking=False)
-        try:
-            if not free or self._learning:
-                raise RuntimeError(f"{what}: expected one lesson at a time, got another while one is running; wait for its end")
-            self._learning = True
+        with self._turn.change(what):
             try:
                 yield
             finally:
-                self._learning = False
                 self._said = self._familiar = None
-        finally:
-            if free:
-                self._lock.release()
 
     @classmethod
     def _from_state(cls, state: State, threads: int | None, where: str) -> Learner:
