@@ -17,11 +17,12 @@ cut.
 """
 
 from ._engine import Cancelled
+from .datasets.pictures import load_pictures
 from .errors import FormatError
-from .learner import Learner, Prediction
+from .learner import Answer, Learner, Prediction
 from .model import Model
 from .settings import Settings
 from .store import StateFile
 
 __version__ = "0.1.0"
-__all__ = ["Cancelled", "FormatError", "Learner", "Model", "Prediction", "Settings", "StateFile", "__version__"]
+__all__ = ["Answer", "Cancelled", "FormatError", "Learner", "Model", "Prediction", "Settings", "StateFile", "__version__", "load_pictures"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import chain
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ _A_NAME = f"names of up to {MAX_NAME} characters that can be seen, without contr
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the learner sees.
+    """What the learner sees; iterating gives an `Answer` for each image.
 
     Attributes
     ----------
@@ -46,6 +46,28 @@ class Prediction:
     names: list[str]
     probabilities: NDArray[np.float32]
     unknown: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[Answer]:
+        for name, row, unknown in zip(self.names, self.probabilities, self.unknown, strict=True):
+            yield Answer(name, float(row.max()), bool(unknown))
+
+
+class Answer(NamedTuple):
+    """What the learner sees on one image.
+
+    Attributes
+    ----------
+    name : the most probable class.
+    confidence : its probability, 0..1.
+    unknown : whether the image probably shows nothing that is known.
+    """
+
+    name: str
+    confidence: float
+    unknown: bool
 
 
 def _reporter(progress: Callable[[str, int, int], object] | None, cancel: Callable[[], bool] | None) -> Callable[[str, int, int], bool]:
@@ -97,6 +119,14 @@ class Learner:
             return
         sources = [tuple(source) for source in model.tail_sources(settings.train_blocks)]
         self._core = _engine.Learner(model.network, settings.for_core(), sources)
+
+    def __repr__(self) -> str:
+        core, names = self._core, self._names
+        known = f"{len(names)} classes ({', '.join(names[:5])}{', …' if len(names) > 5 else ''})" if names else "no class yet"
+        pictures = int(core.seen().sum())
+        return (
+            f"<Learner on {self._model.name}: {known}, {pictures} pictures, {len(core.labels())} of {self._settings.capacity} replay rows>"
+        )
 
     # -- making, loading, saving ------------------------------------------------------------------------------------------
 
@@ -429,6 +459,15 @@ class Learner:
                 familiar.append(np.zeros(len(classes), bool) if least is None else familiarity < least)
             names = [self._names[i] for i in np.concatenate(best)]
             return Prediction(names, np.concatenate(probabilities), np.concatenate(familiar))
+
+    def predict_proba(self, images: NDArray[np.uint8], *, views: int | None = None) -> NDArray[np.float32]:
+        """Probabilities, float32 (N, K), columns in the order of `names`; as `predict` gives them."""
+        return self.predict(images, views=views).probabilities
+
+    def score(self, images: NDArray[np.uint8], labels: Sequence[str], *, views: int | None = None) -> float:
+        """Share of the images, 0..1, that are named as `labels` say; labels that the learner does not know count as wrong."""
+        given = self._check_labels(labels, len(images))
+        return float(np.mean([name == label for name, label in zip(self.predict(images, views=views).names, given, strict=True)]))
 
     def recall(self) -> dict[str, float | None]:
         """Share of each class's remembered rows that the learner names rightly, by name; None for a class of which that cannot be said.

@@ -6,6 +6,7 @@ is imported on first use.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    Source = str | Path | Image.Image | NDArray[np.uint8]
 
 _BAND = 128  # rows
 IMAGE_SUFFIXES = frozenset(".avif .bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split())
@@ -56,6 +59,56 @@ def fit_image(picture: Image.Image, image_size: int) -> NDArray[np.uint8]:
         filter_ = Image.Resampling.BOX if side > image_size else Image.Resampling.BICUBIC
         picture = picture.resize((image_size, image_size), filter_)
     return np.asarray(picture, dtype=np.uint8)
+
+
+def load_pictures(sources: Iterable[Source], image_size: int) -> NDArray[np.uint8]:
+    """Bring pictures of any size to the square input of a network, as `decode_image` does.
+
+    Parameters
+    ----------
+    sources : paths, Pillow images, or arrays uint8 (H, W, 3) or (H, W), RGB or grey, 0..255.
+    image_size : side of the results in pixels, `Learner.image_size`.
+
+    Returns
+    -------
+    uint8 (N, image_size, image_size, 3), RGB, 0..255.
+
+    Raises
+    ------
+    TypeError, ValueError : what is none of these.
+    OSError : a file cannot be read or is no picture.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> load_pictures([np.zeros((60, 80, 3), np.uint8), np.full((32, 32), 7, np.uint8)], 32).shape
+    (2, 32, 32, 3)
+    """
+    found = [_load_picture(source, image_size) for source in sources]
+    return np.stack(found) if found else np.zeros((0, image_size, image_size, 3), np.uint8)
+
+
+def _load_picture(source: object, image_size: int) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    if isinstance(source, str | Path):
+        return decode_image(Path(source), image_size)
+    if isinstance(source, Image.Image):
+        return fit_image(_upright(source), image_size)
+    if not isinstance(source, np.ndarray):
+        raise TypeError(f"sources: expected paths, Pillow images or uint8 arrays, got {type(source).__name__}")
+    if source.dtype != np.uint8 or source.ndim not in (2, 3) or (source.ndim == 3 and source.shape[2] != 3) or 0 in source.shape:
+        raise ValueError(
+            f'sources: expected uint8 (H, W, 3) or (H, W), got {source.dtype} {source.shape}; scale to 0..255, .astype("uint8"), channels last'
+        )
+    return fit_image(Image.fromarray(np.ascontiguousarray(source)).convert("RGB"), image_size)
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    # As a viewer shows it, in RGB.
+    from PIL import ImageOps
+
+    return _to_rgb(ImageOps.exif_transpose(picture))
 
 
 def shorter_side(source: Path | IO[bytes]) -> int:
