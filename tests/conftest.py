@@ -1,17 +1,15 @@
-"""What the tests share: where real images lie, and whether they are there."""
+"""What all tests share: real pictures, where they are there, and a Ctrl-C that ends a test."""
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 
 import pytest
+from real_pictures import DATA
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and Python then installs no handler: tests of it need one.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-DATA = Path(os.environ.get("BITREPLAY_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 @pytest.fixture(scope="session")

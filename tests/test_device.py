@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tiny_model
 from numpy.typing import NDArray
-from test_tail import make
+from tail_model import make
 
 from bitreplay import FormatError, Learner, Model
 from bitreplay.c_source import export_c

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DATA
+from real_pictures import DATA
 
 pytest.importorskip("typer", reason="the commands need Typer (extra demo)")
 pytest.importorskip("uvicorn", reason="serving needs uvicorn (extra serve)")

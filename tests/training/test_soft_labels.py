@@ -259,7 +259,7 @@ def test_the_example_labels_pictures_with_a_module_of_ones_own(tmp_path: Path) -
         (tmp_path / "pictures" / name).mkdir(parents=True)
         for i in range(3):
             Image.new("RGB", (40, 30), colour).save(tmp_path / "pictures" / name / f"{i}.png")
-    script = Path(__file__).parents[1] / "examples" / "own_teacher.py"
+    script = Path(__file__).parents[2] / "examples" / "own_teacher.py"
     done = subprocess.run(
         [sys.executable, script, tmp_path / "pictures", tmp_path / "x.labels"], capture_output=True, text=True, check=True
     )

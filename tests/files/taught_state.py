@@ -9,7 +9,7 @@ from typing import Any
 
 import tiny_model
 from numpy.typing import NDArray
-from test_tail import make
+from tail_model import make
 
 from bitreplay import Learner
 from bitreplay.container import pack, unpack

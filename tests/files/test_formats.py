@@ -1,4 +1,4 @@
-"""What docs/formats.md says a reader of headers and models refuses, one error and one test each, where test_files and its sisters have none; damage; memory."""
+"""What docs/formats.md says a reader of headers and models refuses, one error and one test each, where its sisters here have none; damage; memory."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_model
+from plain_network import BLOCK, CONV, POOL, model_file, plain
 from safetensors.numpy import load
+from sealed_files import parts, with_header
 from taught_state import Taught, last
-from test_files import BLOCK, CONV, POOL, model_file, parts, plain, with_header
 
 import bitreplay.learner
 from bitreplay import FormatError, Learner, Model, _engine

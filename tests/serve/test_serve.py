@@ -16,63 +16,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_model
 
 pytest.importorskip("starlette", reason="serving needs Starlette (extra serve)")
 pytest.importorskip("httpx2", reason="the test client needs httpx2 (extra test)")
+from api_lessons import COLOURS, SIZE, names, picture, teach
 from PIL import Image
 from starlette.testclient import TestClient
 
-from bitreplay import Learner, Model
-from bitreplay.model import write_model
+from bitreplay import Learner
 from bitreplay.serve import guard
-from bitreplay.serve.app import make_app
 from bitreplay.serve.session import Session
 from bitreplay.store import StateFile, previous_of
-
-SIZE = 16
-COLOURS = {"red": (240, 20, 30), "green": (30, 200, 40), "blue": (20, 40, 230)}
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    network, tensors = tiny_model.make_model(1, image_size=SIZE)
-    return write_model(tmp_path_factory.mktemp("serve") / "tiny.model", network, tensors, {"name": "tiny"})
-
-
-@pytest.fixture
-def path(model: Model, tmp_path: Path) -> Path:
-    Learner.new(model, capacity=30, threads=1, near_equal=0).save(tmp_path / "x.state")
-    return tmp_path / "x.state"
-
-
-@pytest.fixture
-def session(path: Path) -> Iterator[Session]:
-    made = Session(path, threads=1)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def client(session: Session) -> Iterator[TestClient]:
-    with TestClient(make_app(session), base_url="http://localhost:8008") as made:
-        yield made
-
-
-def picture(name: str, seed: int = 0, size: int = 40) -> bytes:
-    noise = np.random.default_rng(seed).integers(-20, 21, (size, size, 3))
-    file = io.BytesIO()
-    Image.fromarray(np.clip(np.array(COLOURS[name]) + noise, 0, 255).astype(np.uint8)).save(file, "PNG")
-    return file.getvalue()
-
-
-def teach(client: TestClient, name: str, colour: str | None = None, count: int = 10) -> Any:
-    files = [("picture", (f"{i}.png", picture(colour or name, i))) for i in range(count)]
-    return client.post("/api/v1/lessons", data={"name": name}, files=files)
-
-
-def names(client: TestClient) -> list[str]:
-    return [entry["name"] for entry in client.get("/api/v1/state").json()["classes"]]
 
 
 def test_teach_and_ask(client: TestClient, path: Path) -> None:

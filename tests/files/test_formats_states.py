@@ -1,4 +1,4 @@
-"""What docs/formats.md says a reader of states refuses, one error and one test each, where test_files and its sisters have none."""
+"""What docs/formats.md says a reader of states refuses, one error and one test each, where its sisters here have none."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tail_model import make
 from taught_state import Taught, Tensors, last
-from test_tail import make
 
 import bitreplay.learner
 from bitreplay import FormatError, Learner, _engine

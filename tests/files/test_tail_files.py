@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_tail import make
+from tail_model import make
 
 from bitreplay import FormatError, Learner
 from bitreplay.container import pack, unpack
