@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import reference as ref
 import tiny_model
 from reference.branch import ReferenceBranchLearner
 from reference.tail import Gate, ReferenceTail, TailSettings
+from remembering_network import RememberingNetwork
 
 from bitreplay import Learner
 from bitreplay.model import Model, write_model
@@ -17,8 +18,6 @@ from bitreplay.model import Model, write_model
 EXPONENT = 12  # of the tail's stream: a good part of it lies where the straight-through gradient passes
 FAMILIES = ("quicknet", "reactnet", "birealnet")
 TAIL = ("forward_bits", "gradient_bits", "weight_bits", "weight_step", "parameter_step", "sign_reset")
-
-
 COMMON: dict[str, Any] = {
     "capacity": 11, "seed": 7, "threads": 2, "epochs": 1, "live_batch": 5, "replay_batch": 6, "ghosts": 2, "near_equal": 0.05,
     "held_back": 0.25, "tail_epochs": 2, "tail_passes": 3, "tail_replay_batch": 7, "tail_noise": 26, "tail_mirror": True, "tail_distillation": True, "tail_prior": 0.5,
@@ -27,9 +26,21 @@ COMMON: dict[str, Any] = {
 
 def make(
     folder: Path, family: str, *, channels: int = 20, image_size: int = 16, blocks: int = 2, **more: Any
-) -> tuple[Model, ref.ReferenceNetwork, list[Gate]]:
-    """A tiny model whose tail is of a family: thresholds and activations are put in at random."""
-    network, tensors = tiny_model.make_model(3, image_size=image_size, widths=(8, channels), blocks=(1, 1), tail_blocks=blocks, **more)
+) -> tuple[Model, RememberingNetwork, list[Gate]]:
+    """A tiny model whose tail is of a family, written to the folder."""
+    if "down" in more:
+        more["down"] = tuple(more["down"].items())
+    network, gates = _network(family, channels, image_size, blocks, tuple(more.items()))
+    return write_model(folder / f"{family}.model", network.network, network.tensors, {"name": family}), network, gates
+
+
+@functools.cache
+def _network(
+    family: str, channels: int, image_size: int, blocks: int, more: tuple[tuple[str, Any], ...]
+) -> tuple[RememberingNetwork, list[Gate]]:
+    """Its thresholds and activations are put in at random."""
+    options = {name: dict(value) if name == "down" else value for name, value in more}
+    network, tensors = tiny_model.make_model(3, image_size=image_size, widths=(8, channels), blocks=(1, 1), tail_blocks=blocks, **options)
     rng = np.random.default_rng(9)
     gates = []
     network["cut"]["exponent"] = EXPONENT
@@ -51,7 +62,7 @@ def make(
             np.full(channels, 8192, np.int16) if family == "reactnet" else rng.normal(8192, 900, channels).astype(np.int16)
         )
         tensors[f"tail.{i}.low"] = rng.normal(2048, 900, channels).astype(np.int16)
-    return write_model(folder / f"{family}.model", network, tensors, {"name": family}), ref.ReferenceNetwork(network, tensors), gates
+    return RememberingNetwork(network, tensors), gates
 
 
 def pair(folder: Path, family: str, train_blocks: int, values: dict[str, Any], **shape: Any) -> tuple[Learner, ReferenceBranchLearner]:

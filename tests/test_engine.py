@@ -18,6 +18,7 @@ import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.comparison import assert_same, assert_same_answers
+from remembering_network import RememberingNetwork
 
 from bitreplay import Learner, Model, _engine
 from bitreplay.model import write_model
@@ -38,9 +39,14 @@ DOWNS: list[dict[str, Any]] = [
 ]
 
 
+made: dict[tuple[int, str], ref.ReferenceNetwork] = {}
+
+
 def make(tmp_path: Path, seed: int, shape: dict[str, Any]) -> tuple[Model, ref.ReferenceNetwork]:
+    """A tiny model, and the reference of it that every test of this file asks."""
     network, tensors = tiny_model.make_model(seed, **shape)
-    return write_model(tmp_path / f"{seed}.model", network, tensors, {"name": "tiny"}), ref.ReferenceNetwork(network, tensors)
+    reference = made.setdefault((seed, str(shape)), RememberingNetwork(network, tensors))
+    return write_model(tmp_path / f"{seed}.model", network, tensors, {"name": "tiny"}), reference
 
 
 def pair(model: Model, network: ref.ReferenceNetwork, **settings: Any) -> tuple[Learner, ref.ReferenceLearner]:

@@ -6,10 +6,12 @@ import io
 import json
 import re
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -132,10 +134,13 @@ def test_what_is_too_large_is_refused(client: TestClient, session: Session, monk
     teach(client, "red")
     assert client.post("/api/v1/predict", content=b"x", headers={"content-length": str(1 << 30)}).status_code == 413
     assert client.post("/api/v1/predict", content=b"x", headers={"content-length": "-1"}).status_code == 413
-    for side, got in ((6_000, "got 6000 x 6000"), (60_000, "got far more")):
-        bomb = io.BytesIO()
-        Image.new("1", (side, side)).save(bomb, "PNG")
-        answer = client.post("/api/v1/predict", content=bomb.getvalue())
+    file = io.BytesIO()
+    Image.new("1", (6_000, 6_000)).save(file, "PNG")
+    bomb = file.getvalue()
+    head = b"IHDR" + struct.pack(">II", 60_000, 60_000) + bomb[24:29]
+    larger = bomb[:12] + head + struct.pack(">I", zlib.crc32(head)) + bomb[33:]  # only says that it is: nobody decodes it
+    for content, got in ((bomb, "got 6000 x 6000"), (larger, "got far more")):
+        answer = client.post("/api/v1/predict", content=content)
         assert answer.status_code == 400
         assert f"expected at most 25000000 pixels, {got}" in answer.json()["error"]
     monkeypatch.setattr(guard, "MAX_PICTURE", 1000)
