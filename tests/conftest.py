@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
 import pytest
 from real_pictures import DATA
+
+# The reference's products are small: threads of BLAS would only wait for each other.  Read when numpy is first imported, which comes later.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and Python then installs no handler: tests of it need one.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -244,7 +244,7 @@ import sys
 import numpy as np
 from bitreplay import Learner, _engine
 rng = np.random.default_rng(3)
-learner = Learner.new(capacity=10, threads=int(sys.argv[2]), head=sys.argv[3], views=6)
+learner = Learner.new(capacity=10, threads=int(sys.argv[2]), head=sys.argv[3], views=2)
 for lesson in range(3):
     learner.learn(rng.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8), [str(lesson)] * 8 + ["again"] * 4)
 learner.save(sys.argv[1])

@@ -221,12 +221,9 @@ def weight_gradient(gz: Int64, s: Int64) -> Int64:
     """dW (C_out, 3, 3, C_in) from g_z and the signs s, +1 outside the map (method.md, 7.4, 3)."""
     n, height, width, channels = gz.shape
     padded = np.pad(s, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=1)
+    taps = np.stack([padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)], axis=3)
     rows = gz.reshape(-1, channels).T
-    result = np.zeros((channels, 3, 3, s.shape[3]), np.int64)
-    for i in range(3):
-        for j in range(3):
-            result[:, i, j] = exact_product(rows, padded[:, i : i + height, j : j + width].reshape(n * height * width, -1))
-    return result
+    return exact_product(rows, taps.reshape(n * height * width, -1)).reshape(channels, 3, 3, s.shape[3])
 
 
 def input_gradient(gz: Int64, weight: Int64) -> Int64:

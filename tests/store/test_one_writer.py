@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -168,12 +169,18 @@ def test_killed_at_any_moment_the_state_is_a_whole_one(model: Model, tmp_path: P
     path = tmp_path / "x.state"
     Learner.new(model, **QUICK).save(path)
     code = f"""
-import sys, numpy as np
+import os, sys, numpy as np
 from bitreplay.store import StateFile
-rng = np.random.default_rng(int(sys.argv[1]))
+for seed in sys.stdin:  # each process that is to be killed begins here, with everything imported
+    if child := os.fork():
+        os.waitpid(child, 0)
+        print("dead", flush=True)
+    else:
+        break
+rng = np.random.default_rng(int(seed))
 with StateFile({str(path)!r}) as file:
     learner, told = file.load()
-    print("ready", told, flush=True)
+    print("ready", told, os.getpid(), flush=True)
     while True:
         learner.learn(rng.integers(0, 256, (6, {SIZE}, {SIZE}, 3), dtype=np.uint8), [str(c) for c in rng.integers(0, 4, 6)])
         file.save(learner)
@@ -181,22 +188,26 @@ with StateFile({str(path)!r}) as file:
 """
     rng = random.Random(5)
     told_least = 0
-    for number in range(KILLS):
-        with subprocess.Popen([sys.executable, "-c", code, str(number)], stdout=subprocess.PIPE, text=True) as child:
-            assert child.stdout is not None
-            assert child.stdout.readline() == "ready None\n"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as nursery:
+        assert nursery.stdin is not None
+        assert nursery.stdout is not None
+        for number in range(KILLS):
+            print(number, file=nursery.stdin, flush=True)
+            ready = re.fullmatch(r"ready None (\d+)\n", nursery.stdout.readline())
+            assert ready
             time.sleep(rng.uniform(0, 0.05))
-            child.send_signal(signal.SIGKILL)
-            said = [int(line) for line in child.stdout.read().split() if line.isdigit()]
-        lessons = Learner.load(path).info()["lessons"]
-        if said:
-            # what was said to be saved is there; at most the lesson in flight came on top
-            assert said[-1] <= lessons <= said[-1] + 1
-        assert lessons >= told_least
-        told_least = lessons
-        kept = previous_of(path)
-        if kept.exists():
-            assert lessons - 1 <= Learner.load(kept).info()["lessons"] <= lessons
+            os.kill(int(ready[1]), signal.SIGKILL)
+            said = [int(line) for line in iter(nursery.stdout.readline, "dead\n")]
+            lessons = Learner.load(path).info()["lessons"]
+            if said:
+                # what was said to be saved is there; at most the lesson in flight came on top
+                assert said[-1] <= lessons <= said[-1] + 1
+            assert lessons >= told_least
+            told_least = lessons
+            kept = previous_of(path)
+            if kept.exists():
+                assert lessons - 1 <= Learner.load(kept).info()["lessons"] <= lessons
+        nursery.stdin.close()
     assert told_least > 0
     StateFile(path).close()  # removes what the killed ones left
     assert {p.name for p in tmp_path.iterdir()} <= {"x.state", "x.state.previous"}
