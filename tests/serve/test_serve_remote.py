@@ -26,8 +26,9 @@ pytest.importorskip("starlette", reason="serving needs Starlette (extra serve)")
 pytest.importorskip("httpx2", reason="the test client needs httpx2 (extra test)")
 from PIL import Image
 from starlette.testclient import TestClient
+from typer.testing import CliRunner
 
-from bitreplay import Learner
+from bitreplay import Learner, cli
 from bitreplay.serve.app import make_app
 from bitreplay.serve.openapi import document
 from bitreplay.serve.session import Session
@@ -153,10 +154,10 @@ def test_what_cannot_be_served_is_said(tmp_path: Path, words: list[str], token: 
         pytest.importorskip("cv2", reason="--camera needs OpenCV (extra camera)")
     state = tmp_path / "x.state"
     Learner.new(capacity=10).save(state)
-    environment = os.environ | {"XDG_STATE_HOME": str(tmp_path / "home"), "COLUMNS": "200"} | ({"BITREPLAY_TOKEN": token} if token else {})
-    command = [sys.executable, "-m", "bitreplay", "serve", str(state), "--port", "0", *words]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
-    assert done.returncode in (1, 2)
+    environment = {"XDG_STATE_HOME": str(tmp_path / "home"), "COLUMNS": "200", "BITREPLAY_TOKEN": token}
+    done = CliRunner().invoke(cli.app, ["serve", str(state), "--port", "0", *words], env=environment)
+    assert done.exit_code in (1, 2)
+    assert isinstance(done.exception, SystemExit)
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     StateFile(state).close()  # and the state is free again
