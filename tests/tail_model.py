@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import tiny_model
 from reference.branch import ReferenceBranchLearner
-from reference.tail import Gate, ReferenceTail, TailSettings
+from reference.tail import ReferenceTail
+from reference.tail_block import Gate, TailSettings
 from remembering_network import RememberingNetwork
 
 from bitreplay import Learner

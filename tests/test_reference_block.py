@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 import reference as ref
-import reference.tail as rt
+import reference.tail_block as rb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -45,7 +45,7 @@ def test_noise_has_balanced_bits_and_no_relation_between_keys() -> None:
 )
 def test_requant_keeps_the_largest_and_errs_by_less_than_a_unit(values: list[int], bits: int, down: int, key: int) -> None:
     t = np.array(values) >> down
-    m, s = rt.requant(t, bits, key)
+    m, s = rb.requant(t, bits, key)
     limit = 2 ** (bits - 1) - 1
     largest = max(abs(int(v)) for v in t)
     assert s == 0 or largest >> (s - 1) > limit  # no smaller shift would fit
@@ -64,12 +64,12 @@ def test_requant_keeps_the_largest_and_errs_by_less_than_a_unit(values: list[int
 
 def test_requant_worked_examples() -> None:
     t = np.array([1000, -1000, 12, -12, 4, -4, 3])
-    m, s = rt.requant(t, 8, 0)
+    m, s = rb.requant(t, 8, 0)
     assert s == 3
     assert m.tolist() == [125, -125, 2, -1, 1, 0, 0]  # halves go up
-    assert rt.requant(np.array([1023, -1023]), 8, 0)[0].tolist() == [127, -127]  # 127.875 rounds to 128, which does not fit
-    assert rt.requant(np.array([32767, -32767, 5]), 16, 0)[1] == 0
-    assert rt.requant(np.zeros(3, np.int64), 2, 0)[1] == 0
+    assert rb.requant(np.array([1023, -1023]), 8, 0)[0].tolist() == [127, -127]  # 127.875 rounds to 128, which does not fit
+    assert rb.requant(np.array([32767, -32767, 5]), 16, 0)[1] == 0
+    assert rb.requant(np.zeros(3, np.int64), 2, 0)[1] == 0
 
 
 @pytest.mark.parametrize("scale", [37, 1 << 40])
@@ -78,7 +78,7 @@ def test_requant_of_few_bits_is_right_on_average(scale: int) -> None:
     total = np.zeros(len(t))
     draws = 4000
     for i in range(draws):
-        m, s = rt.requant(t, 4, ref.draw(0, 8, i, 0))
+        m, s = rb.requant(t, 4, ref.draw(0, 8, i, 0))
         total += m * 2.0**s
     unit = 2.0**s
     limited = np.clip(t / unit, -7, 7)  # OPEN: a largest value between 7 and 8 units is always clipped to 7
@@ -88,12 +88,12 @@ def test_requant_of_few_bits_is_right_on_average(scale: int) -> None:
 
 def test_forward_rounding_worked_examples() -> None:
     x = np.array([32767, -32768, 127, 128, -128, -129, 0])
-    assert rt.forward_round(x, 8, 16).tolist() == [32512, -32512, 0, 256, 0, -256, 0]
-    assert rt.forward_round(x, 16, 16).tolist() == x.tolist()
-    assert rt.forward_round(np.array([127, -127, 8, 7, -8]), 4, 8).tolist() == [112, -112, 16, 0, 0]
-    assert rt.forward_round(np.array([127, -127]), 9, 8).tolist() == [127, -127]
-    once = rt.forward_round(np.arange(-32768, 32768), 5, 16)
-    assert np.array_equal(rt.forward_round(once, 5, 16), once)
+    assert rb.forward_round(x, 8, 16).tolist() == [32512, -32512, 0, 256, 0, -256, 0]
+    assert rb.forward_round(x, 16, 16).tolist() == x.tolist()
+    assert rb.forward_round(np.array([127, -127, 8, 7, -8]), 4, 8).tolist() == [112, -112, 16, 0, 0]
+    assert rb.forward_round(np.array([127, -127]), 9, 8).tolist() == [127, -127]
+    once = rb.forward_round(np.arange(-32768, 32768), 5, 16)
+    assert np.array_equal(rb.forward_round(once, 5, 16), once)
 
 
 def test_a_block_is_its_formula_value_by_value() -> None:
@@ -145,8 +145,8 @@ def test_gradients_of_weights_and_signs_by_loops(shape: tuple[int, int, int, int
             dw[o, a, c, i] += gz[b, y, x, o] * (s[b, row, column, i] if inside else 1)
             if inside:
                 da[b, row, column, i] += gz[b, y, x, o] * weight[o, a, c, i]
-    assert np.array_equal(rt.weight_gradient(gz, s), dw)
-    assert np.array_equal(rt.input_gradient(gz, weight), da)
+    assert np.array_equal(rb.weight_gradient(gz, s), dw)
+    assert np.array_equal(rb.input_gradient(gz, weight), da)
     assert (dw * weight).sum() == (gz * binary_conv(s, weight)).sum()  # z is linear in the weights
 
 
@@ -158,7 +158,7 @@ def test_gradients_of_parameters_by_differences(family: str) -> None:
     c, x = block.constants, stream(rng, 4, 3, 3, 6) // 4  # nothing saturates
     saved = block_values(x, block.weight, c)
     g = rng.integers(-32767, 32768, x.shape)
-    ours = rt.backward(block, saved, g, 16, NOW, lowest=True)
+    ours = rb.backward(block, saved, g, 16, NOW, lowest=True)
 
     def loss(values: dict[str, NDArray[np.float64]]) -> float:
         y = x + ((saved.r - c.mean) * values["multiplier"] + values["bias"]) / 8
@@ -167,7 +167,7 @@ def test_gradients_of_parameters_by_differences(family: str) -> None:
             y = w * np.where(saved.w >= 0, values["high"], values["low"]) / 8192 - values["beta"]
         return float((g * y).sum())
 
-    start = {name: (master >> rt.HIDDEN_BITS[name]).astype(np.float64) for name, master in block.masters.items()}
+    start = {name: (master >> rb.HIDDEN_BITS[name]).astype(np.float64) for name, master in block.masters.items()}
     names = [name for name in block.trained if name != "threshold"]
     assert ("high" in names) == (family == "bireal")
     for name in names:
@@ -190,16 +190,16 @@ def test_gradient_of_the_stream_by_loops(family: str, gradient_bits: int) -> Non
     saved = block_values(x, block.weight, c)
     limit = (1 << (gradient_bits - 1)) - 1
     g = rng.integers(-limit, limit + 1, x.shape)
-    got = rt.backward(block, saved, g, gradient_bits, NOW, lowest=False)
+    got = rb.backward(block, saved, g, gradient_bits, NOW, lowest=False)
 
     def key(tensor: int) -> int:
         return ref.draw(5, 8, (2 << 32) + 3, 16 + tensor)
 
-    gu = g if saved.p is None else rt.requant(g * saved.p, gradient_bits, key(1))[0]
-    gz, s1 = rt.requant(gu * c.multiplier, gradient_bits, key(2))
+    gu = g if saved.p is None else rb.requant(g * saved.p, gradient_bits, key(1))[0]
+    gz, s1 = rb.requant(gu * c.multiplier, gradient_bits, key(2))
     if c.relu:
         gz[saved.z <= 0] = 0
-    da = rt.input_gradient(gz, block.weight)
+    da = rb.input_gradient(gz, block.weight)
     k = 3 + EXPONENT - s1
     total, threshold = np.zeros_like(x), [0] * 6
     for index in np.ndindex(x.shape):
@@ -210,8 +210,8 @@ def test_gradient_of_the_stream_by_loops(family: str, gradient_bits: int) -> Non
             d = int(da[index]) if abs(a) <= 5120 else 0
         threshold[index[3]] += d
         total[index] = int(gu[index]) * 2**k + d if k >= 0 else int(gu[index]) + d * 2**-k
-    assert np.array_equal(got.x, rt.requant(total, gradient_bits, key(4))[0])
-    assert np.array_equal(got.weight, rt.weight_gradient(gz, saved.s))
+    assert np.array_equal(got.x, rb.requant(total, gradient_bits, key(4))[0])
+    assert np.array_equal(got.weight, rb.weight_gradient(gz, saved.s))
     if c.threshold is not None:
         assert got.parameters["threshold"].tolist() == threshold
 
@@ -223,8 +223,8 @@ def test_the_lowest_block_asks_for_no_gradient_that_nobody_reads() -> None:
         x = stream(rng, 2, 2, 2, 4)
         saved = block_values(x, block.weight, block.constants)
         g = rng.integers(-127, 128, x.shape)
-        lowest = rt.backward(block, saved, g, 8, NOW, lowest=True)
+        lowest = rb.backward(block, saved, g, 8, NOW, lowest=True)
         assert lowest.x is None
         assert ("threshold" in lowest.parameters) == (family != "quicknet")
-        assert "threshold" not in rt.backward(block, saved, g, 8, NOW, lowest=True, trains_parameters=False).parameters
-        assert np.array_equal(lowest.weight, rt.backward(block, saved, g, 8, NOW, lowest=False).weight)
+        assert "threshold" not in rb.backward(block, saved, g, 8, NOW, lowest=True, trains_parameters=False).parameters
+        assert np.array_equal(lowest.weight, rb.backward(block, saved, g, 8, NOW, lowest=False).weight)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import reference as ref
-import reference.tail as rt
+import reference.tail_block as rb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -15,9 +15,9 @@ from tiny_block import FAMILIES, NOW, stream, tiny_block
 
 
 def test_decay_changes_at_a_half_three_quarters_and_seven_eighths() -> None:
-    assert [rt.Moment(step=t, steps=8).decay for t in range(8)] == [0, 0, 0, 0, 1, 1, 2, 3]
-    assert [rt.Moment(step=t, steps=1).decay for t in range(1)] == [0]
-    assert [rt.Moment(step=t, steps=3).decay for t in range(3)] == [0, 0, 1]
+    assert [rb.Moment(step=t, steps=8).decay for t in range(8)] == [0, 0, 0, 0, 1, 1, 2, 3]
+    assert [rb.Moment(step=t, steps=1).decay for t in range(1)] == [0]
+    assert [rb.Moment(step=t, steps=3).decay for t in range(3)] == [0, 0, 1]
 
 
 @settings(max_examples=100, deadline=None)
@@ -28,9 +28,9 @@ def test_a_weight_step_is_bounded_and_close(bits: int, e: int, size: int, t: int
     shadow = rng.integers(-limit, limit + 1, (2, 3, 3, 4))
     gradient = rng.integers(-(1 << size), (1 << size) + 1, shadow.shape)
     gradient[1] = 0
-    options = rt.TailSettings(weight_bits=bits, weight_step=e, sign_reset=reset)
-    moment = rt.Moment(seed=seed, step=t, steps=8)
-    new = rt.weight_step(shadow, gradient, options, moment, 0)
+    options = rb.TailSettings(weight_bits=bits, weight_step=e, sign_reset=reset)
+    moment = rb.Moment(seed=seed, step=t, steps=8)
+    new = rb.weight_step(shadow, gradient, options, moment, 0)
     assert np.array_equal(new[1], shadow[1])
     assert np.abs(new).max() <= limit
     old = np.where(shadow[0] < 0, -limit, limit) if reset else shadow[0]
@@ -53,9 +53,9 @@ def test_weight_steps_are_right_on_average() -> None:
     rng = np.random.default_rng(6)
     gradient = rng.integers(-1000, 1001, (1, 3, 3, 8))
     gradient[0, 0, 0, 0], gradient[0, 0, 0, 1], gradient[0, 0, 0, 2] = 1 << 19, 1000, -1000
-    options, steps, total = rt.TailSettings(weight_bits=8, weight_step=4), 3000, np.zeros(gradient.shape)
+    options, steps, total = rb.TailSettings(weight_bits=8, weight_step=4), 3000, np.zeros(gradient.shape)
     for t in range(steps):
-        total += rt.weight_step(np.zeros_like(gradient), gradient, options, rt.Moment(step=t, steps=10**6), 0)
+        total += rb.weight_step(np.zeros_like(gradient), gradient, options, rb.Moment(step=t, steps=10**6), 0)
     unit = 2.0 ** (20 - 3)
     assert np.allclose(total / steps, -gradient / unit, atol=0.01)
     assert total.reshape(-1)[0] == -4 * steps
@@ -64,10 +64,10 @@ def test_weight_steps_are_right_on_average() -> None:
 def test_weight_steps_of_channels_blocks_and_steps_have_noise_of_their_own() -> None:
     gradient = np.tile(np.arange(1, 73).reshape(1, 3, 3, 8), (2, 1, 1, 1))
     shadow = np.zeros_like(gradient)
-    options = rt.TailSettings(weight_bits=8, weight_step=6)
+    options = rb.TailSettings(weight_bits=8, weight_step=6)
 
     def change(step: int, block: int) -> NDArray[np.int64]:
-        return rt.weight_step(shadow, gradient, options, rt.Moment(step=step, steps=100), block)
+        return rb.weight_step(shadow, gradient, options, rb.Moment(step=step, steps=100), block)
 
     a = change(0, 0)
     assert np.array_equal(a, change(0, 0))
@@ -80,7 +80,7 @@ def test_a_weight_step_value_by_value() -> None:
     rng = np.random.default_rng(13)
     shadow, gradient = rng.integers(-127, 128, (2, 2, 3, 3, 4))
     gradient = gradient * np.array([1, 1000]).reshape(2, 1, 1, 1)
-    new = rt.weight_step(shadow, gradient, rt.TailSettings(weight_bits=8, weight_step=4), NOW, 6)
+    new = rb.weight_step(shadow, gradient, rb.TailSettings(weight_bits=8, weight_step=4), NOW, 6)
     for o in range(2):
         flat = [int(v) for v in gradient[o].reshape(-1)]
         k = max(abs(v) for v in flat).bit_length() - 3
@@ -95,9 +95,9 @@ def test_one_bit_weights_flip_where_they_agree_with_the_gradient_and_as_often_as
     gradient[0, 0, 0], gradient[0, 1, 1], gradient[0, 2, 2] = (255, -255), (64, 64), (255, -1)
     weight = np.ones_like(gradient)
     weight[0, 0, 0, 1] = weight[0, 2, 2, 0] = weight[0, 2, 2, 1] = -1
-    options, steps, flips = rt.TailSettings(weight_bits=1, weight_step=3), 4000, np.zeros(gradient.shape)
+    options, steps, flips = rb.TailSettings(weight_bits=1, weight_step=3), 4000, np.zeros(gradient.shape)
     for t in range(steps):
-        flips += rt.weight_step(weight, gradient, options, rt.Moment(step=t, steps=10**6), 0) != weight
+        flips += rb.weight_step(weight, gradient, options, rb.Moment(step=t, steps=10**6), 0) != weight
     share = flips / steps
     assert abs(share[0, 0, 0] - 255 / 2048).max() < 0.02  # both agree: +1 with 255, -1 with -255
     assert abs(share[0, 1, 1] - 64 / 2048).max() < 0.012
@@ -108,28 +108,28 @@ def test_one_bit_weights_flip_where_they_agree_with_the_gradient_and_as_often_as
 
 def test_sign_reset_forgets_what_small_steps_gathered() -> None:
     shadow, gradient = np.full((1, 3, 3, 2), 3), np.full((1, 3, 3, 2), 100)
-    plain, reset = rt.TailSettings(weight_step=4), rt.TailSettings(weight_step=4, sign_reset=True)
+    plain, reset = rb.TailSettings(weight_step=4), rb.TailSettings(weight_step=4, sign_reset=True)
     a = b = shadow
     for t in range(40):
-        a = rt.weight_step(a, gradient, plain, rt.Moment(step=t, steps=10**6), 0)
-        b = rt.weight_step(b, gradient, reset, rt.Moment(step=t, steps=10**6), 0)
+        a = rb.weight_step(a, gradient, plain, rb.Moment(step=t, steps=10**6), 0)
+        b = rb.weight_step(b, gradient, reset, rb.Moment(step=t, steps=10**6), 0)
     assert (a == -127).all()
     assert (b > 100).all()
 
 
 def test_a_parameter_step_worked_example() -> None:
-    options = rt.TailSettings(parameter_step=4)
+    options = rb.TailSettings(parameter_step=4)
     start = np.array([0, 0, 1 << 22, -(1 << 22)])
     d = np.array([1000, -500, 3, -1])  # 10 bits; range 2^20 and 2^-4 of it: 16 bits; k = -6
-    now = rt.Moment(steps=10)
-    assert rt.parameter_step("threshold", start, d, 20, options, now).tolist() == [-64000, 32000, (1 << 22) - 192, 64 - (1 << 22)]
+    now = rb.Moment(steps=10)
+    assert rb.parameter_step("threshold", start, d, 20, options, now).tolist() == [-64000, 32000, (1 << 22) - 192, 64 - (1 << 22)]
     d = d << 20  # 30 bits: k = 14
-    assert rt.parameter_step("threshold", start, d, 20, options, now).tolist() == [-64000, 32000, (1 << 22) - 192, 64 - (1 << 22)]
-    assert rt.parameter_step("threshold", start, d, 20, replace(options, parameter_step=0), now) is start
-    later = rt.parameter_step("threshold", start, d, 20, options, rt.Moment(step=9, steps=10))
+    assert rb.parameter_step("threshold", start, d, 20, options, now).tolist() == [-64000, 32000, (1 << 22) - 192, 64 - (1 << 22)]
+    assert rb.parameter_step("threshold", start, d, 20, replace(options, parameter_step=0), now) is start
+    later = rb.parameter_step("threshold", start, d, 20, options, rb.Moment(step=9, steps=10))
     assert (start - later).tolist() == [8000, -4000, 24, -8]
     huge = np.array([(1 << 23) - 2, -(1 << 23) + 2])
-    moved = rt.parameter_step("threshold", huge, np.array([-8, 8]), 23, rt.TailSettings(parameter_step=1), now)
+    moved = rb.parameter_step("threshold", huge, np.array([-8, 8]), 23, rb.TailSettings(parameter_step=1), now)
     assert moved.tolist() == [(1 << 23) - 1, -(1 << 23) + 1]
 
 
@@ -140,7 +140,7 @@ def test_masters_are_kept_as_the_table_of_the_method_says() -> None:
         Activation(np.array([40]), np.array([-3]), np.array([8192]), np.array([2048])),
     )  # fmt: skip
     shadow = np.arange(-4, 5).reshape(1, 3, 3, 1).astype(np.int8)
-    block = rt.TailBlock.from_constants(shadow, constants, rt.Gate(8, approx=True), 0, 16)
+    block = rb.TailBlock.from_constants(shadow, constants, rb.Gate(8, approx=True), 0, 16)
     got = {name: int(master.item()) for name, master in block.masters.items()}
     assert got == {
         "multiplier": -5 * 65536, "bias": 77, "threshold": 1 - 2**23, "alpha": 40 * 256, "beta": -3 * 256, "high": 2**29, "low": 2**27
@@ -149,11 +149,11 @@ def test_masters_are_kept_as_the_table_of_the_method_says() -> None:
     assert block.constants.threshold.item() == -32768  # floor
     assert block.shadow.reshape(-1).tolist() == [256 * v for v in range(-4, 5)]
     assert block.weight.reshape(-1).tolist() == [-1] * 4 + [1] * 5
-    one = rt.TailBlock.from_constants(shadow, constants, rt.Gate(8, approx=True), 0, 1)
+    one = rb.TailBlock.from_constants(shadow, constants, rb.Gate(8, approx=True), 0, 1)
     assert np.array_equal(one.weight, block.weight)
-    ranges = {name: rt.master_range(name, 8, 9) for name in got}
+    ranges = {name: rb.master_range(name, 8, 9) for name in got}
     assert ranges == {"multiplier": 30, "bias": 17, "threshold": 16, "alpha": 16, "beta": 16, "high": 29, "low": 29}
-    assert (rt.master_range("bias", 15, 20), rt.master_range("threshold", 16, 0)) == (29, 23)
+    assert (rb.master_range("bias", 15, 20), rb.master_range("threshold", 16, 0)) == (29, 23)
 
 
 def test_masters_begin_at_the_constants_and_stay_in_range() -> None:
@@ -162,9 +162,9 @@ def test_masters_begin_at_the_constants_and_stay_in_range() -> None:
         block = tiny_block(family, 4, rng)
         x = stream(rng, 3, 2, 2, 4)
         for t in range(30):
-            y, saved = rt.forward(block, x, 16)
-            back = rt.backward(block, saved, np.where(y > 0, 127, -90), 8, rt.Moment(step=t, steps=30), lowest=True)
-            block = rt.step(block, back, rt.TailSettings(parameter_step=1), rt.Moment(step=t, steps=30))
+            y, saved = rb.forward(block, x, 16)
+            back = rb.backward(block, saved, np.where(y > 0, 127, -90), 8, rb.Moment(step=t, steps=30), lowest=True)
+            block = rb.step(block, back, rb.TailSettings(parameter_step=1), rb.Moment(step=t, steps=30))
         assert np.abs(block.masters["bias"]).max() <= 1 << 29
         assert np.abs(block.constants.multiplier).max() <= 1 << 15
         for name in ("threshold", "alpha", "beta"):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import reference as ref
 import reference.tail as rt
+import reference.tail_block as rb
 import tiny_model
 from numpy.typing import NDArray
 from reference.arithmetic import exact_product
@@ -17,7 +18,7 @@ from tiny_block import EXPONENT, NOW
 
 def test_the_heads_gradient_of_16_bits_is_that_of_a_head_only_lesson() -> None:
     rng = np.random.default_rng(8)
-    tail, batch, tw = tiny_tail(rng, rt.TailSettings(gradient_bits=16))
+    tail, batch, tw = tiny_tail(rng, rb.TailSettings(gradient_bits=16))
     got = tail.gradients(batch, tw, NOW).head
     h = tail.features_of(batch.latents)
     rate = 1 << 10
@@ -45,11 +46,11 @@ def test_from_the_head_to_the_tail_by_hand() -> None:
 
 
 def tiny_tail(
-    rng: np.random.Generator, options: rt.TailSettings, *, train_blocks: int = 2, rows: int = 12
+    rng: np.random.Generator, options: rb.TailSettings, *, train_blocks: int = 2, rows: int = 12
 ) -> tuple[rt.ReferenceTail, rt.Minibatch, NDArray[np.int64]]:
     network, tensors = tiny_model.make_model(3, image_size=8, widths=(8, 12), blocks=(1, 1), tail_blocks=2)
     reference = ref.ReferenceNetwork(network, tensors)
-    tail = rt.ReferenceTail.of(reference, train_blocks, [rt.Gate(EXPONENT, clip=5120)] * 2, options)
+    tail = rt.ReferenceTail.of(reference, train_blocks, [rb.Gate(EXPONENT, clip=5120)] * 2, options)
     latents = reference.latents(tiny_model.random_images(9, rows, 8))
     tw = np.rint(rng.normal(0, 1 << 23, (3, 12))).astype(np.int64)
     batch = rt.Minibatch(latents, rng.integers(0, 3, rows), np.zeros(3, np.int64))
@@ -63,7 +64,7 @@ def tiny_tail(
 @pytest.mark.parametrize("weight_bits", [16, 8, 1])
 @pytest.mark.parametrize("gradient_bits", [16, 8, 4])
 def test_steps_of_the_tail_alone_lower_the_loss(weight_bits: int, gradient_bits: int) -> None:
-    options = rt.TailSettings(weight_bits=weight_bits, gradient_bits=gradient_bits, parameter_step=5, weight_step=3)
+    options = rb.TailSettings(weight_bits=weight_bits, gradient_bits=gradient_bits, parameter_step=5, weight_step=3)
     tail, batch, tw = tiny_tail(np.random.default_rng(10), options)
     tw = 4 * tw
 
@@ -73,7 +74,7 @@ def test_steps_of_the_tail_alone_lower_the_loss(weight_bits: int, gradient_bits:
 
     before, first = loss(), tail.blocks[0].weight
     for t in range(40):
-        moment = rt.Moment(step=t, steps=40)
+        moment = rb.Moment(step=t, steps=40)
         tail.step(tail.gradients(batch, tw, moment), moment)
     assert loss() < 0.7 * before
     assert (tail.blocks[0].weight != first).any()
@@ -81,7 +82,7 @@ def test_steps_of_the_tail_alone_lower_the_loss(weight_bits: int, gradient_bits:
 
 @pytest.mark.parametrize("train_blocks", [0, 1])
 def test_blocks_below_the_trained_ones_stay(train_blocks: int) -> None:
-    tail, batch, tw = tiny_tail(np.random.default_rng(11), rt.TailSettings(), train_blocks=train_blocks)
+    tail, batch, tw = tiny_tail(np.random.default_rng(11), rb.TailSettings(), train_blocks=train_blocks)
     before = list(tail.blocks)
     gradients = tail.gradients(batch, tw, NOW)
     assert len(gradients.blocks) == train_blocks
@@ -91,7 +92,7 @@ def test_blocks_below_the_trained_ones_stay(train_blocks: int) -> None:
 
 @pytest.mark.parametrize("forward_bits", [16, 8, 4, 2])
 def test_features_of_a_row_depend_on_that_row_alone(forward_bits: int) -> None:
-    tail, batch, _ = tiny_tail(np.random.default_rng(12), rt.TailSettings(forward_bits=forward_bits))
+    tail, batch, _ = tiny_tail(np.random.default_rng(12), rb.TailSettings(forward_bits=forward_bits))
     together = tail.features_of(batch.latents)
     alone = np.concatenate([tail.features_of(row[None]) for row in batch.latents])
     assert np.array_equal(together, alone)
