@@ -27,7 +27,6 @@ from bitreplay.training.weights import load_weights  # noqa: E402
 
 
 def test_an_interrupted_run_continues_with_the_same_result(tmp_path: Path, pictures: Path) -> None:
-    torch.set_num_threads(1)
     cache = tmp_path / "cache"
     whole = pretrain(pictures, tmp_path / "whole", CONFIG, RECIPE, cache=cache)
     pretrain(pictures, tmp_path / "parts", CONFIG, RECIPE, until=1, cache=cache)
@@ -78,7 +77,6 @@ def test_a_killed_run_goes_on_within_the_epoch_bit_for_bit(tmp_path: Path, pictu
         f"config, recipe = {CONFIG!r}, {RECIPE!r}\n"
         "module.pretrain(Path(sys.argv[1]), Path(sys.argv[2]), config, recipe, cache=Path(sys.argv[3]), save_seconds=0)\n"
     )
-    torch.set_num_threads(1)
     whole = pretrain(pictures, tmp_path / "whole", CONFIG, RECIPE, cache=cache)
     out = tmp_path / "killed"
     for checkpoints, moment in ((4, (0, 4)), (6, (1, 4))):
@@ -153,7 +151,6 @@ def test_pictures_are_kept_at_most_at_their_own_size_and_read_again_when_they_ch
 def test_a_branch_from_the_middle_of_an_epoch(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from bitreplay.training import pretrain as module
 
-    torch.set_num_threads(1)
     cache = tmp_path / "cache"
     pretrain(pictures, tmp_path / "teacher", FLOATS, replace(RECIPE, epochs=1), cache=cache)
     labels = labelled(pictures, tmp_path / "teacher" / CHECKPOINT, tmp_path / "x.labels", cache)
@@ -195,7 +192,6 @@ def test_a_branch_from_the_middle_of_an_epoch(tmp_path: Path, pictures: Path, mo
 
 
 def test_a_run_goes_on_with_its_own_pictures_precision_and_labels_alone(tmp_path: Path, pictures: Path) -> None:
-    torch.set_num_threads(1)
     cache = tmp_path / "cache"
     place = tmp_path / "weights" / "run"
     pretrain(pictures, tmp_path / "run", CONFIG, RECIPE, until=1, cache=cache, checkpoint_to=place)

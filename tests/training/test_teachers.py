@@ -25,7 +25,6 @@ from bitreplay.training.zoo.network import CutNetwork  # noqa: E402
 
 
 def test_a_float_network_teaches_a_binary_one(tmp_path: Path, pictures: Path) -> None:
-    torch.set_num_threads(1)
     cache = tmp_path / "cache"
     assert not any(isinstance(module, BinaryConv2d) for module in CutNetwork(FLOATS).modules())
     labels = []
@@ -77,7 +76,6 @@ def test_with_soft_labels_alone_the_labels_teach_the_head_and_not_the_features(t
 
 
 def test_labels_and_teachers_that_do_not_fit_are_refused(tmp_path: Path, pictures: Path) -> None:
-    torch.set_num_threads(1)
     cache, taught = tmp_path / "cache", replace(RECIPE, soft_share=0.5)
     pretrain(pictures, tmp_path / "teacher", FLOATS, replace(RECIPE, epochs=1), cache=cache)
     teacher = tmp_path / "teacher" / CHECKPOINT

@@ -48,7 +48,6 @@ def test_training_continues_from_shipped_weights(tmp_path: Path, pictures: Path)
 
 
 def test_a_run_goes_on_elsewhere_from_its_weights(tmp_path: Path, pictures: Path) -> None:
-    torch.set_num_threads(1)
     cache, place = tmp_path / "cache", tmp_path / "weights" / "run"
     pretrain(pictures, tmp_path / "teacher", FLOATS, replace(RECIPE, epochs=1), cache=cache)
     labels = labelled(pictures, tmp_path / "teacher" / CHECKPOINT, tmp_path / "x.labels", cache)
@@ -71,7 +70,6 @@ def test_a_run_goes_on_elsewhere_from_its_weights(tmp_path: Path, pictures: Path
 
 
 def test_a_run_that_warms_up_again_does_so_across_an_interruption(tmp_path: Path, pictures: Path) -> None:
-    torch.set_num_threads(1)
     cache, place = tmp_path / "cache", tmp_path / "weights" / "run"
     recipe = replace(RECIPE, epochs=4, warmup_steps=20)
     pretrain(pictures, tmp_path / "here", CONFIG, recipe, until=1, cache=cache, checkpoint_to=place)

@@ -16,6 +16,8 @@ from bitreplay.training.soft_labels import Crops, make_soft_labels  # noqa: E402
 from bitreplay.training.teachers import checkpoint_teacher  # noqa: E402
 from bitreplay.training.zoo.network import NetworkConfig  # noqa: E402
 
+torch.set_num_threads(1)  # networks so small take longer with more, and runs are compared bit for bit
+
 CONFIG = NetworkConfig(image_size=16, widths=(8, 16), blocks=(1, 2), tail_blocks=1)
 RECIPE = Recipe(epochs=3, batch_size=10, learning_rate=5e-3, warmup_steps=2, cut_start=1, cut_ramp=1, precision="32-true")
 FLOATS = NetworkConfig(image_size=16, widths=(8, 16), blocks=(1, 2), tail_blocks=1, cut="none", family="residual")
