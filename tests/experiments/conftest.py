@@ -7,15 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("PIL", reason="pictures need Pillow (extra demo)")
-from PIL import Image
-
 COLOURS = {"blue": (20, 40, 230), "green": (30, 200, 40), "red": (240, 20, 30), "white": (240, 240, 240)}
 
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four colours, ten pictures of each to learn and five to be tested on."""
+    from PIL import Image  # needs the extra demo: without it the tests are skipped, file by file
+
     folder = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     for split, count in (("train", 10), ("test", 5)):

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import tiny_model
 
-pytest.importorskip("starlette", reason="serving needs Starlette (extra serve)")
-pytest.importorskip("httpx2", reason="the test client needs httpx2 (extra test)")
-from api_lessons import SIZE
-from starlette.testclient import TestClient
-
 from bitreplay import Learner, Model
 from bitreplay.model import write_model
-from bitreplay.serve.app import make_app
-from bitreplay.serve.session import Session
+
+if TYPE_CHECKING:  # from the extras: without them the tests are skipped, file by file
+    from starlette.testclient import TestClient
+
+    from bitreplay.serve.session import Session
 
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    from api_lessons import SIZE
+
     network, tensors = tiny_model.make_model(1, image_size=SIZE)
     return write_model(tmp_path_factory.mktemp("serve") / "tiny.model", network, tensors, {"name": "tiny"})
 
@@ -33,6 +34,8 @@ def path(model: Model, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def session(path: Path) -> Iterator[Session]:
+    from bitreplay.serve.session import Session
+
     made = Session(path, threads=1)
     yield made
     made.close()
@@ -40,5 +43,9 @@ def session(path: Path) -> Iterator[Session]:
 
 @pytest.fixture
 def client(session: Session) -> Iterator[TestClient]:
+    from starlette.testclient import TestClient
+
+    from bitreplay.serve.app import make_app
+
     with TestClient(make_app(session), base_url="http://localhost:8008") as made:
         yield made

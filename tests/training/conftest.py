@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="training is tested where torch is installed (extra train)")
-from PIL import Image  # noqa: E402
 
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from PIL import Image  # needs the extra demo: without it the tests are skipped, file by file
+
     folder = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     for split, count in (("train", 20), ("valid", 8)):

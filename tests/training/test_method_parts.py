@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="the twin is tested where torch is installed (extra train)")
+torch = pytest.importorskip("torch", reason="the float simulation is tested where torch is installed (extra train)")
 from bitreplay.training.layers import BinaryConv2d, QuickNetBlock, ShiftedBlock  # noqa: E402
 from bitreplay.training.methods.head import CwrHead, consolidate  # noqa: E402
 from bitreplay.training.methods.memory import ReplayMemory  # noqa: E402

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="the twin is tested where torch is installed (extra train)")
+torch = pytest.importorskip("torch", reason="the float simulation is tested where torch is installed (extra train)")
 from bitreplay.datasets.image_sets import ImageSet  # noqa: E402
 from bitreplay.training.base import Base, BaseSettings, Start, make_base  # noqa: E402
 from bitreplay.training.export import Integers  # noqa: E402
