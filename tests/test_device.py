@@ -26,7 +26,6 @@ ROOT = Path(__file__).parents[1]
 CROSS = ROOT / "cmake" / "aarch64-linux-gnu.cmake"
 LESSONS = [["mug", 'é"q\\'] * 3, ["mug", "日本😀", "mug", "a b"], ['é"q\\', "x/<y>"] * 2]
 
-
 # Other builds than the plain one take minutes: .ci/run makes them.
 ALL = pytest.mark.skipif(not os.environ.get("BITREPLAY_ALL"), reason="another build, set BITREPLAY_ALL=1")
 

@@ -143,7 +143,6 @@ def add(**entry: Any) -> Callable[[dict[str, Any]], None]:
 
 HUGE = 1 << 40
 
-
 HEADERS = {
     "huge shape": change("head.feature_sum", shape=[HUGE, 8]),
     "product of the shape overflows": change("head.feature_sum", shape=[1 << 32, 1 << 32]),

@@ -12,7 +12,6 @@ from bitreplay import Learner, Model
 
 GOOD = pictures(1, 3)
 
-
 BAD_IMAGES = [
     (GOOD.tolist(), TypeError, r"images: expected a numpy array, got list"),
     (None, TypeError, r"images: expected a numpy array, got NoneType"),
@@ -99,7 +98,6 @@ def test_predicting_before_learning_is_refused(model: Model) -> None:
 
 
 WHOLE = "expected a whole number from"
-
 
 BAD_SETTINGS = [
     ({"threads": 0}, ValueError, r"threads: expected .*got 0"),

@@ -20,7 +20,6 @@ from bitreplay.training.zoo.network import CutNetwork, NetworkConfig  # noqa: E4
 QUICK = NetworkConfig(image_size=16, widths=(8, 64), blocks=(1, 3), tail_blocks=2)
 REACT = NetworkConfig(image_size=16, widths=(8, 64), blocks=(1, 3), stem_strides=(2,), tail_blocks=2, family="reactnet")
 
-
 # Settings that suit the miniature; every method is in here.
 SETTINGS: dict[str, dict[str, Any]] = {
     "naive": {},
