@@ -1,4 +1,4 @@
-"""What the tests share: where real images lie, and whether they are there."""
+"""What all tests share: real pictures, where they are there, and a Ctrl-C that ends a test."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import signal
 from pathlib import Path
 
 import pytest
+from real_pictures import DATA
+
+# The reference's products are small: threads of BLAS would only wait for each other.  Read when numpy is first imported, which comes later.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and Python then installs no handler: tests of it need one.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-DATA = Path(os.environ.get("BITREPLAY_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 @pytest.fixture(scope="session")

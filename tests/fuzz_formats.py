@@ -31,7 +31,7 @@ import atheris
 import numpy as np
 import tiny_model
 from safetensors.numpy import load
-from test_tail import make
+from tail_model import make
 
 from bitreplay import Cancelled, FormatError, Learner, _engine, model
 from bitreplay.container import pack, unpack

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from reference.network import binary_conv, unpack_bits
-from reference.tail import input_gradient, weight_gradient
+from reference.tail_block import input_gradient, weight_gradient
 
 from bitreplay import _engine
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tiny_model
 from numpy.typing import NDArray
-from test_tail import make
+from tail_model import make
 
 from bitreplay import FormatError, Learner, Model
 from bitreplay.c_source import export_c
@@ -25,7 +25,6 @@ from bitreplay.settings import VIEWS
 ROOT = Path(__file__).parents[1]
 CROSS = ROOT / "cmake" / "aarch64-linux-gnu.cmake"
 LESSONS = [["mug", 'é"q\\'] * 3, ["mug", "日本😀", "mug", "a b"], ['é"q\\', "x/<y>"] * 2]
-
 
 # Other builds than the plain one take minutes: .ci/run makes them.
 ALL = pytest.mark.skipif(not os.environ.get("BITREPLAY_ALL"), reason="another build, set BITREPLAY_ALL=1")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DATA
+from real_pictures import DATA
 
 pytest.importorskip("typer", reason="the commands need Typer (extra demo)")
 pytest.importorskip("uvicorn", reason="serving needs uvicorn (extra serve)")
@@ -31,6 +31,7 @@ from bitreplay import Learner
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(ROOT.glob("docs/*.md"))
 COLOURS = {"mug": (30, 60, 200), "spoon": (200, 200, 210), "fork": (180, 60, 40), "plate": (60, 160, 60)}
+helps: dict[str, subprocess.CompletedProcess[str]] = {}  # of each command that was asked for its options
 BLOCK = re.compile(r"(?:<!-- (options only|by hand): ([^>]+) -->\n)?```sh\n(.*?)```", re.DOTALL)
 
 
@@ -53,11 +54,10 @@ def pictures(folder: Path, names: list[str], count: int, first: int = 0) -> None
             Image.fromarray(np.clip(np.array(COLOURS[name]) + noise, 0, 255).astype(np.uint8)).save(folder / name / f"{i}.png")
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a reader has: pictures, another device's state, the repository."""
-    place = tmp_path / "a folder"
-    place.mkdir()
+    place = tmp_path_factory.mktemp("stock")
     pictures(place / "lesson-1", ["mug", "spoon"], 10)
     pictures(place / "lesson-2", ["fork"], 10)
     pictures(place / "test", ["mug", "spoon", "plate"], 3, first=100)
@@ -73,6 +73,12 @@ def folder(tmp_path: Path) -> Path:
     if (DATA / "cifar10").is_dir():
         (place / "CIFAR10_FOLDER").symlink_to(DATA / "cifar10")
     return place
+
+
+@pytest.fixture
+def folder(stock: Path, tmp_path: Path) -> Path:
+    """A folder of one's own with all that."""
+    return shutil.copytree(stock, tmp_path / "a folder", symlinks=True)
 
 
 class Shell:
@@ -125,7 +131,10 @@ class Shell:
 
     def check_options(self, command: str) -> None:
         words = re.split(r"\s(?:>|&&|#)\s?", command)[0].replace('"', "").split()
-        done = self.output(" ".join([*words[:2], "--help"]))
+        asked = " ".join([*words[:2], "--help"])
+        if asked not in helps:
+            helps[asked] = self.output(asked)
+        done = helps[asked]
         if missing := re.search(r"No module named '(\w+)'|error: (\w+) is not installed", done.stderr):
             print(f"not looked up, {missing[1] or missing[2]} is not here: {command}")
             return

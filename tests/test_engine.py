@@ -18,6 +18,7 @@ import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.comparison import assert_same, assert_same_answers
+from remembering_network import RememberingNetwork
 
 from bitreplay import Learner, Model, _engine
 from bitreplay.model import write_model
@@ -38,9 +39,14 @@ DOWNS: list[dict[str, Any]] = [
 ]
 
 
+made: dict[tuple[int, str], ref.ReferenceNetwork] = {}
+
+
 def make(tmp_path: Path, seed: int, shape: dict[str, Any]) -> tuple[Model, ref.ReferenceNetwork]:
+    """A tiny model, and the reference of it that every test of this file asks."""
     network, tensors = tiny_model.make_model(seed, **shape)
-    return write_model(tmp_path / f"{seed}.model", network, tensors, {"name": "tiny"}), ref.ReferenceNetwork(network, tensors)
+    reference = made.setdefault((seed, str(shape)), RememberingNetwork(network, tensors))
+    return write_model(tmp_path / f"{seed}.model", network, tensors, {"name": "tiny"}), reference
 
 
 def pair(model: Model, network: ref.ReferenceNetwork, **settings: Any) -> tuple[Learner, ref.ReferenceLearner]:
@@ -237,7 +243,7 @@ import sys
 import numpy as np
 from bitreplay import Learner, _engine
 rng = np.random.default_rng(3)
-learner = Learner.new(capacity=10, threads=int(sys.argv[2]), head=sys.argv[3], views=6)
+learner = Learner.new(capacity=10, threads=int(sys.argv[2]), head=sys.argv[3], views=2)
 for lesson in range(3):
     learner.learn(rng.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8), [str(lesson)] * 8 + ["again"] * 4)
 learner.save(sys.argv[1])

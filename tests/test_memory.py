@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,15 @@ def pixel_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A latent row of one word: four bits."""
     network, tensors = tiny_model.make_model(1, image_size=4, widths=(4,), blocks=(1,), stem_strides=(2, 2))
     return write_model(tmp_path_factory.mktemp("memory") / "pixel.model", network, tensors, {})
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _only_ours() -> Iterator[None]:
+    """What other files left must not go while these tests count, nor be looked through each time that they collect."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from reference.arithmetic import PURPOSE_HELD_BACK, row_hash
 from reference.comparison import assert_same
 from reference.mixing import ONE, Held, choose_mixing, frozen_weight, inverse_temperature, loss
-from test_tail import make, pair
+from tail_model import make, pair
 
 from bitreplay import Learner
 

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested with Playwright, which CI installs")
-from conftest import DATA  # noqa: E402
 from PIL import Image  # noqa: E402
+from real_pictures import DATA  # noqa: E402
 
 CHROMIUM = shutil.which("chromium")
 NAMES = {"ship": 8, "frog": 6, "truck": 9}  # numbers in CIFAR-10

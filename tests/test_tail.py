@@ -8,63 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import reference as ref
 import tiny_model
 from numpy.typing import NDArray
 from reference.branch import ReferenceBranchLearner
 from reference.comparison import assert_same, assert_same_answers
-from reference.tail import Gate, ReferenceTail, TailSettings
+from tail_model import FAMILIES, make, pair
 
 from bitreplay import Learner, _engine
-from bitreplay.model import Model, write_model
 
-EXPONENT = 12  # of the tail's stream: a good part of it lies where the straight-through gradient passes
-FAMILIES = ("quicknet", "reactnet", "birealnet")
-TAIL = ("forward_bits", "gradient_bits", "weight_bits", "weight_step", "parameter_step")
-COMMON: dict[str, Any] = {
-    "capacity": 11, "seed": 7, "threads": 2, "epochs": 1, "live_batch": 5, "replay_batch": 6, "ghosts": 2, "near_equal": 0.05,
-    "held_back": 0.25, "tail_epochs": 2, "tail_passes": 3, "tail_replay_batch": 7, "tail_noise": 26, "tail_mirror": True, "tail_distillation": True, "tail_prior": 0.5,
-}  # fmt: skip
 HEADS = ("lda", "cwr")
-
-
-def make(
-    folder: Path, family: str, *, channels: int = 20, image_size: int = 16, blocks: int = 2, **more: Any
-) -> tuple[Model, ref.ReferenceNetwork, list[Gate]]:
-    """A tiny model whose tail is of a family: thresholds and activations are put in at random."""
-    network, tensors = tiny_model.make_model(3, image_size=image_size, widths=(8, channels), blocks=(1, 1), tail_blocks=blocks, **more)
-    rng = np.random.default_rng(9)
-    gates = []
-    network["cut"]["exponent"] = EXPONENT
-    for i, op in enumerate(network["tail"]):
-        op["exponent"] = EXPONENT
-        gates.append(Gate(EXPONENT, 5 << (EXPONENT - 2), approx=family == "reactnet"))
-        if family == "quicknet":
-            continue
-        op |= {
-            "relu": False,
-            "threshold": True,
-            "activation": True,
-            "approx_sign": family == "reactnet",
-            "train_high": family != "reactnet",
-        }
-        for name, spread in (("threshold", 900), ("alpha", 1500), ("beta", 1500)):
-            tensors[f"tail.{i}.{name}"] = rng.normal(0, spread, channels).astype(np.int16)
-        tensors[f"tail.{i}.high"] = (
-            np.full(channels, 8192, np.int16) if family == "reactnet" else rng.normal(8192, 900, channels).astype(np.int16)
-        )
-        tensors[f"tail.{i}.low"] = rng.normal(2048, 900, channels).astype(np.int16)
-    return write_model(folder / f"{family}.model", network, tensors, {"name": family}), ref.ReferenceNetwork(network, tensors), gates
-
-
-def pair(folder: Path, family: str, train_blocks: int, values: dict[str, Any], **shape: Any) -> tuple[Learner, ReferenceBranchLearner]:
-    model, network, gates = make(folder, family, **shape)
-    ours = Learner.new(model, **{**COMMON, "train_blocks": train_blocks, **values})
-    settings = ours.settings.for_core()
-    tail = ReferenceTail.of(network, train_blocks, gates, TailSettings(**{name: settings[name] for name in TAIL}))
-    return ours, ReferenceBranchLearner(network, settings, tail)
-
-
 LESSONS = (([0, 1] * 5, slice(0, 10)), ([2, 0, 1, 2, 2, 3, 3], slice(10, 17)), ([3] * 12, slice(17, 29)))
 
 

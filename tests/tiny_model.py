@@ -6,6 +6,8 @@ reference. On top of that come values that an export seldom has: saturating chan
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -230,9 +232,27 @@ def make_model(
     Returns
     -------
     network, tensors
-        The parsed `network` entry of a model file, and the tensors by name.
+        The parsed `network` entry of a model file, and the tensors by name, read-only: the same model is made once.
 
     """
+    network, tensors = _make(
+        seed, image_size, tuple(widths), tuple(blocks), tail_blocks, tuple(stem_strides), None if down is None else tuple(down.items()), features_relu
+    )  # fmt: skip
+    return copy.deepcopy(network), dict(tensors)
+
+
+@functools.cache
+def _make(
+    seed: int,
+    image_size: int,
+    widths: tuple[int, ...],
+    blocks: tuple[int, ...],
+    tail_blocks: int,
+    stem_strides: tuple[int, ...],
+    flags: tuple[tuple[str, bool], ...] | None,
+    features_relu: bool,
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    down = None if flags is None else dict(flags)
     if len(widths) != len(blocks):
         raise ValueError("a number of blocks for each width")
     rng = np.random.default_rng((seed, 0x7A11))
@@ -258,4 +278,6 @@ def make_model(
         x = _add_block(rng, x, tail, tensors, "tail")
     features = _add_features(rng, x, tensors, features_relu)
     cut = {"channels": int(widths[-1]), "exponent": EXPONENT}
+    for tensor in tensors.values():
+        tensor.flags.writeable = False
     return {"image_size": image_size, "prefix": prefix, "cut": cut, "tail": tail, "features": features}, tensors

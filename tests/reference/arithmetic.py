@@ -5,6 +5,7 @@ int64 arrays where the method bounds a value below 2^63, Python integers where i
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -68,8 +69,14 @@ def mix(x: int) -> int:
 
 def draw(seed: int, purpose: int, step: int, index: int) -> int:
     """64 random bits that depend on the four arguments only (method.md, 9)."""
+    return mix((_key(seed, purpose, step) + GOLDEN + index) & MASK64)
+
+
+@functools.lru_cache
+def _key(seed: int, purpose: int, step: int) -> int:
+    """What the draws of a step have in common: many are made, index by index."""
     h = mix((seed + GOLDEN) & MASK64)
-    for part in (purpose, step, index):
+    for part in (purpose, step):
         h = mix((h + GOLDEN + part) & MASK64)
     return h
 

@@ -16,7 +16,8 @@ from .learner import MIXING_BITS, Live, ReferenceLearner
 from .mixing import ONE, Held, choose_mixing
 from .near_equal import differing_bits
 from .network import ReferenceNetwork
-from .tail import PURPOSE_GRADIENT, TENSOR_HEAD, Minibatch, Moment, ReferenceTail, requant_head
+from .tail import Minibatch, ReferenceTail, requant_head
+from .tail_block import PURPOSE_GRADIENT, TENSOR_HEAD, Moment
 from .unknown import LeaveOneOut
 
 PURPOSE_TAIL_LIVE, PURPOSE_TAIL_REPLAY, PURPOSE_VARIATION = 9, 10, 11
