@@ -15,10 +15,7 @@ from bitreplay.training.export import Integers  # noqa: E402
 from bitreplay.training.first_experience import Base, BaseSettings, make_base  # noqa: E402
 from bitreplay.training.methods import METHODS, check_settings, make_method  # noqa: E402
 from bitreplay.training.parts.tail import Latents, Tail  # noqa: E402
-from bitreplay.training.start import (
-    Start,
-    decode_bits,
-)
+from bitreplay.training.start import Start, decode_bits  # noqa: E402
 from bitreplay.training.zoo.network import CutNetwork, NetworkConfig  # noqa: E402
 
 QUICK = NetworkConfig(image_size=16, widths=(8, 64), blocks=(1, 3), tail_blocks=2)
