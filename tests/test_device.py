@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import tiny_model
 from numpy.typing import NDArray
+from reference.files import pack, unpack
 from test_tail import make
 
 from bitreplay import FormatError, Learner, Model
 from bitreplay.c_source import export_c
-from bitreplay.container import pack, unpack
 from bitreplay.settings import VIEWS
 
 ROOT = Path(__file__).parents[1]

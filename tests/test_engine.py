@@ -111,7 +111,8 @@ def test_features_without_relu_see_what_is_negative(tmp_path: Path) -> None:
 
 
 def test_shipped_network_equals_the_reference() -> None:
-    from bitreplay.container import unpack
+    from reference.files import unpack
+
     from bitreplay.model import _FOLDER, SHIPPED
 
     metadata, tensors = unpack((_FOLDER / f"{SHIPPED}.model").read_bytes(), "model", SHIPPED)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_model
+from reference.files import pack
 
 from bitreplay import FormatError, Learner, Model, _engine
-from bitreplay.container import pack
 
 FLAGS = {"relu": False, "threshold": True, "activation": True}
 IN, OUT = 8, 20
