@@ -1,5 +1,7 @@
 #include "settings.h"
 
+#include <algorithm>
+
 #include "error.h"
 
 namespace bitreplay {
@@ -48,6 +50,28 @@ class Allowed {
   size_t at_ = 0;
 };
 
+// Not inline: its callers are unrolled over the list of settings.
+[[gnu::noinline]] uint64_t value_of(const File& file, const Json& object, const Setting& setting) {
+  uint64_t value = 0;
+  const Json found = object.find(setting.name);
+  if (!found.exists()) fail(Error::format, "{}: settings: expected {}, which is missing", {file.where(), setting.name});
+  if (!read(setting, found, value)) {
+    fail(Error::format, "{}: {}: expected {}, got {}", {file.where(), setting.name, Allowed(setting).text(), Excerpt(found).text()});
+  }
+  return value;
+}
+
+[[gnu::noinline]] void write_setting(const Setting& setting, uint64_t value, const char* before, Output& out) {
+  out.inside(before);
+  out.text(setting.name);
+  out.inside("\": ");
+  if (setting.kind == SettingKind::flag) return out.text(value != 0 ? "true" : "false");
+  if (setting.kind != SettingKind::head) return out.number(value);
+  out.inside("\"");
+  out.text(kHeadNames[value]);
+  out.inside("\"");
+}
+
 }  // namespace
 
 Settings read_settings(const File& file) {
@@ -55,31 +79,21 @@ Settings read_settings(const File& file) {
   Settings settings;
   if (!object.is_object()) fail(Error::format, "{}: settings: expected an object, got {}", {file.where(), Excerpt(object).text()});
   for (Entries entries(object); entries.next();) {
-    bool known = false;
-    for_each_setting(settings, [&](const Setting& setting, const auto&) { known = known || entries.key.equals(setting.name); });
+    const bool known = std::ranges::any_of(kSettings, [&](const Setting& setting) { return entries.key.equals(setting.name); });
     if (!known) fail(Error::format, "{}: settings: expected no {}; install the bitreplay that wrote it", {file.where(), Excerpt(entries.key).text()});
   }
-  for_each_setting(settings, [&]<class T>(const Setting& setting, T& field) {
-    uint64_t value = 0;
-    const Json found = object.find(setting.name);
-    if (!found.exists()) fail(Error::format, "{}: settings: expected {}, which is missing", {file.where(), setting.name});
-    if (!read(setting, found, value)) {
-      fail(Error::format, "{}: {}: expected {}, got {}", {file.where(), setting.name, Allowed(setting).text(), Excerpt(found).text()});
-    }
-    field = static_cast<T>(value);
-  });
+  for_each_setting(settings, [&]<class T>(const Setting& setting, T& field) { field = static_cast<T>(value_of(file, object, setting)); });
   if (const char* what = conflict(settings)) fail(Error::format, "{}: {}", {file.where(), what});
   return settings;
 }
 
-const char* setting_text(SettingKind kind, uint64_t value, char* scratch) {
-  if (kind == SettingKind::flag) return value != 0 ? "true" : "false";
-  if (kind == SettingKind::head) return value != 0 ? "\"cwr\"" : "\"lda\"";
-  char* at = scratch + 23;
-  *at = '\0';
-  do *--at = static_cast<char>('0' + value % 10);
-  while ((value /= 10) != 0);
-  return at;
+void write_settings(const Settings& settings, Output& out) {
+  const char* before = "{\"";
+  for_each_setting(settings, [&](const Setting& setting, auto value) {
+    write_setting(setting, static_cast<uint64_t>(value), before, out);
+    before = ", \"";
+  });
+  out.character('}');
 }
 
 }  // namespace bitreplay

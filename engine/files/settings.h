@@ -3,13 +3,14 @@
 
 #include "file.h"
 #include "learn/settings.h"
+#include "writer.h"
 
 namespace bitreplay {
 
 // Leaves by `fail` where one is missing, unknown or out of range.
 Settings read_settings(const File& file);
 
-// The text of a value; scratch: 24 bytes.
-const char* setting_text(SettingKind kind, uint64_t value, char* scratch);
+// The same JSON, inside a string of a file's header.
+void write_settings(const Settings& settings, Output& out);
 
 }  // namespace bitreplay

@@ -36,9 +36,9 @@ void add_tail(Tensors& tensors, const Tail& tail) {
 size_t write_state(Tensors& tensors, const Settings& settings, const Names& names, uint64_t experience, const char* model, uint8_t* buffer,
                    size_t size) {
   tensors.arrange();
-  const auto write_experience = [&](Output& out) { out.number(experience); };
-  const auto write_model = [&](Output& out) { out.bytes(model, 64); };
-  const auto write_names = [&](Output& out) {
+  const auto put_experience = [&](Output& out) { out.number(experience); };
+  const auto put_model = [&](Output& out) { out.bytes(model, 64); };
+  const auto put_names = [&](Output& out) {
     out.character('[');
     for (size_t i = 0; i < names.size(); ++i) {
       const std::string_view name = names[i];
@@ -48,19 +48,8 @@ size_t write_state(Tensors& tensors, const Settings& settings, const Names& name
     }
     out.character(']');
   };
-  const auto write_settings = [&](Output& out) {
-    bool first = true;
-    for_each_setting(settings, [&](const Setting& setting, auto value) {
-      char scratch[24];
-      out.inside(first ? "{\"" : ", \"");
-      out.text(setting.name);
-      out.inside("\": ");
-      out.inside(setting_text(setting.kind, static_cast<uint64_t>(value), scratch));
-      first = false;
-    });
-    out.character('}');
-  };
-  return write_file("state", {{"experience", write_experience}, {"model", write_model}, {"names", write_names}, {"settings", write_settings}}, tensors,
+  const auto put_settings = [&](Output& out) { write_settings(settings, out); };
+  return write_file("state", {{"experience", put_experience}, {"model", put_model}, {"names", put_names}, {"settings", put_settings}}, tensors,
                     buffer, size);
 }
 

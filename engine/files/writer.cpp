@@ -1,7 +1,5 @@
 #include "writer.h"
 
-#include <algorithm>
-
 #include "sha256.h"
 
 namespace bitreplay {
@@ -88,7 +86,12 @@ void write_values(Output& out, const Tensor& tensor) {
 
 void Tensors::arrange() {
   const auto tensors = room_.first(count_);
-  std::sort(tensors.begin(), tensors.end(), [](const Tensor& a, const Tensor& b) { return std::strcmp(a.name, b.name) < 0; });
+  for (size_t i = 1; i < count_; ++i) {  // nearly sorted as they come
+    const Tensor tensor = tensors[i];
+    size_t to = i;
+    for (; to > 0 && std::strcmp(tensor.name, tensors[to - 1].name) < 0; --to) tensors[to] = tensors[to - 1];
+    tensors[to] = tensor;
+  }
   uint64_t end = 0;
   each_in_place(tensors, [&](Tensor& tensor) {
     tensor.begin = end;
