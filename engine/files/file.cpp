@@ -12,25 +12,12 @@ constexpr char kZeros[] = "00000000000000000000000000000000000000000000000000000
 static_assert(sizeof kZeros == 65);
 constexpr int kMaxName = 80, kMaxDimensions = 8;
 
-// What a tensor may be of; ours are of the integers, the others can be told from them.
-struct Dtype {
-  const char *code, *name;
-  uint8_t bytes;
-};
-constexpr Dtype kDtypes[] = {{"U8", "uint8", 1},     {"I8", "int8", 1},      {"U16", "uint16", 2},   {"I16", "int16", 2},
-                             {"U32", "uint32", 4},   {"I32", "int32", 4},    {"U64", "uint64", 8},   {"I64", "int64", 8},
-                             {"F16", "float16", 2},  {"F32", "float32", 4},  {"F64", "float64", 8},  {"BOOL", "bool", 1}};
-
-template <class Same>
-const Dtype* find_dtype(const Same& same) {
-  for (const Dtype& dtype : kDtypes) {
-    if (same(dtype.code)) return &dtype;
-  }
-  return nullptr;
-}
 const Dtype* dtype_of(const Json& entry) {
   const Json code = entry.find("dtype");
-  return find_dtype([&](const char* known) { return code.equals(known); });
+  for (const Dtype& dtype : kDtypes) {
+    if (code.equals(dtype.code)) return &dtype;
+  }
+  return nullptr;
 }
 
 // "int16 (4, 3)"; the sizes follow one by one.
@@ -225,17 +212,17 @@ bool File::is_seam(uint64_t offset) const {
   return false;
 }
 
-const uint8_t* File::take_raw(const char* name, const char* dtype, std::initializer_list<int64_t> shape) {
+const uint8_t* File::take_raw(const char* name, Type type, std::initializer_list<int64_t> shape) {
   const Json found = entry(name);
   if (!found.exists()) fail(Error::format, "{}: tensor {} is missing", {where_, name});
-  bool fit = found.find("dtype").equals(dtype);
+  bool fit = has_type(name, type);
   Entries sizes(found.find("shape"));
   for (const int64_t expected : shape) {
     int64_t size = 0;
     fit = fit && sizes.next() && sizes.value.whole(expected, expected, size);
   }
   if (!fit || sizes.next()) {
-    TypeText wanted(find_dtype([&](const char* code) { return std::strcmp(code, dtype) == 0; })->name), got(dtype_of(found)->name);
+    TypeText wanted(of_type(type).name), got(dtype_of(found)->name);
     for (const int64_t size : shape) wanted.add(size);
     int64_t size = 0;
     for (Entries its(found.find("shape")); its.next() && its.value.whole(0, INT64_MAX, size);) got.add(size);
@@ -246,8 +233,6 @@ const uint8_t* File::take_raw(const char* name, const char* dtype, std::initiali
   note_taken(name);
   return content_ + start_ + place.begin;
 }
-
-bool File::has_dtype(const char* name, const char* dtype) const { return entry(name).find("dtype").equals(dtype); }
 
 std::span<const uint8_t> File::take_bytes(const char* name) {
   const int64_t bytes = length(name);

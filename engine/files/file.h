@@ -4,6 +4,7 @@
 
 #include <initializer_list>
 #include <span>
+#include <type_traits>
 #ifndef BITREPLAY_DEVICE
 #include <string>
 #include <unordered_map>
@@ -33,6 +34,26 @@ class Excerpt {
  private:
   char text_[48];
 };
+
+// What tensors are of: those that ours may be of, in the order in which they lie in a file, and others that are told from them.
+enum class Type : uint8_t { u64, i64, u32, i32, u16, i16, i8, u8 };
+inline constexpr int kOwnTypes = 8;
+struct Dtype {
+  const char *code, *name;
+  uint8_t bytes;
+};
+inline constexpr Dtype kDtypes[] = {{"U64", "uint64", 8},  {"I64", "int64", 8},   {"U32", "uint32", 4},  {"I32", "int32", 4},
+                                    {"U16", "uint16", 2},  {"I16", "int16", 2},   {"I8", "int8", 1},     {"U8", "uint8", 1},
+                                    {"F16", "float16", 2}, {"F32", "float32", 4}, {"F64", "float64", 8}, {"BOOL", "bool", 1}};
+inline const Dtype& of_type(Type type) { return kDtypes[static_cast<int>(type)]; }
+template <class T>
+constexpr Type type_of() {
+  constexpr bool is_signed = std::is_signed_v<T>;
+  if (sizeof(T) == 8) return is_signed ? Type::i64 : Type::u64;
+  if (sizeof(T) == 4) return is_signed ? Type::i32 : Type::u32;
+  if (sizeof(T) == 2) return is_signed ? Type::i16 : Type::u16;
+  return is_signed ? Type::i8 : Type::u8;
+}
 
 class File {
  public:
@@ -71,8 +92,8 @@ class File {
   bool place_of(const Json& entry, Place& place) const;
   Place check_entry(const Json& name, const Json& entry) const;
   bool is_seam(uint64_t offset) const;  // where a tensor that is not empty begins, or the data end
-  bool has_dtype(const char* name, const char* dtype) const;
-  const uint8_t* take_raw(const char* name, const char* dtype, std::initializer_list<int64_t> shape);
+  bool has_type(const char* name, Type type) const { return entry(name).find("dtype").equals(of_type(type).code); }
+  const uint8_t* take_raw(const char* name, Type type, std::initializer_list<int64_t> shape);
   void note_taken(const char* name);
 
   const uint8_t* content_;
@@ -89,26 +110,15 @@ class File {
 };
 
 template <class T>
-inline constexpr const char* kDtype = nullptr;
-template <> inline constexpr const char* kDtype<uint8_t> = "U8";
-template <> inline constexpr const char* kDtype<int8_t> = "I8";
-template <> inline constexpr const char* kDtype<uint16_t> = "U16";
-template <> inline constexpr const char* kDtype<int16_t> = "I16";
-template <> inline constexpr const char* kDtype<uint32_t> = "U32";
-template <> inline constexpr const char* kDtype<int32_t> = "I32";
-template <> inline constexpr const char* kDtype<uint64_t> = "U64";
-template <> inline constexpr const char* kDtype<int64_t> = "I64";
-
-template <class T>
 std::span<const T> File::take(const char* name, std::initializer_list<int64_t> shape) {
   int64_t count = 1;
   for (const int64_t size : shape) count *= size;
-  return {reinterpret_cast<const T*>(take_raw(name, kDtype<T>, shape)), static_cast<size_t>(count)};
+  return {reinterpret_cast<const T*>(take_raw(name, type_of<T>(), shape)), static_cast<size_t>(count)};
 }
 
 template <class T>
 bool File::holds(const char* name) const {
-  return has_dtype(name, kDtype<T>);
+  return has_type(name, type_of<T>());
 }
 
 // "prefix.3" and "weight" make "prefix.3.weight".

@@ -9,7 +9,7 @@ void Tensors::add(const char* name, Type type, const void* data, std::span<const
   Tensor& tensor = room_[count_++];
   require(format_message(tensor.name, sizeof tensor.name, "{}", {name}) <= sizeof tensor.name, "tensor {}: expected a shorter name", {name});
   tensor.type = type;
-  tensor.width = kTypeBytes[static_cast<int>(type)];
+  tensor.width = of_type(type).bytes;
   tensor.dimensions = static_cast<uint8_t>(shape.size());
   tensor.data = data;
   tensor.count = 1;
@@ -21,9 +21,9 @@ namespace {
 // f(tensor) in the order in which they lie in the file.
 template <class Span, class F>
 void each_in_place(Span tensors, const F& f) {
-  for (uint8_t type = 0; type < std::size(kTypeNames); ++type) {
+  for (int type = 0; type < kOwnTypes; ++type) {
     for (auto& tensor : tensors) {
-      if (static_cast<uint8_t>(tensor.type) == type) f(tensor);
+      if (static_cast<int>(tensor.type) == type) f(tensor);
     }
   }
 }
@@ -60,7 +60,7 @@ size_t write_header(Output& out, const char* kind, std::initializer_list<Word> w
     out.character(',');
     out.number(tensor.begin + tensor.bytes());
     out.text(R"(],"dtype":")");
-    out.text(kTypeNames[static_cast<int>(tensor.type)]);
+    out.text(of_type(tensor.type).code);
     out.text(R"(","shape":[)");
     for (int i = 0; i < tensor.dimensions; ++i) {
       if (i > 0) out.character(',');
@@ -74,7 +74,7 @@ size_t write_header(Output& out, const char* kind, std::initializer_list<Word> w
 }
 
 void write_values(Output& out, const Tensor& tensor) {
-  const uint8_t bytes = kTypeBytes[static_cast<int>(tensor.type)];
+  const uint8_t bytes = of_type(tensor.type).bytes;
   if (tensor.width == bytes) return out.bytes(tensor.data, static_cast<size_t>(tensor.bytes()));
   for (size_t i = 0; i < tensor.count; ++i) {  // little-endian: the lower half of 64 bits comes first
     const int64_t value = tensor.width == 8 ? static_cast<const int64_t*>(tensor.data)[i] : static_cast<const int32_t*>(tensor.data)[i];

@@ -11,20 +11,6 @@
 
 namespace bitreplay {
 
-// The types in the order in which their tensors lie in a file.
-enum class Type : uint8_t { u64, i64, u32, i32, u16, i16, i8, u8 };
-inline constexpr const char* kTypeNames[] = {"U64", "I64", "U32", "I32", "U16", "I16", "I8", "U8"};
-inline constexpr uint8_t kTypeBytes[] = {8, 8, 4, 4, 2, 2, 1, 1};
-
-template <class T>
-constexpr Type type_of() {
-  constexpr bool is_signed = std::is_signed_v<T>;
-  return sizeof(T) == 8   ? (is_signed ? Type::i64 : Type::u64)
-         : sizeof(T) == 4 ? (is_signed ? Type::i32 : Type::u32)
-         : sizeof(T) == 2 ? (is_signed ? Type::i16 : Type::u16)
-                          : (is_signed ? Type::i8 : Type::u8);
-}
-
 struct Tensor {
   char name[40];
   Type type;
@@ -34,7 +20,7 @@ struct Tensor {
   const void* data;
   uint64_t count, begin;
 
-  uint64_t bytes() const { return count * kTypeBytes[static_cast<int>(type)]; }
+  uint64_t bytes() const { return count * of_type(type).bytes; }
 };
 
 // The tensors of a file that is to be written.

@@ -372,12 +372,12 @@ nb::bytes write_model(const std::string& network, const std::string& card, const
   for (const auto [key, value] : tensors) {
     const Any& array = arrays.emplace_back(nb::cast<Any>(value));
     const auto name = nb::cast<std::string>(key);
-    int type = 0;
     const bool is_signed = array.dtype().code == static_cast<uint8_t>(nb::dlpack::dtype_code::Int);
     if (!is_signed && array.dtype().code != static_cast<uint8_t>(nb::dlpack::dtype_code::UInt)) {
       throw std::invalid_argument("tensor " + name + ": expected whole numbers");
     }
-    while (bitreplay::kTypeBytes[type] * 8 != array.dtype().bits || (bitreplay::kTypeNames[type][0] == 'I') != is_signed) ++type;
+    int type = 0;
+    while (bitreplay::kDtypes[type].bytes * 8 != array.dtype().bits || (bitreplay::kDtypes[type].code[0] == 'I') != is_signed) ++type;
     std::vector<uint64_t> shape;
     for (size_t i = 0; i < array.ndim(); ++i) shape.push_back(array.shape(i));
     list.add(name.c_str(), static_cast<bitreplay::Type>(type), array.data(), shape);
@@ -476,37 +476,6 @@ NB_MODULE(_engine, m) {
   m.def("write_model", &write_model);
 
   nb::class_<Network>(m, "Network")
-      .def(nb::init<int>())
-      .def("add_conv",
-           [](Network& n, int in, int out, int kernel, int stride, bool depthwise, bool relu, int shift, const Flat<int8_t>& weight,
-              const Flat<int16_t>& multiplier, const Flat<int64_t>& bias) {
-             n.add_conv(in, out, kernel, stride, depthwise, relu, shift, view(weight), view(multiplier), view(bias));
-           })
-      .def("add_block",
-           [](Network& n, int channels, int shift, const Flat<uint64_t>& weight, const Flat<int16_t>& mean,
-              const Flat<int16_t>& multiplier, const Flat<int32_t>& bias, bool relu, const Flat<int16_t>& threshold,
-              const Flat<int16_t>& alpha, const Flat<int16_t>& beta, const Flat<int16_t>& high, const Flat<int16_t>& low) {
-             n.add_block(channels, shift, view(weight), view(mean), view(multiplier), view(bias),
-                         {relu, view(threshold), view(alpha), view(beta), view(high), view(low)});
-           })
-      .def("add_pool", &Network::add_pool)
-      .def("add_down",
-           [](Network& n, int in, int out, int shift, const Flat<uint64_t>& weight, const Flat<int16_t>& mean,
-              const Flat<int16_t>& multiplier, const Flat<int32_t>& bias, bool relu, const Flat<int16_t>& threshold,
-              const Flat<int16_t>& alpha, const Flat<int16_t>& beta, const Flat<int16_t>& high, const Flat<int16_t>& low,
-              int shortcut_shift, const Flat<uint64_t>& shortcut_weight, const Flat<int16_t>& shortcut_multiplier,
-              const Flat<int64_t>& shortcut_bias) {
-             n.add_down(in, out, shift, view(weight), view(mean), view(multiplier), view(bias),
-                        {shortcut_shift, view(shortcut_weight), view(shortcut_multiplier), view(shortcut_bias)},
-                        {relu, view(threshold), view(alpha), view(beta), view(high), view(low)});
-           })
-      .def("set_cut", [](Network& n, const Flat<int32_t>& threshold, const Flat<uint8_t>& direction,
-                         const Flat<int16_t>& alpha) { n.set_cut(view(threshold), view(direction), view(alpha)); })
-      .def("set_features",
-           [](Network& n, int pool_shift, int shift, int feature_bits, const Flat<int32_t>& pool_multiplier,
-              const Flat<int8_t>& weight, const Flat<int16_t>& multiplier, const Flat<int64_t>& bias, bool relu) {
-             n.set_features(pool_shift, shift, feature_bits, view(pool_multiplier), view(weight), view(multiplier), view(bias), relu);
-           })
       .def_prop_ro("image_size", &Network::image_size)
       .def_prop_ro("feature_count", &Network::feature_count)
       .def_prop_ro("feature_bits", &Network::feature_bits)
