@@ -31,11 +31,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bitreplay import Model, Settings
-from bitreplay.container import unpack
 from bitreplay.datasets.image_sets import read_split
 from bitreplay.model import _FOLDER, SHIPPED
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from reference.files import unpack
 from reference.head import prior_logits
 from reference.learner import ReferenceLearner
 from reference.network import Activation, BlockConstants, BlockValues, ReferenceNetwork, block_constants, block_values

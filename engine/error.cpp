@@ -2,16 +2,17 @@
 
 #ifndef BITREPLAY_DEVICE
 #include <new>
-#include <stdexcept>
+#include <string>
 #endif
 
 namespace bitreplay {
 
-void format_message(char* out, int size, const char* format, std::initializer_list<MessagePart> parts) {
+size_t format_message(char* out, size_t size, const char* format, std::initializer_list<MessagePart> parts) {
   const MessagePart* part = parts.begin();
-  const char* const end = out + size - 1;
+  size_t at = 0;
   const auto put = [&](char c) {
-    if (out < end) *out++ = c;
+    if (at + 1 < size) out[at] = c;
+    ++at;
   };
   for (; *format != '\0'; ++format) {
     if (format[0] != '{' || format[1] != '}' || part == parts.end()) {
@@ -33,22 +34,24 @@ void format_message(char* out, int size, const char* format, std::initializer_li
     }
     ++part;
   }
-  *out = '\0';
+  if (size > 0) out[at < size ? at : size - 1] = '\0';
+  return at + 1;
 }
 
 #ifndef BITREPLAY_DEVICE
 void fail(Error error, const char* format, std::initializer_list<MessagePart> parts) {
-  char text[400];
-  format_message(text, sizeof text, format, parts);
+  std::string text(format_message(nullptr, 0, format, parts), '\0');
+  format_message(text.data(), text.size(), format, parts);
+  text.pop_back();
   switch (error) {
     case Error::argument:
-      throw std::invalid_argument(text);
+    case Error::classes: throw std::invalid_argument(text);
     case Error::environment:
-      throw std::runtime_error(text);
-    case Error::cancelled:
-      throw Cancelled();
-    default:
-      break;
+    case Error::unsupported: throw std::runtime_error(text);
+    case Error::cancelled: throw Cancelled();
+    case Error::format:
+    case Error::damaged: throw FileFault(text.c_str(), error == Error::damaged);
+    case Error::memory: break;
   }
   throw std::bad_alloc();
 }

@@ -4,7 +4,8 @@
     python tests/fuzz_formats.py [--seconds 600] [INPUT ...]
 
 Inputs are mutated below their digest: a JSON value of a header, a network or the settings, a tensor's values or rows, in the state or in the
-model that it carries; then both digests are made to fit.  Reading an input may take at most twice its bytes and CONSTANT more, as counted by
+model that it carries; then both digests are made to fit.  The core's verdict on every input, sound or not, must be that of the reference reader
+(tests/reference/files.py).  Reading an input may take at most twice its bytes and CONSTANT more, as counted by
 tracemalloc (Python, numpy) and the engine's own meter; the replay memory that a state declares comes on top.  No input may take 5 seconds.
 What breaks a rule is written to `crash-…` or `timeout-…`; give it as an argument to run it again.
 """
@@ -27,14 +28,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import atheris
 import numpy as np
 import tiny_model
+from reference.files import SoundModel, check_model, check_state, pack, unpack
 from safetensors.numpy import load
 from tail_model import make
 
 from bitreplay import Cancelled, FormatError, Learner, _engine, model
-from bitreplay.container import pack, unpack
 from bitreplay.model import write_model
 from bitreplay.state import parse_state
 
@@ -43,11 +43,12 @@ LARGEST = 64 << 10
 EXPENSIVE = 32 << 20  # bytes of a declared replay memory, or of one image's activations, that a run does not allocate
 NO_DIGEST = "0" * 64
 MOST = "bytes beyond twice the input, at most"
-PARSERS = {f"bitreplay.{name}" for name in ("container", "model", "settings", "state")}
+PARSERS = {"reference.files"}  # what coverage is seen of: it refuses what the core refuses
 VALUES = [None, True, False, 0, 1, -1, 2, 3, 7, 8, 16, 255, 256, 65535, 2**24, 2**31 - 1, 2**31, 2**63, 2**64, 10**400, 0.5, float("nan"),
           float("inf"), "", "\ud800", "\x1b[2J", "a" * 100, [], {}, [[[[]]]], "conv", "block", "down", "pool", "lda", "cwr", "U8", "I32", "I64", "F32"]  # fmt: skip
 seen: Counter[str] = Counter()
 sound_seeds: list[bytes] = []
+shipped: dict[str, SoundModel] = {}
 
 
 def seeds(folder: Path) -> list[bytes]:
@@ -60,6 +61,8 @@ def seeds(folder: Path) -> list[bytes]:
     (folder / "models").mkdir()
     (folder / "models" / "tiny.model").write_bytes((folder / "plain.model").read_bytes())
     model._FOLDER = folder / "models"
+    sound = check_model((folder / "plain.model").read_bytes(), "tiny")
+    shipped[sound.digest] = sound
     found = [Learner.new(plain, **quick, head=head).content() for head in ("lda", "cwr")]
     for taught, more in [
         (plain, {}), (plain, {"head": "cwr"}), (plain, {"views": 2}), (down, {}), ("tiny", {}), (tail, {"train_blocks": 1, "head": "cwr"}),
@@ -141,6 +144,8 @@ def change_file(content: bytes, kind: str, rng: random.Random) -> bytes:
 def mutate(data: bytes, largest: int, seed: int) -> bytes:
     rng = random.Random(seed)
     if rng.random() < 0.1:
+        import atheris
+
         return atheris.Mutate(data, largest)
     while True:
         try:
@@ -162,6 +167,15 @@ def predicted(learner: Learner) -> bytes:
     return b"".join(said)
 
 
+def reference_verdict(data: bytes) -> str | None:
+    """What is wrong with a state, or None."""
+    try:
+        check_state(data, "input", shipped)
+    except FormatError as error:
+        return str(error)
+    return None
+
+
 def run(data: bytes) -> None:
     data, message = bytes(data), None
     seen["inputs"] += 1
@@ -176,13 +190,15 @@ def run(data: bytes) -> None:
     tracemalloc.stop()
     assert taken <= 2 * len(data) + CONSTANT, f"{taken} bytes for an input of {len(data)}"
     seen[MOST] = max(seen[MOST], taken - 2 * len(data))
+    verdict = reference_verdict(data)
+    assert (verdict is None) == (message is None), f"the core says {message or 'sound'!r}, the reference {verdict or 'sound'!r}"
     if message is not None:
         assert message.isprintable(), "a message that a terminal could not show"
         assert len(message) < 2000
         seen[re.sub(r"\d+", "#", message.split(": expected")[0])[:70]] += 1
         return
     for name, array in load(data).items():  # what we take, safetensors takes as well
-        assert array.dtype == np.dtype(unpack(data, "state", "input")[1][name].dtype)
+        assert array.dtype == unpack(data, "state", "input")[1][name].dtype
     network = sound.model.network
     if sound.settings.capacity * network.latent_words * 8 > EXPENSIVE or network.scratch_bytes > EXPENSIVE:
         seen["expensive"] += 1
@@ -213,6 +229,8 @@ def run(data: bytes) -> None:
 
 
 def main() -> None:
+    import atheris
+
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=int, default=600)
     parser.add_argument("inputs", nargs="*", help="files to run once, instead of fuzzing")

@@ -75,7 +75,7 @@ def test_threads_inside_an_image_change_nothing(tmp_path: Path, threads: int) ->
         assert np.array_equal(np.concatenate([learner.features(images[i : i + 1]) for i in range(len(images))]), expected)
 
 
-def test_a_down_by_hand() -> None:
+def test_a_down_by_hand(tmp_path: Path) -> None:
     image = np.zeros((1, 2, 2, 3), np.uint8)
     image[0, 1, 1, 0] = 255
     x = ref.input_values(image)  # 11 times -255, once 255
@@ -88,12 +88,20 @@ def test_a_down_by_hand() -> None:
     shortcut = np.array([[0b010], [0]], np.uint64)  # e = -127 + 255 - 255, and -127 - 255 - 255
     y = ref.down(x, weight, constants, shortcut, np.ones(2, np.int16), np.zeros(2, np.int64), shortcut_shift=0)
     assert y.tolist() == [[[[-127 + 13, -637]]]]
-    none, one, zero = np.zeros(0, np.int16), np.ones(2, np.int16), np.zeros(2, np.int64)
+    one, zero = np.ones(2, np.int16), np.zeros(2, np.int64)
+    down = {"op": "down", "in": 3, "out": 2, "shift": 1, "shortcut_shift": 0, "exponent": 8}
+    features = {"channels": 2, "pool_shift": 0, "shift": 0, "feature_bits": 5}
+    network = {"image_size": 2, "prefix": [down], "cut": {"channels": 2, "exponent": 8}, "tail": [], "features": features}
     for above in (0, 1):  # the core's values are seen between two thresholds
-        core = _engine.Network(2)
-        core.add_down(3, 2, 1, weight.reshape(-1), np.array([3, 0], np.int16), np.array([2, -1], np.int16), np.array([10, 5], np.int32), False,
-                      none, none, none, none, none, 0, shortcut.reshape(-1), one, zero)  # fmt: skip
-        core.set_cut(np.array([-114, -637], np.int32) + np.int32(above), np.zeros(2, np.uint8), one)
+        tensors = {
+            "prefix.0.weight": weight.reshape(2, 3, 3, 1), "prefix.0.mean": constants.mean.astype(np.int16),
+            "prefix.0.multiplier": constants.multiplier.astype(np.int16), "prefix.0.bias": constants.bias.astype(np.int32),
+            "prefix.0.shortcut_weight": shortcut, "prefix.0.shortcut_multiplier": one, "prefix.0.shortcut_bias": zero,
+            "cut.threshold": np.array([-114, -637], np.int32) + np.int32(above), "cut.direction": np.zeros(2, np.uint8), "cut.alpha": one,
+            "features.pool_multiplier": np.zeros(2, np.int32), "features.weight": np.zeros((2, 2), np.int8), "features.multiplier": one,
+            "features.bias": zero,
+        }  # fmt: skip
+        core = write_model(tmp_path / "down.model", network, tensors, {}).network
         assert core.latents(image).tolist() == [[0b11 * above]]
 
 
@@ -116,7 +124,8 @@ def test_features_without_relu_see_what_is_negative(tmp_path: Path) -> None:
 
 
 def test_shipped_network_equals_the_reference() -> None:
-    from bitreplay.container import unpack
+    from reference.files import unpack
+
     from bitreplay.model import _FOLDER, SHIPPED
 
     metadata, tensors = unpack((_FOLDER / f"{SHIPPED}.model").read_bytes(), "model", SHIPPED)

@@ -7,8 +7,8 @@
 #include <new>
 
 #include "boundary.h"
+#include "device_learner.h"
 #include "network/views.h"
-#include "files/state.h"
 
 using namespace bitreplay;
 
@@ -38,10 +38,11 @@ struct Files {
   NetworkSize size;
 
   Files(const void* model_bytes, size_t model_size, const void* state_bytes, size_t state_size)
-      : model(model_bytes, model_size, "model"), state(state_bytes, state_size, "state"), head(state) {
+      : model(model_bytes, model_size, "model", "model"), state(state_bytes, state_size, "state", "state"), head(state) {
+    require_supported(head.settings);
     room.add(sizeof(bitreplay_learner));
     size = measure_network(model, static_cast<size_t>(head.settings.train_blocks), head.settings.weight_bits, room);
-    measure_learner(head, size, room);
+    measure_learner(head, state.holds<int64_t>("head.moment"), size, room);
   }
 };
 
@@ -56,10 +57,8 @@ void require_aligned(const void* model, const void* state) {
   }
 }
 
-void copy_digest(const File& file, DeviceLearner& to, const File& state) {
-  char text[65] = {};
-  std::memcpy(text, file.digest(), 64);
-  if (!state.word("model").equals(text)) fail(Error::format, "state: made for another model");
+void copy_digest(const File& file, DeviceLearner& to, const StateHead& head) {
+  if (std::memcmp(head.model, file.digest(), 64) != 0) fail(Error::format, "state: made for another model");
   std::memcpy(to.model_digest, file.digest(), sizeof to.model_digest);
 }
 
@@ -153,7 +152,7 @@ bitreplay_status bitreplay_open(void* memory, size_t size, void* work, size_t wo
     files.model.verify();
     files.state.verify();
     auto* opened = new (allocate_bytes(sizeof(bitreplay_learner))) bitreplay_learner(files.size.image_size, files.head.settings);
-    copy_digest(files.model, *opened, files.state);
+    copy_digest(files.model, *opened, files.head);
     opened->model = files.model.content();
     TailSource sources[kMaxTrainedBlocks];
     const std::span trained(sources, static_cast<size_t>(files.head.settings.train_blocks));

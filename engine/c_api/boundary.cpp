@@ -19,7 +19,8 @@ bitreplay_status leave() {
     case Error::argument: return BITREPLAY_ARGUMENT;
     case Error::cancelled: return BITREPLAY_CANCELLED;
     case Error::memory: return BITREPLAY_NO_ROOM;
-    case Error::format: return BITREPLAY_FORMAT;
+    case Error::format:
+    case Error::damaged: return BITREPLAY_FORMAT;
     case Error::classes: return BITREPLAY_CLASSES;
     default: return BITREPLAY_UNSUPPORTED;
   }

@@ -1,9 +1,14 @@
-// A file of docs/formats.md where it lies in memory: header, digest, tensors as views.  Owns no memory.  Whatever does not fit leaves by
-// `fail` with Error::format.
+// A file of docs/formats.md where it lies in memory: header, digest, tensors as views.  Owns no memory of the file.  Whatever does not fit
+// leaves by `fail` with Error::format, or Error::damaged where the bytes are not those that were written.
 #pragma once
 
 #include <initializer_list>
 #include <span>
+#include <type_traits>
+#ifndef BITREPLAY_DEVICE
+#include <string>
+#include <unordered_map>
+#endif
 
 #include "error.h"
 #include "json.h"
@@ -11,15 +16,54 @@
 namespace bitreplay {
 
 inline constexpr size_t kMaxHeader = size_t{1} << 21;
+inline constexpr const char* kKinds[] = {"model", "state"};
+
+// What the beginning of a file says it is, unverified; `content` may end behind the header.
+struct Label {
+  const char* kind = nullptr;  // one of kKinds; null: none of ours
+  char digest[65] = {};
+};
+Label read_label(const void* content, size_t size);
+
+// A value of a file as messages show it: at most 40 characters, all of which can be printed.
+class Excerpt {
+ public:
+  explicit Excerpt(const Json& value) { value.excerpt(text_, sizeof text_); }
+  const char* text() const { return text_; }
+
+ private:
+  char text_[48];
+};
+
+// What tensors are of: those that ours may be of, in the order in which they lie in a file, and others that are told from them.
+enum class Type : uint8_t { u64, i64, u32, i32, u16, i16, i8, u8 };
+inline constexpr int kOwnTypes = 8;
+struct Dtype {
+  const char *code, *name;
+  uint8_t bytes;
+};
+inline constexpr Dtype kDtypes[] = {{"U64", "uint64", 8},  {"I64", "int64", 8},   {"U32", "uint32", 4},  {"I32", "int32", 4},
+                                    {"U16", "uint16", 2},  {"I16", "int16", 2},   {"I8", "int8", 1},     {"U8", "uint8", 1},
+                                    {"F16", "float16", 2}, {"F32", "float32", 4}, {"F64", "float64", 8}, {"BOOL", "bool", 1}};
+inline const Dtype& of_type(Type type) { return kDtypes[static_cast<int>(type)]; }
+template <class T>
+constexpr Type type_of() {
+  constexpr bool is_signed = std::is_signed_v<T>;
+  if (sizeof(T) == 8) return is_signed ? Type::i64 : Type::u64;
+  if (sizeof(T) == 4) return is_signed ? Type::i32 : Type::u32;
+  if (sizeof(T) == 2) return is_signed ? Type::i16 : Type::u16;
+  return is_signed ? Type::i8 : Type::u8;
+}
 
 class File {
  public:
-  // Reads the header; kind: "model" or "state", its name in messages too.  content: at a multiple of 8.
-  File(const void* content, size_t size, const char* kind);
-  // Whether the content is what was written: a pass over all of it.
-  void verify() const;
+  // Reads the header; kind: one of kKinds; where: what messages call the file; both outlive this.  content: at a multiple of 8.
+  File(const void* content, size_t size, const char* kind, const char* where);
+  // Whether the content is what was written, a pass over all of it, and the header describes arrays that lie one behind the other.  Before
+  // any tensor is asked for.
+  void verify();
 
-  const char* kind() const { return kind_; }
+  const char* where() const { return where_; }
   std::span<const uint8_t> content() const { return {content_, size_}; }
   const char* digest() const { return digest_; }  // 64 digits, no final 0
   // JSON in the metadata under that key.
@@ -44,44 +88,37 @@ class File {
   struct Place {
     uint64_t begin, end;
   };
+  Json entry(const char* name) const;
   bool place_of(const Json& entry, Place& place) const;
-  bool describe(const Json& entry, const char* dtype, Place& place) const;
+  Place check_entry(const Json& name, const Json& entry) const;
   bool is_seam(uint64_t offset) const;  // where a tensor that is not empty begins, or the data end
-  bool has_dtype(const char* name, const char* dtype) const;
-  const uint8_t* take_raw(const char* name, const char* dtype, size_t value, std::initializer_list<int64_t> shape);
-  void note(const Place& place);
+  bool has_type(const char* name, Type type) const { return entry(name).find("dtype").equals(of_type(type).code); }
+  const uint8_t* take_raw(const char* name, Type type, std::initializer_list<int64_t> shape);
+  void note_taken(const char* name);
 
   const uint8_t* content_;
   size_t size_;
-  const char* kind_;
+  const char *kind_, *where_;
   size_t start_ = 0;  // of the data
   Json header_, words_;
   char digest_[64];
-  size_t taken_ = 0;
-  uint64_t bytes_ = 0, seams_ = 0;
+  size_t tensors_ = 0, taken_ = 0;
+#ifndef BITREPLAY_DEVICE
+  // Those not taken yet, found at once: a header may be long and its author an enemy.  A device looks through the header instead.
+  std::unordered_map<std::string, Json> entries_;
+#endif
 };
-
-template <class T>
-inline constexpr const char* kDtype = nullptr;
-template <> inline constexpr const char* kDtype<uint8_t> = "U8";
-template <> inline constexpr const char* kDtype<int8_t> = "I8";
-template <> inline constexpr const char* kDtype<uint16_t> = "U16";
-template <> inline constexpr const char* kDtype<int16_t> = "I16";
-template <> inline constexpr const char* kDtype<uint32_t> = "U32";
-template <> inline constexpr const char* kDtype<int32_t> = "I32";
-template <> inline constexpr const char* kDtype<uint64_t> = "U64";
-template <> inline constexpr const char* kDtype<int64_t> = "I64";
 
 template <class T>
 std::span<const T> File::take(const char* name, std::initializer_list<int64_t> shape) {
   int64_t count = 1;
   for (const int64_t size : shape) count *= size;
-  return {reinterpret_cast<const T*>(take_raw(name, kDtype<T>, sizeof(T), shape)), static_cast<size_t>(count)};
+  return {reinterpret_cast<const T*>(take_raw(name, type_of<T>(), shape)), static_cast<size_t>(count)};
 }
 
 template <class T>
 bool File::holds(const char* name) const {
-  return has_dtype(name, kDtype<T>);
+  return has_type(name, type_of<T>());
 }
 
 // "prefix.3" and "weight" make "prefix.3.weight".

@@ -1,5 +1,7 @@
 #include "json.h"
 
+#include "error.h"
+
 namespace bitreplay {
 namespace {
 
@@ -211,17 +213,43 @@ bool Json::whole(int64_t low, int64_t high, int64_t& value) const {
   return value >= low && value <= high;
 }
 
-bool Json::number(char* out, size_t size) const {
-  const uint32_t c = kind();
-  if (c != '-' && c - '0' >= 10) return false;
-  Text end = text_;
-  skip_number(end);
-  for (Text text = text_; text.place() != end.place(); --size) {
-    if (size < 2) return false;
-    *out++ = static_cast<char>(text.next());
+void Json::excerpt(char* out, size_t size) const {
+  if (!exists_) {
+    format_message(out, size, "nothing", {});
+    return;
   }
-  *out = '\0';
-  return true;
+  size_t at = 0;
+  const auto put = [&](char c) {
+    if (at + 1 < size && at < 40) out[at++] = c;
+  };
+  const auto show = [&](uint32_t c) {
+    if (c >= 0x20 && c < 0x7f) return put(static_cast<char>(c));
+    put('\\');
+    put('u');
+    for (int shift = c > 0xffff ? 20 : 12; shift >= 0; shift -= 4) put("0123456789abcdef"[c >> shift & 15]);
+  };
+  Text text = text_, end = text_;
+  if (is_string()) {
+    put(static_cast<char>('\''));
+    text.next();
+    for (uint32_t c; (c = string_character([&] { return text.next(); })) != Text::kEnd && at < 40;) show(c);
+    put(static_cast<char>('\''));
+  } else {
+    skip(end, 0);
+    while (text.place() != end.place() && at < 40) show(text.next());
+  }
+  out[at] = '\0';
+}
+
+bool Json::is_plain(size_t most) const {
+  if (!is_string()) return false;
+  Text text = text_;
+  text.next();
+  for (size_t count = 0;; ++count) {
+    const uint32_t c = string_character([&] { return text.next(); });
+    if (c == Text::kEnd) return true;
+    if (c < 0x20 || c > 0x7e || count == most) return false;
+  }
 }
 
 Text Json::string() const { return Text(text_.at_ + 1, text_.end_, true); }

@@ -46,12 +46,13 @@ class Json {
   // A whole number, without fraction and exponent, of a magnitude below 2^64.
   bool whole(bool& negative, uint64_t& magnitude) const;
   bool whole(int64_t low, int64_t high, int64_t& value) const;
-  // The text of a number; false where it is none or has more than size - 1 characters.
-  bool number(char* out, size_t size) const;
+  // The value for a message: its text, a string's in single quotes, as far as 40 characters go; what cannot be printed as \u….
+  void excerpt(char* out, size_t size) const;
 
   // The characters of a string that belongs to no other string: its own text can hold JSON.
   Text string() const;
   bool equals(const char* ascii) const;  // a string
+  bool is_plain(size_t most) const;      // a string of at most so many characters of ASCII that can be printed
   // UTF-8 of a string: its bytes, of which at most `size` are written.
   size_t copy(char* out, size_t size) const;
 

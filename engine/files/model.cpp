@@ -10,42 +10,56 @@ namespace {
 
 constexpr int64_t kMaxOperations = 256;
 
-// The members of one object of the description.
+// The members of one object of the description: `part`, or `part`[i].
 class Fields {
  public:
-  Fields(const Json& object, const char* what) : object_(object), what_(what) {
-    if (!object.is_object()) refuse("");
+  Fields(const File& file, const Json& object, const char* part) : file_(file), object_(object) {
+    format_message(what_, sizeof what_, "{}", {part});
+    require_object();
+  }
+  Fields(const File& file, const Json& object, const char* part, size_t i) : file_(file), object_(object) {
+    format_message(what_, sizeof what_, "{}[{}]", {part, i});
+    require_object();
   }
   int integer(const char* name, int64_t low, int64_t high) const {
     int64_t value = 0;
-    if (!object_.find(name).whole(low, high, value)) refuse(name);
+    const Json found = object_.find(name);
+    if (!found.whole(low, high, value)) {
+      fail(Error::format, "{}: network: {}.{}: expected {} to {}, got {}", {file_.where(), what_, name, low, high, Excerpt(found).text()});
+    }
     return static_cast<int>(value);
   }
   bool flag(const char* name) const {
     bool value = false;
-    if (!object_.find(name).boolean(value)) refuse(name);
+    if (!object_.find(name).boolean(value)) refuse(name, "true or false");
     return value;
   }
   bool flag(const char* name, bool missing) const { return object_.find(name).exists() ? flag(name) : missing; }
   Json list(const char* name, size_t& count) const {
     const Json found = object_.find(name);
-    if (!found.is_list()) refuse(name);
     count = 0;
     for (Entries items(found); items.next();) ++count;
-    if (count > kMaxOperations) refuse(name);
+    if (!found.is_list() || count > kMaxOperations) refuse(name, "a list of at most 256 operations");
     return found;
   }
   bool has(const char* name) const { return object_.find(name).exists(); }
   bool is(const char* operation) const { return object_.find("op").equals(operation); }
   Json find(const char* name) const { return object_.find(name); }
-  [[noreturn]] void refuse(const char* name) const { fail(Error::format, "model: network: {} {}: missing or out of range", {what_, name}); }
+  [[noreturn]] void refuse(const char* name, const char* expected) const {
+    fail(Error::format, "{}: network: {}.{}: expected {}, got {}", {file_.where(), what_, name, expected, Excerpt(object_.find(name)).text()});
+  }
 
  private:
+  void require_object() const {
+    if (!object_.is_object()) fail(Error::format, "{}: network: {}: expected an object, got {}", {file_.where(), what_, Excerpt(object_).text()});
+  }
+
+  const File& file_;
   Json object_;
-  const char* what_;
+  char what_[16];
 };
 
-Fields top_of(const File& file) { return {file.json("network"), "network"}; }
+Fields top_of(const File& file) { return {file, file.json("network"), "network"}; }
 
 struct Binary {
   int shift;
@@ -110,11 +124,13 @@ TailTraits read_traits(const Fields& f) {
   return {exponent, approx, f.has("clip") ? f.integer("clip", 0, INT32_MAX) : clip, f.flag("train_high", true)};
 }
 
-void require_same_signs(std::span<const int8_t> shadow, std::span<const uint64_t> bits, int channels) {
+void require_same_signs(const File& file, const char* name, std::span<const int8_t> shadow, std::span<const uint64_t> bits, int channels) {
   const auto width = static_cast<size_t>(channels), words = static_cast<size_t>(words_for(channels));
   for (size_t i = 0; i < shadow.size(); ++i) {
     const bool bit = bit_at(bits.data() + i / width * words, static_cast<int>(i % width));
-    if ((shadow[i] < 0) != bit) fail(Error::format, "model: shadow: expected negative values exactly where the bit of the weight is 1");
+    if ((shadow[i] < 0) != bit) {
+      fail(Error::format, "{}: tensor {}: expected negative values exactly where the bit of the weight is 1", {file.where(), name});
+    }
   }
 }
 
@@ -144,7 +160,7 @@ NetworkSize measure_network(const File& file, size_t trained, int weight_bits, R
   Entries prefix(top.list("prefix", size.prefix));
   room.add(size.prefix, sizeof(Operation));
   for (size_t i = 0; prefix.next(); ++i) {
-    const Fields f(prefix.value, "prefix");
+    const Fields f(file, prefix.value, "prefix", i);
     if (f.is("conv")) {
       measure_conv(room, f.integer("in", 1, 2048), f.integer("out", 1, 2048), f.integer("kernel", 1, 3), f.flag("depthwise"));
       side = (side - 1) / f.integer("stride", 1, 2) + 1;
@@ -159,17 +175,17 @@ NetworkSize measure_network(const File& file, size_t trained, int weight_bits, R
       measure_conv(room, in, out, 1, false);
       side /= 2;
     } else {
-      f.refuse("op");
+      f.refuse("op", "conv, block, pool or down");
     }
   }
-  size.features = Fields(top.find("cut"), "cut").integer("channels", 1, 1024);
+  size.features = Fields(file, top.find("cut"), "cut").integer("channels", 1, 1024);
   const auto width = static_cast<uint64_t>(size.features), words = static_cast<uint64_t>(words_for(size.features));
   size.latent_words = static_cast<uint64_t>(side) * static_cast<uint64_t>(side) * words;
   Entries tail(top.list("tail", size.tail));
   room.add(size.tail, sizeof(Block));
   room.add(trained, sizeof(TailBlock));
   for (size_t i = 0; tail.next(); ++i) {
-    const Fields f(tail.value, "tail");
+    const Fields f(file, tail.value, "tail", i);
     measure_binary(room, f, size.features, size.features);
     if (i + trained < size.tail) continue;
     measure_binary(room, f, size.features, size.features);
@@ -189,17 +205,18 @@ NetworkSize measure_network(const File& file, size_t trained, int weight_bits, R
   return size;
 }
 
-void read_network(File& file, Network& network, std::span<TailSource> trained) {
+int image_size_of(const File& file) { return top_of(file).integer("image_size", 1, 1024); }
+
+size_t read_network(File& file, Network& network, std::span<TailSource> last) {
   const Fields top = top_of(file);
-  Json card = {};
-  if (file.word("card").exists()) card = file.json("card");
+  if (file.word("card").exists()) file.json("card");  // shown by others, to whom it must be JSON
   size_t prefix_count = 0, tail_count = 0;
   Entries prefix(top.list("prefix", prefix_count));
   Entries tail(top.list("tail", tail_count));
   network.expect(prefix_count, tail_count);
   int channels = 3;
   for (size_t i = 0; prefix.next(); ++i) {
-    const Fields f(prefix.value, "prefix");
+    const Fields f(file, prefix.value, "prefix", i);
     if (f.is("conv")) {
       read_conv(f, file, network, i);
       channels = f.integer("out", 1, 2048);
@@ -212,24 +229,25 @@ void read_network(File& file, Network& network, std::span<TailSource> trained) {
       read_down(f, file, network, i);
       channels = f.integer("out", 1, 1024);
     } else {
-      f.refuse("op");
+      f.refuse("op", "conv, block, pool or down");
     }
   }
-  channels = Fields(top.find("cut"), "cut").integer("channels", 1, 1024);
+  channels = Fields(file, top.find("cut"), "cut").integer("channels", 1, 1024);
   const auto threshold = file.take<int32_t>("cut.threshold", {channels});
   const auto direction = file.take<uint8_t>("cut.direction", {channels});
   network.set_cut(threshold, direction, file.take<int16_t>("cut.alpha", {channels}));
-  if (trained.size() > tail_count) fail(Error::format, "state: settings: train_blocks: expected at most {}", {tail_count});
+  const size_t sources = std::min(last.size(), tail_count);
   for (size_t i = 0; tail.next(); ++i) {
-    const Fields f(tail.value, "tail");
-    if (!f.is("block")) f.refuse("op");
+    const Fields f(file, tail.value, "tail", i);
+    if (!f.is("block")) f.refuse("op", "block");
     const auto bits = read_block(f, file, network, "tail", i);
     const TailTraits traits = read_traits(f);
-    const auto shadow = file.take<int8_t>(Name("tail", i, "shadow"), {channels, 3, 3, channels});
-    require_same_signs(shadow, bits, channels);
-    if (i + trained.size() >= tail_count) trained[i + trained.size() - tail_count] = {shadow, traits};
+    const Name name("tail", i, "shadow");
+    const auto shadow = file.take<int8_t>(name, {channels, 3, 3, channels});
+    require_same_signs(file, name, shadow, bits, channels);
+    if (i + sources >= tail_count) last[i + sources - tail_count] = {shadow, traits};
   }
-  const Fields f(top.find("features"), "features");
+  const Fields f(file, top.find("features"), "features");
   f.integer("channels", channels, channels);
   const int pool_shift = f.integer("pool_shift", 0, 46), shift = f.integer("shift", 0, 46), bits = f.integer("feature_bits", 0, 12);
   const auto pool_multiplier = file.take<int32_t>("features.pool_multiplier", {channels});
@@ -238,6 +256,7 @@ void read_network(File& file, Network& network, std::span<TailSource> trained) {
   const auto bias = file.take<int64_t>("features.bias", {channels});
   network.set_features(pool_shift, shift, bits, pool_multiplier, weight, multiplier, bias, f.flag("relu", true));
   file.finish();
+  return sources;
 }
 
 }  // namespace bitreplay

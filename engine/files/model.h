@@ -9,7 +9,7 @@
 
 namespace bitreplay {
 
-inline constexpr size_t kMaxTrainedBlocks = 10;
+inline constexpr size_t kMaxTail = 256;  // operations
 
 // Bytes of regions, each of which begins at a multiple of the alignment.
 class Room {
@@ -31,7 +31,10 @@ struct NetworkSize {
 // Adds what `read_network`, and a tail with so many trained blocks, will allocate.
 NetworkSize measure_network(const File& file, size_t trained, int weight_bits, Room& room);
 
-// Builds the network; trained: filled for the last blocks of the tail, whose values stay in the file.
-void read_network(File& file, Network& network, std::span<TailSource> trained);
+// Side of the images that the network reads, which it is made for.
+int image_size_of(const File& file);
+
+// Builds the network.  last: filled for the last blocks of the tail, whose values stay in the file; returns how many these are.
+size_t read_network(File& file, Network& network, std::span<TailSource> last);
 
 }  // namespace bitreplay

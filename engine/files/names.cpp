@@ -4,9 +4,6 @@ namespace bitreplay {
 
 namespace {
 
-// The lines that src/bitreplay/state.py draws.
-constexpr int kMaxName = 200;
-
 bool is_between(uint32_t c, uint32_t first, uint32_t last) { return c >= first && c <= last; }
 
 bool is_refused(uint32_t c) {  // controls, line breaks, marks of direction

@@ -10,7 +10,11 @@ namespace bitreplay {
 
 inline constexpr size_t kNameBytes = 32;  // room of a class that is not known yet; what one does not need another may have
 
-// Whether that is UTF-8 of a name (docs/formats.md, State).
+inline constexpr int kMaxName = 200;  // characters
+inline constexpr const char* kNamesFault = "names: expected at most {} different names";
+
+// Whether that is UTF-8 of a name (docs/formats.md, State): up to kMaxName characters, one of them visible, no controls, line breaks or marks
+// of direction; neither "." nor "..", which an address would lose.  Written out, so that no library's tables change what is one.
 bool is_name(std::string_view name);
 
 class Names {

@@ -1,50 +1,54 @@
-// A state file (docs/formats.md, State): read into a learner, and written from one.
+// A state file (docs/formats.md, State): read as views of its bytes, all of them checked, and written from what a learner or a joined state
+// holds.  Makes no learner.
 #pragma once
 
-#include <optional>
+#include <algorithm>
 
-#include "learn/learner.h"
 #include "file.h"
-#include "model.h"
+#include "learn/learner.h"
 #include "names.h"
 #include "settings.h"
+#include "writer.h"
 
 namespace bitreplay {
-
-// What a handle of the C API is.
-struct DeviceLearner {
-  DeviceLearner(int image_size, const Settings& chosen) : network(image_size), settings(chosen) {}
-
-  Arena kept;
-  mutable size_t work_used = 0;
-  mutable int64_t work_counted = 0;
-  Network network;
-  Settings settings;
-  Names names;
-  std::optional<Learner> learner;
-  std::span<const uint8_t> model;  // the file
-  char model_digest[64];
-  bool carries_model = false;
-};
 
 // The metadata of a state that are needed before all else.
 struct StateHead {
   explicit StateHead(const File& file);
 
   Settings settings;
-  Json names;
+  Json names;  // strings, at most max_classes; see Names
   size_t classes = 0, name_bytes = 0;
   uint64_t experience = 0;
-  bool wide_moment = false;  // of LDA: 64 bits
+  char model[65] = {};       // digest of the model it was taught on
 };
 
-// Adds what a learner with these settings keeps beside its network.
-void measure_learner(const StateHead& head, const NetworkSize& network, Room& room);
+// Every value but those of the trained blocks, checked; views of the file.
+Content read_content(File& file, const StateHead& head, const Network& network);
 
-// Makes the learner on the network, with room for max_classes, and fills it from the state, whose values are all checked.
-void read_state(File& file, const StateHead& head, std::span<const TailSource> sources, DeviceLearner& to);
+// The values of a tensor of a trained block, checked.
+template <class T>
+std::span<const T> take_kept(File& file, const char* name, size_t count, int64_t most, int channels);
 
-// The state file; writes at most `size` bytes of it and returns how many it has.  A buffer that is large enough gets its digest.
-size_t write_state(const DeviceLearner& from, uint8_t* buffer, size_t size);
+// f(block, name, values) for each value of each trained block, checked.
+template <class F>
+void read_tail(File& file, const Settings& settings, const Network& network, const F& f) {
+  const auto blocks = network.tail().last(static_cast<size_t>(settings.train_blocks));
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    TailBlock::each_kept_of(blocks[i], settings.weight_bits, [&]<class T>(const char* name, size_t count, int32_t most) {
+      f(i, name, take_kept<T>(file, Name("tail", i, name), count, most, blocks[i].channels));
+    });
+  }
+}
+
+// A state to be written: its tensors are added to `tensors`, whose values stay where they are until it is written.
+void add_content(Tensors& tensors, const Settings& settings, const Content& content, const Network& network);
+void add_tail(Tensors& tensors, const Tail& tail);
+// Tensors of a state without trained blocks, and of one.
+inline constexpr size_t kStateTensors = 10, kBlockTensors = 9;
+
+// As write_file, of `tensors` as they are arranged then; model: digest of 64 digits.
+size_t write_state(Tensors& tensors, const Settings& settings, const Names& names, uint64_t experience, const char* model, uint8_t* buffer,
+                   size_t size);
 
 }  // namespace bitreplay

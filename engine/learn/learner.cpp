@@ -207,6 +207,25 @@ void Learner::reserve(size_t classes) {
   if (!tail_.blocks().empty()) tail_weight_.reserve(classes * width);
 }
 
+Content Learner::content() const {
+  Content content;
+  content.experience = experience_;
+  content.rows = {replay_.row(0), replay_.size() * replay_.row_words()};
+  content.labels = replay_.labels();
+  content.seen = replay_.seen();
+  if (has_lda()) {
+    content.count = statistics_.count();
+    content.sums.wide = statistics_.sums();
+    content.moment = statistics_.moment();
+    content.saturated = statistics_.saturated();
+  }
+  content.weight = {head_.weight.data(), head_.weight.size()};
+  content.past_count = {head_.past_count.data(), head_.past_count.size()};
+  content.tail_weight = tail_weight();
+  content.mixing = mixing_;
+  return content;
+}
+
 void Learner::restore(const Content& content) {
   experience_ = content.experience;
   replay_.restore(content.rows, content.labels, content.seen);

@@ -105,6 +105,8 @@ class Learner {
   // Makes room for so many classes at once: as long as there are no more, lessons keep nothing that they allocate.
   void reserve(size_t classes);
 
+  // What a state file holds of it.
+  Content content() const;
   // Takes over the content of a state file; the caller has checked it.  `prepare` follows.
   void restore(const Content& content);
   // Makes the head from the sums.

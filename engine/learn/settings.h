@@ -99,10 +99,17 @@ struct Setting {
   }
 };
 
+inline constexpr Setting kSettings[] = {
+#define BITREPLAY_ENTRY(kind, name, initial, least, most) {#name, SettingKind::kind, least, most},
+    BITREPLAY_SETTINGS(BITREPLAY_ENTRY)
+#undef BITREPLAY_ENTRY
+};
+
 // f(setting, value) for each: what it is, and the field itself.
 template <class S, class F>
 void for_each_setting(S& settings, const F& f) {
-#define BITREPLAY_VISIT(kind, name, initial, least, most) f(Setting{#name, SettingKind::kind, least, most}, settings.name);
+  const Setting* setting = kSettings;
+#define BITREPLAY_VISIT(kind, name, initial, least, most) f(*setting++, settings.name);
   BITREPLAY_SETTINGS(BITREPLAY_VISIT)
 #undef BITREPLAY_VISIT
 }

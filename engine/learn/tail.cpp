@@ -67,7 +67,8 @@ int64_t TailBlock::bytes() const {
 
 Tail::Tail(const Network& network, const Settings& settings, std::span<const TailSource> sources) : settings_(settings) {
   const std::span<const Block> frozen = network.tail();
-  require_range(settings.train_blocks, 0, static_cast<int>(frozen.size()), "train_blocks");
+  require(static_cast<size_t>(settings.train_blocks) <= frozen.size(), "train_blocks: expected at most {}, the blocks behind the cut of the model, got {}",
+          {frozen.size(), settings.train_blocks});
   require(sources.size() == static_cast<size_t>(settings.train_blocks), "train_blocks: expected shadow weights for each trained block");
   blocks_.reserve(sources.size());
   for (size_t i = 0; i < sources.size(); ++i) {

@@ -5,8 +5,10 @@
 #include <cstdint>
 #include <span>
 
+#include "bits.h"
 #include "network/forward.h"
 #include "kernels/gradient.h"
+#include "kernels/kernels.h"
 #include "memory.h"
 #include "network/network.h"
 #include "settings.h"
@@ -74,6 +76,20 @@ struct TailBlock {
     if (!self.shadow16.empty()) f("shadow", self.shadow16, INT16_MAX);
     each_master(self, [&](const Master& what, auto& master, auto&) {
       if (!master.empty()) f(what.name, master, what.most);
+    });
+  }
+
+  // The same of a block that is trained with so many weight bits, before there is one: f.template operator()<T>(name, count, largest magnitude).
+  template <class F>
+  static void each_kept_of(const Block& block, int weight_bits, const F& f) {
+    const auto channels = static_cast<size_t>(block.channels), taps = channels * kTaps;
+    if (weight_bits == 1) f.template operator()<uint64_t>("bits", taps * static_cast<size_t>(words_for(block.channels)), 0);
+    if (weight_bits == 8) f.template operator()<int8_t>("shadow", taps * channels, INT8_MAX);
+    if (weight_bits == 16) f.template operator()<int16_t>("shadow", taps * channels, INT16_MAX);
+    const bool has[] = {true, !block.threshold.empty(), !block.alpha.empty()};
+    const TailBlock none;
+    each_master(none, [&](const Master& what, const auto&, const auto&) {
+      if (has[what.part]) f.template operator()<int32_t>(what.name, channels, what.most);
     });
   }
 

@@ -9,12 +9,15 @@
 #include <memory>
 #include <span>
 #include <stdexcept>
+#include <string>
 #include <tuple>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
+#include "files/model.h"
+#include "files/state.h"
 #include "learn/conv_trainer.h"
-#include "fixed_point.h"
 #include "kernels/kernels.h"
 #include "learn/lda.h"
 #include "learn/learner.h"
@@ -173,23 +176,256 @@ nb::list settings_table() {
   return table;
 }
 
-// What a state keeps of a trained block: name, dtype, number of values, largest magnitude.
-nb::list kept_values(int channels, int weight_bits, bool threshold, bool activation) {
-  const bool has[] = {true, threshold, activation};
-  const size_t taps = static_cast<size_t>(channels) * 9;
-  bitreplay::TailBlock block;
-  if (weight_bits == 1) block.bits = bitreplay::Buffer<uint64_t>(taps * static_cast<size_t>(bitreplay::words_for(channels)));
-  if (weight_bits == 8) block.shadow8 = bitreplay::Buffer<int8_t>(taps * static_cast<size_t>(channels));
-  if (weight_bits == 16) block.shadow16 = bitreplay::Buffer<int16_t>(taps * static_cast<size_t>(channels));
-  bitreplay::TailBlock::each_master(block, [&](const bitreplay::Master& what, auto& master, auto&) {
-    if (has[what.part]) master = bitreplay::Buffer<int32_t>(static_cast<size_t>(channels));
+// -- files: bytes in, bytes out ---------------------------------------------------------------------------------------------------
+
+// A file's bytes, and what messages call it.
+struct Source {
+  Source(const nb::object& content, const nb::str& name) {
+    // A path may hold what is no UTF-8.
+    where = nb::steal<nb::bytes>(PyUnicode_AsEncodedString(name.ptr(), "utf-8", "backslashreplace")).c_str();
+    if (PyObject_GetBuffer(content.ptr(), &bytes, PyBUF_SIMPLE) != 0) throw nb::python_error();
+    if (reinterpret_cast<uintptr_t>(bytes.buf) % 8 != 0) {
+      PyBuffer_Release(&bytes);
+      throw std::invalid_argument("content: expected bytes at a multiple of 8");
+    }
+  }
+  ~Source() { PyBuffer_Release(&bytes); }
+  Source(const Source&) = delete;
+
+  Py_buffer bytes;
+  std::string where;
+};
+
+// What the core refuses while it reads a file is the file's fault.
+template <class F>
+auto blaming(const std::string& where, const F& f) {
+  try {
+    return f();
+  } catch (const std::invalid_argument& error) {
+    throw bitreplay::FileFault((where + ": " + error.what()).c_str(), false);
+  }
+}
+
+bitreplay::File open_file(const Source& source, const char* kind) {
+  nb::gil_scoped_release unlock;
+  bitreplay::File file(source.bytes.buf, static_cast<size_t>(source.bytes.len), kind, source.where.c_str());
+  file.verify();
+  return file;
+}
+
+std::string digest_of(const bitreplay::File& file) { return {file.digest(), 64}; }
+
+std::string text_of(const bitreplay::Json& text) {
+  std::string utf8(text.is_string() ? text.copy(nullptr, 0) : 0, '\0');
+  if (!utf8.empty()) text.copy(utf8.data(), utf8.size());
+  return utf8;
+}
+
+// A model file and its network; shadow weights of the tail stay in the file's bytes.
+struct ModelFile {
+  ModelFile(const nb::object& content, const nb::str& name)
+      : source(content, name),
+        file(open_file(source, "model")),
+        network(bitreplay::image_size_of(file)),
+        sources(bitreplay::kMaxTail) {
+    nb::gil_scoped_release unlock;
+    blaming(source.where, [&] { sources.resize(bitreplay::read_network(file, network, sources)); });
+  }
+
+  Source source;
+  bitreplay::File file;
+  Network network;
+  std::vector<bitreplay::TailSource> sources;  // of the whole tail
+};
+
+template <class T>
+nb::object array_of(std::span<const T> values, std::initializer_list<size_t> shape, nb::handle owner) {
+  static const T kNone{};
+  return nb::cast(nb::ndarray<nb::numpy, const T>(values.empty() ? &kNone : values.data(), shape, owner));
+}
+
+nb::object array_of(const bitreplay::Integers& values, std::initializer_list<size_t> shape, nb::handle owner) {
+  return values.narrow.empty() ? array_of(values.wide, shape, owner) : array_of(values.narrow, shape, owner);
+}
+
+// A state file: its metadata at once, its arrays, as views, with the model.
+struct StateFile {
+  StateFile(nb::object bytes, const nb::str& name)
+      : content(std::move(bytes)), source(content, name), file(open_file(source, "state")), head(file), model(file.take_bytes("model")) {
+    std::unordered_set<std::string> known;
+    for (bitreplay::Entries entries(head.names); entries.next();) {
+      const std::string text = text_of(entries.value);
+      if (!bitreplay::is_name(text) || !known.insert(text).second) {
+        bitreplay::fail(bitreplay::Error::format, "{}: names: expected at most {} different names", {file.where(), head.settings.max_classes});
+      }
+      names.append(nb::str(text.data(), text.size()));
+    }
+  }
+
+  nb::dict settings() const {
+    nb::dict values;
+    bitreplay::for_each_setting(head.settings, [&]<class T>(const bitreplay::Setting& setting, T value) {
+      if constexpr (std::is_same_v<T, bitreplay::HeadKind>) {
+        values[setting.name] = bitreplay::kHeadNames[static_cast<int>(value)];
+      } else {
+        values[setting.name] = value;
+      }
+    });
+    return values;
+  }
+
+  nb::dict read(const ModelFile& of) {
+    bitreplay::Content found;
+    {
+      nb::gil_scoped_release unlock;
+      found = read_content(file, head, of.network);
+    }
+    const size_t width = static_cast<size_t>(of.network.feature_count()), classes = found.seen.size(), stored = found.labels.size();
+    const bool lda = head.settings.head == bitreplay::HeadKind::lda;
+    nb::dict values;
+    values["rows"] = array_of(found.rows, {stored, of.network.latent_words() + Learner::further_words(of.network, head.settings.views)}, content);
+    values["labels"] = array_of(found.labels, {stored}, content);
+    values["seen"] = array_of(found.seen, {classes}, content);
+    values["count"] = array_of(found.count, {found.count.size()}, content);
+    values["sums"] = array_of(found.sums, {found.count.size(), lda ? static_cast<size_t>(head.settings.lda_width(of.network.feature_count())) : 0}, content);
+    values["moment"] = array_of(found.moment, {found.moment.size()}, content);
+    values["saturated"] = found.saturated;
+    values["weight"] = array_of(found.weight, {found.weight.size() / width, width}, content);
+    values["past_count"] = array_of(found.past_count, {found.past_count.size()}, content);
+    values["mixing"] = nb::make_tuple(found.mixing.frozen, found.mixing.branch);
+    values["tail_weight"] = array_of(found.tail_weight, {found.tail_weight.size() / width, width}, content);
+    nb::list tail;
+    for (int i = 0; i < head.settings.train_blocks; ++i) tail.append(nb::dict());
+    read_tail(file, head.settings, of.network, [&]<class T>(size_t i, const char* name, std::span<const T> kept) {
+      nb::cast<nb::dict>(tail[i])[name] = array_of(kept, {kept.size()}, content);
+    });
+    values["tail"] = tail;
+    file.finish();
+    return values;
+  }
+
+  nb::object content;
+  Source source;
+  bitreplay::File file;
+  bitreplay::StateHead head;
+  std::span<const uint8_t> model;  // empty: not carried
+  nb::list names;
+};
+
+// The arrays of a state, by the names of State in src/bitreplay/state.py; keeps them alive.
+class Values {
+ public:
+  explicit Values(const nb::dict& values) : values_(values) {
+    content.experience = nb::cast<uint64_t>(values["experience"]);
+    content.rows = get<uint64_t>("rows");
+    content.labels = get<uint16_t>("labels");
+    content.seen = get<uint64_t>("seen");
+    content.count = get<int64_t>("count");
+    content.sums = integers("sums");
+    content.moment = integers("moment");
+    content.saturated = nb::cast<int64_t>(values["saturated"]);
+    content.weight = get<int32_t>("weight");
+    content.past_count = get<uint32_t>("past_count");
+    content.tail_weight = get<int32_t>("tail_weight");
+    std::tie(content.mixing.frozen, content.mixing.branch) = nb::cast<std::tuple<int64_t, int64_t>>(values["mixing"]);
+  }
+  // A value of trained block i.
+  template <class T>
+  std::span<const T> kept(size_t i, const char* name) {
+    return keep(nb::cast<Any<T>>(nb::cast<nb::dict>(values_["tail"][i])[name]));
+  }
+  bitreplay::Content content;
+
+ private:
+  template <class T>
+  using Any = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
+  template <class T>
+  std::span<const T> keep(Any<T> array) {
+    kept_.push_back(std::make_shared<Any<T>>(array));
+    return {array.data(), array.size()};
+  }
+  template <class T>
+  std::span<const T> get(const char* name) {
+    return keep(nb::cast<Any<T>>(values_[name]));
+  }
+  bitreplay::Integers integers(const char* name) {
+    Any<int32_t> narrow;
+    if (nb::try_cast(values_[name], narrow, false)) return {keep(narrow), {}};
+    return {{}, get<int64_t>(name)};
+  }
+
+  nb::dict values_;
+  std::vector<std::shared_ptr<void>> kept_;
+};
+
+template <class F>
+nb::bytes written(const F& write) {
+  const size_t size = write(nullptr, 0);
+  auto bytes = nb::steal<nb::bytes>(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(size)));
+  if (!bytes.is_valid()) throw std::bad_alloc();
+  auto* buffer = reinterpret_cast<uint8_t*>(PyBytes_AsString(bytes.ptr()));
+  nb::gil_scoped_release unlock;
+  write(buffer, size);
+  return bytes;
+}
+
+// The bytes of a state; add_blocks(tensors) adds those of the trained blocks.  carries: whether the model file goes into it.
+template <class F>
+nb::bytes state_bytes(const ModelFile& model, bool carries, const bitreplay::Settings& settings, const nb::list& names, const bitreplay::Content& content,
+                      const F& add_blocks) {
+  std::vector<bitreplay::Tensor> room(bitreplay::kStateTensors + bitreplay::kBlockTensors * static_cast<size_t>(settings.train_blocks));
+  bitreplay::Tensors tensors(room);
+  add_content(tensors, settings, content, model.network);
+  add_blocks(tensors);
+  if (carries) tensors.add("model", model.file.content(), {model.file.content().size()});
+  std::vector<std::string> texts;
+  size_t bytes = 0;
+  for (const nb::handle name : names) bytes += texts.emplace_back(nb::cast<std::string>(name)).size();
+  bitreplay::Names packed;
+  packed.reserve(texts.size(), bytes);
+  for (const std::string& text : texts) packed.add(text);
+  return written([&](uint8_t* buffer, size_t size) {
+    return write_state(tensors, settings, packed, content.experience, model.file.digest(), buffer, size);
   });
-  nb::list kept;
-  bitreplay::TailBlock::each_kept(block, [&]<class T>(const char* name, const bitreplay::Buffer<T>& values, int32_t most) {
-    const std::string dtype = (std::is_signed_v<T> ? "int" : "uint") + std::to_string(8 * sizeof(T));
-    kept.append(nb::make_tuple(name, dtype, values.size(), most == 0 ? UINT64_MAX : static_cast<uint64_t>(most)));
-  });
-  return kept;
+}
+
+nb::bytes write_model(const std::string& network, const std::string& card, const nb::dict& tensors) {
+  using Any = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
+  std::vector<Any> arrays;
+  std::vector<bitreplay::Tensor> room(tensors.size());
+  bitreplay::Tensors list(room);
+  for (const auto [key, value] : tensors) {
+    const Any& array = arrays.emplace_back(nb::cast<Any>(value));
+    const auto name = nb::cast<std::string>(key);
+    const bool is_signed = array.dtype().code == static_cast<uint8_t>(nb::dlpack::dtype_code::Int);
+    if (!is_signed && array.dtype().code != static_cast<uint8_t>(nb::dlpack::dtype_code::UInt)) {
+      throw std::invalid_argument("tensor " + name + ": expected whole numbers");
+    }
+    int type = 0;
+    while (bitreplay::kDtypes[type].bytes * 8 != array.dtype().bits || (bitreplay::kDtypes[type].code[0] == 'I') != is_signed) ++type;
+    std::vector<uint64_t> shape;
+    for (size_t i = 0; i < array.ndim(); ++i) shape.push_back(array.shape(i));
+    list.add(name.c_str(), static_cast<bitreplay::Type>(type), array.data(), shape);
+  }
+  list.arrange();
+  const auto put = [](const std::string& text) {
+    return [&text](bitreplay::Output& out) { out.inside(bitreplay::Text(text.data(), text.data() + text.size()), 1); };
+  };
+  const auto put_card = put(card), put_network = put(network);
+  return written([&](uint8_t* buffer, size_t size) { return write_file("model", {{"card", put_card}, {"network", put_network}}, list, buffer, size); });
+}
+
+// What a file's beginning says it is: its kind or "", and its digest.  Nothing is verified.
+nb::tuple label_of(const nb::bytes& beginning) {
+  const bitreplay::Label label = bitreplay::read_label(beginning.c_str(), beginning.size());
+  return nb::make_tuple(label.kind == nullptr ? "" : label.kind, label.digest);
+}
+
+bool is_name(nb::handle text) {
+  Py_ssize_t size = 0;
+  const char* utf8 = PyUnicode_Check(text.ptr()) ? PyUnicode_AsUTF8AndSize(text.ptr(), &size) : nullptr;
+  PyErr_Clear();  // half a character
+  return utf8 != nullptr && bitreplay::is_name({utf8, static_cast<size_t>(size)});
 }
 
 class ConvTrainer {
@@ -248,40 +484,23 @@ NB_MODULE(_engine, m) {
   nb::exception<bitreplay::Cancelled>(m, "Cancelled");
 
   m.def("settings_table", &settings_table);
-  m.def("kept_values", &kept_values);
+  // What is wrong with a file is a FormatError of the package, which has it from here.
+  nb::register_exception_translator([](const std::exception_ptr& thrown, void*) {
+    try {
+      std::rethrow_exception(thrown);
+    } catch (const bitreplay::FileFault& fault) {
+      const nb::object errors = nb::module_::import_("bitreplay.errors");
+      PyErr_SetString(nb::object(errors.attr(fault.damaged ? "DamagedError" : "FormatError")).ptr(), fault.what());
+    }
+  });
+  m.attr("MAX_NAME") = bitreplay::kMaxName;
+  m.attr("MAX_HEADER") = bitreplay::kMaxHeader;
+  m.attr("MAX_LESSONS") = Learner::kMostLessons;
+  m.def("is_name", &is_name);
+  m.def("label_of", &label_of);
+  m.def("write_model", &write_model);
 
   nb::class_<Network>(m, "Network")
-      .def(nb::init<int>())
-      .def("add_conv",
-           [](Network& n, int in, int out, int kernel, int stride, bool depthwise, bool relu, int shift, const Flat<int8_t>& weight,
-              const Flat<int16_t>& multiplier, const Flat<int64_t>& bias) {
-             n.add_conv(in, out, kernel, stride, depthwise, relu, shift, view(weight), view(multiplier), view(bias));
-           })
-      .def("add_block",
-           [](Network& n, int channels, int shift, const Flat<uint64_t>& weight, const Flat<int16_t>& mean,
-              const Flat<int16_t>& multiplier, const Flat<int32_t>& bias, bool relu, const Flat<int16_t>& threshold,
-              const Flat<int16_t>& alpha, const Flat<int16_t>& beta, const Flat<int16_t>& high, const Flat<int16_t>& low) {
-             n.add_block(channels, shift, view(weight), view(mean), view(multiplier), view(bias),
-                         {relu, view(threshold), view(alpha), view(beta), view(high), view(low)});
-           })
-      .def("add_pool", &Network::add_pool)
-      .def("add_down",
-           [](Network& n, int in, int out, int shift, const Flat<uint64_t>& weight, const Flat<int16_t>& mean,
-              const Flat<int16_t>& multiplier, const Flat<int32_t>& bias, bool relu, const Flat<int16_t>& threshold,
-              const Flat<int16_t>& alpha, const Flat<int16_t>& beta, const Flat<int16_t>& high, const Flat<int16_t>& low,
-              int shortcut_shift, const Flat<uint64_t>& shortcut_weight, const Flat<int16_t>& shortcut_multiplier,
-              const Flat<int64_t>& shortcut_bias) {
-             n.add_down(in, out, shift, view(weight), view(mean), view(multiplier), view(bias),
-                        {shortcut_shift, view(shortcut_weight), view(shortcut_multiplier), view(shortcut_bias)},
-                        {relu, view(threshold), view(alpha), view(beta), view(high), view(low)});
-           })
-      .def("set_cut", [](Network& n, const Flat<int32_t>& threshold, const Flat<uint8_t>& direction,
-                         const Flat<int16_t>& alpha) { n.set_cut(view(threshold), view(direction), view(alpha)); })
-      .def("set_features",
-           [](Network& n, int pool_shift, int shift, int feature_bits, const Flat<int32_t>& pool_multiplier,
-              const Flat<int8_t>& weight, const Flat<int16_t>& multiplier, const Flat<int64_t>& bias, bool relu) {
-             n.set_features(pool_shift, shift, feature_bits, view(pool_multiplier), view(weight), view(multiplier), view(bias), relu);
-           })
       .def_prop_ro("image_size", &Network::image_size)
       .def_prop_ro("feature_count", &Network::feature_count)
       .def_prop_ro("feature_bits", &Network::feature_bits)
@@ -295,6 +514,39 @@ NB_MODULE(_engine, m) {
 
   // Threads that stay, for one call at a time.
   nb::class_<Workers>(m, "Workers").def(nb::init<int>());
+
+  nb::class_<ModelFile>(m, "ModelFile")
+      .def(nb::init<const nb::object&, const nb::str&>(), nb::arg("content"), nb::arg("where"))
+      .def_prop_ro("network", [](const ModelFile& f) -> const Network& { return f.network; }, nb::rv_policy::reference_internal)
+      .def_prop_ro("digest", [](const ModelFile& f) { return digest_of(f.file); })
+      .def_prop_ro("card", [](const ModelFile& f) { return text_of(f.file.word("card")); });
+
+  nb::class_<StateFile>(m, "StateFile")
+      .def(nb::init<nb::object, const nb::str&>(), nb::arg("content"), nb::arg("where"))
+      .def_prop_ro("digest", [](const StateFile& f) { return digest_of(f.file); })
+      .def_prop_ro("model_digest", [](const StateFile& f) { return f.head.model; })
+      // The model file inside, or None; a copy, since it need not lie at a multiple of 8.
+      .def("model", [](const StateFile& f) -> nb::object { return f.model.empty() ? nb::none() : nb::object(nb::bytes(f.model.data(), f.model.size())); })
+      .def_ro("names", &StateFile::names)
+      .def_prop_ro("experience", [](const StateFile& f) { return f.head.experience; })
+      .def_prop_ro("settings", &StateFile::settings)
+      // Once: arrays by the names of State in src/bitreplay/state.py.
+      .def("read", &StateFile::read);
+
+  // The bytes of a state file of such arrays.
+  m.def("write_state", [](const ModelFile& model, bool carries, const nb::dict& settings, const nb::list& names, const nb::dict& state) {
+    const bitreplay::Settings chosen = settings_of(settings);
+    Values values(state);
+    const auto add_blocks = [&](bitreplay::Tensors& tensors) {
+      const auto blocks = model.network.tail().last(static_cast<size_t>(chosen.train_blocks));
+      for (size_t i = 0; i < blocks.size(); ++i) {
+        bitreplay::TailBlock::each_kept_of(blocks[i], chosen.weight_bits, [&]<class T>(const char* name, size_t count, int32_t) {
+          tensors.add(bitreplay::Name("tail", i, name), values.kept<T>(i, name), {count});
+        });
+      }
+    };
+    return state_bytes(model, carries, chosen, names, values.content, add_blocks);
+  });
 
   // The sums of docs/method.md, 4; labels are not checked beyond their range.
   nb::class_<Statistics>(m, "Statistics")
@@ -354,16 +606,10 @@ NB_MODULE(_engine, m) {
   nb::class_<Unknown>(m, "Unknown").def("threshold", &Unknown::threshold).def_prop_ro("bytes", &Unknown::bytes);
 
   nb::class_<Learner>(m, "Learner")
-      .def("__init__", [](Learner* self, const Network& network, const nb::dict& settings, const nb::list& sources) {
+      .def("__init__", [](Learner* self, const ModelFile& model, const nb::dict& settings) {
         const bitreplay::Settings chosen = settings_of(settings);
-        std::vector<Flat<int8_t>> shadows;  // keep the arrays alive
-        std::vector<bitreplay::TailSource> tail_sources;
-        for (const nb::handle source : sources) {
-          const auto [shadow, exponent, approx, clip, train_high] = nb::cast<std::tuple<Flat<int8_t>, int, bool, int32_t, bool>>(source);
-          shadows.push_back(shadow);
-          tail_sources.push_back({view(shadow), {exponent, approx, clip, train_high}});
-        }
-        new (self) Learner(network, chosen, tail_sources);
+        const std::span<const bitreplay::TailSource> sources(model.sources);
+        new (self) Learner(model.network, chosen, sources.last(std::min(sources.size(), static_cast<size_t>(chosen.train_blocks))));
       }, nb::keep_alive<1, 2>())
       .def("learn",
            [](Learner& l, const Array<uint8_t, 4>& images, const Flat<int32_t>& labels, size_t classes, Workers& workers,
@@ -413,38 +659,26 @@ NB_MODULE(_engine, m) {
              return best.array;
            })
       .def("predict_bytes", &Learner::predict_bytes)
-      // values: of a state file, by the names of src/bitreplay/state.py.
       .def("restore",
-           [](Learner& l, const nb::dict& values) {
-             const auto get = [&]<class T>(const char* name, T) { return nb::cast<Flat<T>>(values[name]); };
-             const auto rows = get("rows", uint64_t{}), seen = get("seen", uint64_t{});
-             const auto labels = get("labels", uint16_t{});
-             const auto count = get("count", int64_t{}), sums = get("sums", int64_t{});
-             const auto weight = get("weight", int32_t{}), tail_weight = get("tail_weight", int32_t{});
-             const auto past_count = get("past_count", uint32_t{});
-             bitreplay::Content content;
-             content.experience = nb::cast<uint64_t>(values["experience"]);
-             content.rows = view(rows);
-             content.labels = view(labels);
-             content.seen = view(seen);
-             content.count = view(count);
-             content.sums.wide = view(sums);
-             content.saturated = nb::cast<int64_t>(values["saturated"]);
-             content.weight = view(weight);
-             content.past_count = view(past_count);
-             content.tail_weight = view(tail_weight);
-             std::tie(content.mixing.frozen, content.mixing.branch) = nb::cast<std::tuple<int64_t, int64_t>>(values["mixing"]);
-             Flat<int32_t> narrow;
-             Flat<int64_t> wide;
-             if (nb::try_cast(values["moment"], narrow, false)) {
-               content.moment.narrow = view(narrow);
-             } else {
-               wide = nb::cast<Flat<int64_t>>(values["moment"]);
-               content.moment.wide = view(wide);
+           [](Learner& l, const nb::dict& state) {
+             Values values(state);
+             for (size_t i = 0; i < l.tail().blocks().size(); ++i) {
+               bitreplay::TailBlock& block = l.tail().blocks()[i];
+               bitreplay::TailBlock::each_kept(block, [&]<class T>(const char* name, bitreplay::Buffer<T>& kept, int32_t) {
+                 const std::span<const T> from = values.kept<T>(i, name);
+                 if (from.size() != kept.size()) throw std::invalid_argument(std::string(name) + ": wrong size");
+                 std::copy(from.begin(), from.end(), kept.begin());
+               });
+               block.restored();
              }
              Unlocked unlock;
-             l.restore(content);
+             l.restore(values.content);
              l.prepare();
+           })
+      // The bytes of its state file.
+      .def("content",
+           [](const Learner& l, const ModelFile& model, bool carries, const nb::list& names) {
+             return state_bytes(model, carries, l.settings(), names, l.content(), [&](bitreplay::Tensors& tensors) { add_tail(tensors, l.tail()); });
            })
       .def("prepare", &Learner::prepare, nb::call_guard<Unlocked>())
       .def("head_bytes_at", &Learner::head_bytes_at)
@@ -510,16 +744,7 @@ NB_MODULE(_engine, m) {
                values[name] = Result<T>({kept.data(), kept.size()}, {kept.size()}).array;
              });
              return values;
-           })
-      .def("restore_tail", [](Learner& l, size_t i, const nb::dict& values) {
-        bitreplay::TailBlock& b = l.tail().blocks()[i];
-        bitreplay::TailBlock::each_kept(b, [&]<class T>(const char* name, bitreplay::Buffer<T>& kept, int32_t) {
-          const auto array = nb::cast<Flat<T>>(values[name]);
-          if (array.size() != kept.size()) throw std::invalid_argument(std::string(name) + ": wrong size");
-          std::copy_n(array.data(), array.size(), kept.data());
-        });
-        b.restored();
-      });
+           });
 
   m.def("consolidate", [](const Flat<int32_t>& consolidated, const Flat<int32_t>& trained, const Flat<uint32_t>& past,
                           const Flat<uint32_t>& current) {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from .container import read_bytes, replace_file, unpack
-from .errors import FormatError
+from . import _engine
+from .container import read_bytes, replace_file
 from .model import Model
 from .state import parse_state
 
@@ -72,16 +72,14 @@ def export_c(source: Model | Path, out: Path, symbol: str | None = None) -> tupl
     OSError : a file cannot be read or written.
     """
     if isinstance(source, Model):
-        content, digest, kind = source.file_content(), source.digest, "model"
+        kind, digest, content = "model", source.digest, source.file_content()
     else:
         content = read_bytes(source)
-        try:
-            digest, kind = Model(content, str(source)).digest, "model"
-        except FormatError as error:
-            if "expected a bitreplay model, got 'state'" not in str(error):
-                raise
+        kind, digest = _engine.label_of(content)
+        if kind == "state":
             parse_state(content, None, str(source))
-            digest, kind = unpack(content, "state", str(source))[0]["digest"], "state"
+        else:
+            Model(content, str(source))
     symbol = symbol or f"device_{kind}"
     replace_file(out, c_source(content, digest, symbol))
     return symbol, len(content)

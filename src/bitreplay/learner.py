@@ -24,7 +24,7 @@ from .fleet import joined_parts, states_in
 from .merge import merged_state
 from .model import Model
 from .settings import MAX_CAPACITY, VIEWS, Settings
-from .state import MAX_NAME, State, core_of, is_name, pack_state, parse_state, read_state, row_words, state_of, without_class
+from .state import MAX_NAME, State, core_of, is_name, parse_state, read_state, row_words, state_of, without_class
 from .turn import Turn
 
 MAX_CLASSES = 65_535
@@ -117,8 +117,7 @@ class Learner:
         if state is not None:
             self._take(state)
             return
-        sources = [tuple(source) for source in model.tail_sources(settings.train_blocks)]
-        self._core = _engine.Learner(model.network, settings.for_core(), sources)
+        self._core = _engine.Learner(model.file, settings.for_core())
 
     def __repr__(self) -> str:
         core, names = self._core, self._names
@@ -229,7 +228,7 @@ class Learner:
     def content(self) -> bytes:
         """What `save` writes."""
         with self._turn:
-            return pack_state(self._state())
+            return self._core.content(self._model.file, not self._model.shipped, self._names)  # type: ignore[no-any-return]
 
     # -- learning and predicting ------------------------------------------------------------------------------------------
 

@@ -17,7 +17,6 @@ from .container import remove_partials, replace_file, sync_folder
 from .errors import DamagedError
 from .learner import Learner
 from .model import Model
-from .state import parse_state
 
 try:
     import fcntl
@@ -119,7 +118,6 @@ class StateFile:
         OSError : it cannot be written; STATE is as it was, and STATE.previous is sound or gone.
         """
         content = learner.content()
-        parse_state(content, learner.model, "what was to be saved")  # what could not be read again is never written
         self._check_ours()
         sound = self._is_sound()
         if keep and sound and self.path.read_bytes() == content:

@@ -6,9 +6,8 @@ import json
 from typing import Any
 
 import numpy as np
+from reference.files import pack
 from sealed_files import Tensors
-
-from bitreplay.container import pack
 
 CONV = {"op": "conv", "in": 3, "out": 4, "kernel": 1, "stride": 1, "depthwise": False, "relu": True, "shift": 0, "exponent": 8}
 BLOCK = {"op": "block", "channels": 4, "shift": 0, "exponent": 8}

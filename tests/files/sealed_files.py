@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import tiny_model
+from reference.files import pack, unpack
 
 from bitreplay import Learner
-from bitreplay.container import pack, unpack
 from bitreplay.model import write_model
 
 NO_DIGEST = b"0" * 64

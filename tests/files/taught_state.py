@@ -9,10 +9,10 @@ from typing import Any
 
 import tiny_model
 from numpy.typing import NDArray
+from reference.files import pack, unpack
 from tail_model import make
 
 from bitreplay import Learner
-from bitreplay.container import pack, unpack
 
 Tensors = dict[str, NDArray[Any]]
 

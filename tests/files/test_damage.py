@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from sealed_files import NO_DIGEST, Shelf, edited, load, parts, with_header
 
-from bitreplay import FormatError, Learner, Model
-from bitreplay.container import unpack
+from bitreplay import FormatError, Learner, Model, _engine
 
 
 def test_the_tools_of_this_module_make_sound_files(shelf: Shelf, tmp_path: Path) -> None:
@@ -30,7 +29,7 @@ def test_every_truncation_is_refused(shelf: Shelf, tmp_path: Path) -> None:
     header = 8 + int.from_bytes(content[:8], "little")
     for length in [*range(header + 9), *range(header + 9, len(content), 11), len(content) - 1]:
         with pytest.raises(FormatError):
-            unpack(content[:length], "state", "s")
+            _engine.StateFile(content[:length], "s")
     for length in [0, 7, 8, 100, header, len(content) // 2, len(content) - 1]:
         with pytest.raises(FormatError, match="cut short"):
             load(content[:length], tmp_path)
@@ -44,7 +43,7 @@ def test_every_flipped_byte_is_refused(shelf: Shelf, tmp_path: Path) -> None:
             damaged = bytearray(content)
             damaged[place] ^= change
             with pytest.raises(FormatError):
-                unpack(bytes(damaged), "state", "s")
+                _engine.StateFile(bytes(damaged), "s")
     for place in [*range(0, header, 97), *range(header, len(content), 997)]:
         damaged = bytearray(content)
         damaged[place] ^= 1 << place % 8

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_model
+from reference.files import pack
 
 from bitreplay import FormatError, Learner, Model, _engine
-from bitreplay.container import pack
 
 FLAGS = {"relu": False, "threshold": True, "activation": True}
 IN, OUT = 8, 20
@@ -157,13 +157,6 @@ def test_a_down_behind_the_cut_is_refused() -> None:
     network["tail"][0] = {**network["prefix"][PLACE], "channels": OUT}
     with pytest.raises(FormatError, match=r"tail\[0\]\.op: expected block, got 'down'"):
         model(network, tensors)
-    core = _engine.Network(2)
-    core.set_cut(np.zeros(3, np.int32), np.zeros(3, np.uint8), np.zeros(3, np.int16))
-    zero = np.zeros(3, np.int16)
-    none = np.zeros(0, np.int16)
-    with pytest.raises(ValueError, match="down: only blocks may follow the cut"):
-        core.add_down(3, 3, 0, np.zeros(27, np.uint64), zero, zero, np.zeros(3, np.int32), False, none, none, none, none, none,
-                      0, np.zeros(3, np.uint64), zero, np.zeros(3, np.int64))  # fmt: skip
 
 
 @pytest.mark.parametrize("value", [0, 1, None, "false", []])

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import tiny_model
 from plain_network import BLOCK, CONV, POOL, model_file, plain
+from reference.files import MAX_HEADER, pack, unpack
 from safetensors.numpy import load
 from sealed_files import parts, with_header
 from taught_state import Taught, last
 
 import bitreplay.learner
 from bitreplay import FormatError, Learner, Model, _engine
-from bitreplay.container import MAX_HEADER, pack, unpack
 from bitreplay.state import parse_state
 
 FULL = os.environ.get("BITREPLAY_ALL_DAMAGE") == "1"  # every bit as well, and 10,000 damages of a shipped model
@@ -50,7 +50,7 @@ HEADERS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a hole": (lambda header: header.pop("head.saturated"), "data that begin where those before end"),
     "a name that clears the screen": (lambda header: header.update({"\x1b[2J": header.pop("model")}), "can be printed"),
     "a name without end": (lambda header: header.update({"a" * 81: header.pop("model")}), "at most 80 characters"),
-    "the name of half a character": (lambda header: header.update({"\ud800": header.pop("model")}), "can be printed"),
+    "the name of half a character": (lambda header: header.update({"\ud800": header.pop("model")}), "without its header"),
 }
 
 
@@ -177,7 +177,7 @@ def test_values_of_a_model_are_legal_up_to_their_bounds(name: str, legal: int | 
         Model(model_file(network, {**tensors, **last(name, illegal)(tensors)}), "m")
 
 
-@pytest.mark.parametrize("name", ["\x1b[2J", "\ud800", "", 5, ["a"], "a" * 81, "a\nb"])
+@pytest.mark.parametrize("name", ["\x1b[2J", "", 5, ["a"], "a" * 81, "a\nb"])
 def test_a_card_whose_name_cannot_be_printed_is_not_named(name: Any) -> None:
     network, tensors = plain(CONV)
     model = Model(pack("model", {"network": json.dumps(network), "card": json.dumps({"name": name})}, tensors), "m")
@@ -272,7 +272,7 @@ def test_reading_takes_at_most_twice_the_file() -> None:
 
 
 @pytest.mark.parametrize("unit", [b"[],", b"{},", b"[[[]]],", b'"\xf0\x9f\x8d\xb5",'])
-def test_a_header_takes_at_most_forty_times_its_bytes(unit: bytes) -> None:
+def test_a_header_of_many_values_takes_no_more_than_its_bytes(unit: bytes) -> None:
     text = b'{"__metadata__":[' + unit * ((MAX_HEADER - 100) // len(unit)) + b"0]}"
     content = len(text).to_bytes(8, "little") + text
-    assert taken(lambda: unpack(content, "model", "m")) < 40 * len(content)
+    assert taken(lambda: Model(content, "m")) < len(content)

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from reference.files import pack, unpack
 from tail_model import make
 from taught_state import Taught, Tensors, last
 
 import bitreplay.learner
 from bitreplay import FormatError, Learner, _engine
-from bitreplay.container import pack, unpack
 from bitreplay.state import parse_state
 
 
@@ -65,7 +65,7 @@ def test_a_setting_out_of_its_range_is_refused(taught: Taught, name: str, value:
 
 
 def test_more_trained_blocks_than_the_model_has_are_refused(taught: Taught) -> None:
-    with pytest.raises(FormatError, match="s: train_blocks: expected at most 2, the blocks behind the cut of birealnet, got 3"):
+    with pytest.raises(FormatError, match="s: train_blocks: expected at most 2, the blocks behind the cut of the model, got 3"):
         parse_state(taught.changed(train_blocks=3), None, "s")
 
 

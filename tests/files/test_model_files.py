@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from plain_network import BLOCK, CONV, POOL, model_file, plain
+from reference.files import pack
 from sealed_files import Shelf
 
 from bitreplay import FormatError, Learner, Model
-from bitreplay.container import pack
 from bitreplay.model import write_model
 
 
@@ -172,7 +172,7 @@ def test_a_card_is_shown_and_never_trusted() -> None:
     text = json.dumps(network)
     assert Model(pack("model", {"network": text}, tensors), "m").card == {}
     assert Model(pack("model", {"network": text, "card": "[1]"}, tensors), "m").card == {}
-    for card in ("", "{", "[" * 200_000):
+    for card in ("", "{", "[" * 200_000, "[" * 33 + "]" * 33, '{"name": "\\ud800"}', "1" * 5000):
         with pytest.raises(FormatError, match="card: expected JSON"):
             Model(pack("model", {"network": text, "card": card}, tensors), "m")
 

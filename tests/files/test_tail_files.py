@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from reference.files import pack, unpack
 from tail_model import make
 
 from bitreplay import FormatError, Learner
-from bitreplay.container import pack, unpack
 
 SETTINGS: dict[str, Any] = {"capacity": 6, "train_blocks": 1, "threads": 1}
 Change = Callable[[dict[str, Any]], object]

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from safetensors import SafetensorError, safe_open
 
+from ..container import label_of
 from ..model import Model
 from .options import JsonOption, ModelOption
 from .state_file import load_state
@@ -15,14 +15,6 @@ from .terminal import print_json, print_table, say
 from .wording import count_classes
 
 app = typer.Typer()
-
-
-def _is_model(path: Path) -> bool:
-    try:
-        with safe_open(path, "numpy") as file:
-            return (file.metadata() or {}).get("bitreplay") == "model"
-    except (SafetensorError, OSError):
-        return False  # the loader of states says what is wrong with it
 
 
 @app.command()
@@ -38,7 +30,7 @@ def info(
 ) -> None:
     """Show what a state or model holds: classes, counts, and every byte."""
     shipped = file is None or (not file.exists() and str(file) in Model.shipped_names())
-    is_model = shipped or (file is not None and _is_model(file))
+    is_model = shipped or (file is not None and file.is_file() and label_of(file)[0] == "model")
     if file is None or shipped:
         values = Model.open(None if file is None else str(file)).info()
     else:

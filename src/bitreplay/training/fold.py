@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..container import Tensors
+from ..model import Tensors
 from .layers import BinaryConv2d, PlainStem, QuickNetBlock, ShiftedBlock, ShiftedPReLU, Stem, Transition
 from .zoo.network import CutNetwork
 
