@@ -322,7 +322,7 @@ def test_forged_sums_are_learned_and_predicted_from_without_undefined_behaviour(
             moment = np.full(len(state.moment), outside, np.int64)
             moment[diagonal] = inside
             forged = replace(state, moment=moment)
-            same(program, tmp_path, tmp_path / f"{family}.model", Learner(model, state.settings, 1, state=forged))
+            same(program, tmp_path, tmp_path / f"{family}.model", Learner(model, state.settings, threads=1, state=forged))
 
 
 @ALL

@@ -221,7 +221,7 @@ def test_both_branches_are_mixed_by_their_weights(tmp_path: Path) -> None:
     theirs.learn(images, [0, 1, 2] * 4)
     for frozen in (0, 1, 12_345, 2**20):
         theirs.mixing = (frozen, 0)
-        mixed = Learner(model, ours.settings, 1, state=replace(ours._state(), mixing=theirs.mixing))
+        mixed = Learner(model, ours.settings, threads=1, state=replace(ours._state(), mixing=theirs.mixing))
         assert_same(mixed, theirs)
         assert_same_answers(mixed, theirs, images)
 

@@ -167,8 +167,8 @@ def test_a_moment_of_32_bits_goes_on_in_64_where_it_must(model: Model, largest: 
     moment[1:20:2] *= -1  # of the first row, behind its diagonal
     many = np.full(3, 10**6, np.int64)
     forged = replace(learner._state(), moment=moment, count=many, seen=many.astype(np.uint64))
-    narrow = Learner(model, forged.settings, 1, state=forged)
-    wide = Learner(model, forged.settings, 1, state=replace(forged, moment=moment.astype(np.int64)))
+    narrow = Learner(model, forged.settings, threads=1, state=forged)
+    wide = Learner(model, forged.settings, threads=1, state=replace(forged, moment=moment.astype(np.int64)))
     images = pictures(2, 8)
     features = learner.features(images).astype(np.int64)
     expected = moment + (features.T @ features)[np.triu_indices(features.shape[1])]
@@ -279,7 +279,7 @@ def test_forged_sums_load_predict_and_learn_without_harm(model: Model, name: str
     images = pictures(6, 12)
     learner.learn(images, list("abcd" * 3))
     state = learner._state()
-    hostile = Learner(model, state.settings, 1, state=replace(state, moment=forged(state.moment, name)))
+    hostile = Learner(model, state.settings, threads=1, state=replace(state, moment=forged(state.moment, name)))
     hostile = Learner.from_content(hostile.content(), threads=1)
     weight, bias, exponent = hostile._core.classifier()
     assert np.abs(weight.astype(np.int64)).max() <= 32767

@@ -51,6 +51,18 @@ class BitreplayClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tags.input_tags.positive_only = True
         return tags
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What it learned as the bytes of a state file: a learner holds threads.
+        values: dict[str, Any] = dict(super().__getstate__())
+        if "learner_" in values:
+            values["learner_"] = self.learner_.content()
+        return values
+
+    def __setstate__(self, values: dict[str, Any]) -> None:
+        if "learner_" in values:
+            values = values | {"learner_": Learner.from_content(values["learner_"], threads=values["threads"])}
+        super().__setstate__(values)
+
     def fit(self, X: NDArray[np.uint8], y: ArrayLike) -> BitreplayClassifier:  # noqa: N803
         """Forget what was learned, and learn uint8 pictures (N, S, S, 3) of labels (N,)."""
         labels = self._labels(y)
@@ -64,7 +76,8 @@ class BitreplayClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, X: NDArray[np.uint8]) -> NDArray[Any]:  # noqa: N803
         """Labels (N,)."""
-        found: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(1)]
+        best = self.predict_proba(X).argmax(1)
+        found: NDArray[Any] = self.classes_[best]
         return found
 
     def predict_proba(self, X: NDArray[np.uint8]) -> NDArray[np.float32]:  # noqa: N803
@@ -79,9 +92,9 @@ class BitreplayClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return np.asarray(y)
 
     def _learn(self, images: NDArray[np.uint8], labels: NDArray[Any]) -> BitreplayClassifier:
+        if len(self.classes_) and (self.classes_.dtype.kind == "U") != (labels.dtype.kind == "U"):
+            raise ValueError(f"y: expected labels like those learned before ({self.classes_.dtype}), got {labels.dtype}")
         classes = np.union1d(self.classes_, labels)
-        if len({str(label) for label in classes}) != len(classes):
-            raise ValueError("y: expected labels that are written differently, got two that are written alike; use labels of one type")
         self.learner_.learn(images, [str(label) for label in labels])
         self.classes_ = classes
         return self

@@ -97,17 +97,41 @@ def _check_threads(threads: int | None) -> None:
 class Learner:
     """A binary network that learns new classes in integers, in a memory whose size is known beforehand.
 
-    Make one with `Learner.new` or `Learner.load`.  The same uint8 arrays in the same order give the same state file, byte for
+    The same uint8 arrays in the same order give the same state file, byte for
     byte, on every instruction set and with any number of threads.
 
     Several threads may use one: they take turns in the order in which they come, and who asks during another thread's lesson waits for its end.
     A forked child may use it too, unless another thread was teaching it at that moment: then all its methods raise RuntimeError there.
+
+    Parameters
+    ----------
+    model : a `Model`, the path of a model file, the name of a shipped backbone, or None for the default backbone.
+    settings : how it learns; None: `Settings()`.
+    threads : for the network; default as many as the process may use.  Never changes a result.
+    state : what it knows already, as a state file has it; for `load` and `merge`.
+
+    Raises
+    ------
+    ValueError : a value is out of range, or does not suit the model.
+    FormatError : the model file is not sound.
+
+    Examples
+    --------
+    >>> Learner("quicknet-32", Settings(capacity=300, views=2))
+    <Learner on quicknet-32: no class yet, 0 pictures, 0 of 300 replay rows>
     """
 
-    def __init__(self, model: Model, settings: Settings, threads: int | None, *, state: State | None = None) -> None:
+    def __init__(
+        self,
+        model: Model | str | Path | None = None,
+        settings: Settings | None = None,
+        *,
+        threads: int | None = None,
+        state: State | None = None,
+    ) -> None:
         _check_threads(threads)
-        self._model = model
-        self._settings = settings
+        self._model = model = Model.open(model)
+        self._settings = settings = settings or Settings()
         self._threads = threads or _default_threads()
         self._names: list[str] = []
         self._workers = _engine.Workers(self._threads)
@@ -175,9 +199,9 @@ class Learner:
             lesson_images = 1024
         fixed: dict[str, Any] = {"seed": seed, "lesson_images": lesson_images, "max_classes": max_classes, **settings}
         if memory_bytes is None:
-            return cls(opened, Settings(capacity=1500 if capacity is None else capacity, **fixed), threads)
+            return cls(opened, Settings(capacity=1500 if capacity is None else capacity, **fixed), threads=threads)
         least = 1 if settings.get("train_blocks") else 0
-        probe = cls(opened, Settings(capacity=least, **fixed), threads)
+        probe = cls(opened, Settings(capacity=least, **fixed), threads=threads)
         if not isinstance(memory_bytes, int) or memory_bytes < probe._peak_bytes(least):
             raise ValueError(
                 f"memory_bytes: expected at least {probe._peak_bytes(least)} for this model, lessons of {lesson_images} images and "
@@ -187,7 +211,7 @@ class Learner:
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if probe._peak_bytes(middle) <= memory_bytes else (low, middle - 1)
-        return cls(opened, Settings(capacity=low, **fixed), threads)
+        return cls(opened, Settings(capacity=low, **fixed), threads=threads)
 
     @classmethod
     def load(cls, path: str | Path, *, model: Model | str | Path | None = None, threads: int | None = None) -> Learner:
@@ -214,7 +238,7 @@ class Learner:
     def copy(self) -> Learner:
         """Another learner that knows the same; what one learns, the other does not."""
         with self._turn:
-            return Learner(self._model, self._settings, self._threads, state=self._state())
+            return Learner(self._model, self._settings, threads=self._threads, state=self._state())
 
     def save(self, path: str | Path) -> None:
         """Write the state to `path`: beside it first, synced, then renamed over it.
@@ -606,7 +630,7 @@ class Learner:
     def _from_state(cls, state: State, threads: int | None, where: str) -> Learner:
         _check_threads(threads)
         try:
-            return cls(state.model, state.settings, threads, state=state)
+            return cls(state.model, state.settings, threads=threads, state=state)
         except ValueError as error:
             raise FormatError(f"{where}: settings: {error}") from error
         except MemoryError as error:
