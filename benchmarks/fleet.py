@@ -77,7 +77,7 @@ def merged(paths: Sequence[Path], model: str | None, workers: int) -> tuple[byte
     begun = time.perf_counter()
     learner = Learner.load(paths[0], model=Model.open(model))
     learner.merge_files(*paths[1:], workers=workers)
-    content = learner.content()
+    content = learner.to_bytes()
     return content, time.perf_counter() - begun, max(own_peak_mb(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
 
 

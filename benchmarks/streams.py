@@ -156,7 +156,7 @@ def two_hundred(sets: Sets, seed: int, make: Make) -> Iterator[Case]:
         for c in order:
             device.learn(kinds.train([c], count), kinds.names[c])
         figures = {"accuracy": kinds.right(device, order), "last lesson, s": device.seconds[-1]}
-        yield f"{count} pictures", figures | {"state, bytes": len(device.learner.content())}, device
+        yield f"{count} pictures", figures | {"state, bytes": len(device.learner.to_bytes())}, device
 
 
 def _dark(images: Images) -> Images:

@@ -63,7 +63,7 @@ def seeds(folder: Path) -> list[bytes]:
     model._FOLDER = folder / "models"
     sound = check_model((folder / "plain.model").read_bytes(), "tiny")
     shipped[sound.digest] = sound
-    found = [Learner.new(plain, **quick, head=head).content() for head in ("lda", "cwr")]
+    found = [Learner.new(plain, **quick, head=head).to_bytes() for head in ("lda", "cwr")]
     for taught, more in [
         (plain, {}), (plain, {"head": "cwr"}), (plain, {"views": 2}), (down, {}), ("tiny", {}), (tail, {"train_blocks": 1, "head": "cwr"}),
         *[(tail, {"train_blocks": 1, "weight_bits": b}) for b in (1, 8, 16)],
@@ -71,7 +71,7 @@ def seeds(folder: Path) -> list[bytes]:
         learner = Learner.new(taught, **quick, **more)
         for names in ("ab", "bc"):
             learner.learn(tiny_model.random_images(1, 2, 8), list(names))
-        found.append(learner.content())
+        found.append(learner.to_bytes())
     return found
 
 
@@ -204,14 +204,14 @@ def run(data: bytes) -> None:
         seen["expensive"] += 1
         return
     try:
-        learner = Learner.from_content(data, threads=1)
+        learner = Learner.from_bytes(data, threads=1)
     except FormatError:
         seen["refused by the core"] += 1
         return
     seen["sound"] += 1
-    again = Learner.from_content(learner.content(), threads=1)
+    again = Learner.from_bytes(learner.to_bytes(), threads=1)
     assert predicted(again) == predicted(learner)
-    assert again.content() == learner.content()
+    assert again.to_bytes() == learner.to_bytes()
     calls = 0
 
     def cancel() -> bool:
@@ -223,7 +223,7 @@ def run(data: bytes) -> None:
         learner.learn(tiny_model.random_images(6, 2, learner.image_size), [*learner.names[:1], "new", "more"][:2], cancel=cancel)
         predicted(learner)
         learner.forget(learner.names[0])
-        assert Learner.from_content(learner.content(), threads=1).content() == learner.content()
+        assert Learner.from_bytes(learner.to_bytes(), threads=1).to_bytes() == learner.to_bytes()
     except (Cancelled, ValueError) as error:
         seen[type(error).__name__] += 1
 

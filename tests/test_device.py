@@ -83,7 +83,7 @@ def same(program: list[str], folder: Path, model: Path, learner: Learner, isa: s
         asked += [(["reject", last, share], {"reject": share / 2**15}) for share in (1, 3277, 20_000)]
     words = [word for command, _ in asked for word in command]
     said = run(program, model, folder / "start.state", *commands, *words, "save", folder / "end.state", isa=isa)
-    assert (folder / "end.state").read_bytes() == learner.content()
+    assert (folder / "end.state").read_bytes() == learner.to_bytes()
     for _, arguments in asked:
         expected = learner.predict(images, **arguments)
         lines, said = answers(said, len(images))
@@ -165,7 +165,7 @@ def test_a_state_after_forgetting_without_memory_and_with_odd_settings(program: 
 
 def test_a_setting_that_is_missing_or_out_of_range_is_refused(program: list[str], tmp_path: Path) -> None:
     model, _, _ = make(tmp_path, "quicknet")
-    metadata, tensors = unpack(Learner.new(model, **SETTINGS).content(), "state", "s")
+    metadata, tensors = unpack(Learner.new(model, **SETTINGS).to_bytes(), "state", "s")
     words = {key: metadata[key] for key in ("model", "names", "experience")}
     known = json.loads(metadata["settings"])
     wrong = [{key: value for key, value in known.items() if key != name} for name in known]
@@ -181,7 +181,7 @@ def test_a_setting_that_is_missing_or_out_of_range_is_refused(program: list[str]
     for settings in [*wrong, {**known, "pull": 1}, *({**known, name: value} for name, value in values.items())]:
         content = pack("state", {**words, "settings": json.dumps(settings)}, tensors)
         with pytest.raises(FormatError):
-            Learner.from_content(content)
+            Learner.from_bytes(content)
         (tmp_path / "wrong.state").write_bytes(content)
         done = subprocess.run([*program, tmp_path / "quicknet.model", tmp_path / "wrong.state"], capture_output=True, text=True)
         assert (done.returncode, "status 2" in done.stderr, ": state: " in done.stderr) == (2, True, True), done.stderr
@@ -192,7 +192,7 @@ def test_sums_that_are_refused_in_python_are_refused_in_c(program: list[str], tm
     model, _, _ = make(tmp_path, "quicknet", channels=6, image_size=8)
     learner = Learner.new(model, **SETTINGS)
     learner.learn(tiny_model.random_images(1, 4, 8), list("abab"))
-    metadata, tensors = unpack(learner.content(), "state", "s")
+    metadata, tensors = unpack(learner.to_bytes(), "state", "s")
     words = {key: metadata[key] for key in ("model", "settings", "names", "experience")}
     rows = int(tensors["head.count"].sum())
     wide = {name: tensors[name].astype(np.int64) for name in ("head.feature_sum", "head.moment")}
@@ -206,7 +206,7 @@ def test_sums_that_are_refused_in_python_are_refused_in_c(program: list[str], tm
         changed[name].reshape(-1)[-1] = value
         content = pack("state", words, changed)
         with pytest.raises(FormatError):
-            Learner.from_content(content)
+            Learner.from_bytes(content)
         (tmp_path / "wrong.state").write_bytes(content)
         done = subprocess.run([*program, tmp_path / "quicknet.model", tmp_path / "wrong.state"], capture_output=True, text=True)
         assert (done.returncode, "status 2" in done.stderr) == (2, True), (name, value, done.stderr)
@@ -363,7 +363,7 @@ def test_a_model_and_a_state_as_c_source(tmp_path_factory: pytest.TempPathFactor
     program = [str(build(tmp_path_factory.mktemp("inside"), "bitreplay_device_example", "-DBITREPLAY_STRICT=ON", sources))]
     commands, _ = teach(tmp_path, learner)
     run(program, *commands, "save", tmp_path / "end.state")
-    assert (tmp_path / "end.state").read_bytes() == learner.content()
+    assert (tmp_path / "end.state").read_bytes() == learner.to_bytes()
 
 
 def test_c_source_of_what_is_none(tmp_path: Path) -> None:

@@ -51,14 +51,14 @@ def test_files_are_merged_as_learners_are(model: Model, tmp_path: Path, head: st
     calls: list[tuple[str, int, int]] = []
     assert a.merge_files(*paths, progress=lambda *call: calls.append(call))
     assert b.merge(*(Learner.load(path) for path in paths))
-    assert a.content() == b.content()
+    assert a.to_bytes() == b.to_bytes()
     assert [call for call in calls if call[0] == "files"] == [("files", done, 5) for done in range(5)]
 
 
 def test_what_fails_leaves_no_trace(model: Model, tmp_path: Path) -> None:
     paths = files(model, tmp_path, 3)
     learner = Learner.new(model, **QUICK)
-    before = learner.content()
+    before = learner.to_bytes()
     with pytest.raises(Cancelled, match="given up"):
         learner.merge_files(*paths, cancel=lambda: True)
     (tmp_path / "bad.state").write_bytes(paths[0].read_bytes()[:-1])
@@ -70,7 +70,7 @@ def test_what_fails_leaves_no_trace(model: Model, tmp_path: Path) -> None:
         learner.merge_files()
     with pytest.raises(ValueError, match="workers: expected at least 1, got 0"):
         learner.merge_files(*paths, workers=0)
-    assert learner.content() == before
+    assert learner.to_bytes() == before
 
 
 def on_workers(model: Model, folder: Path, **settings: Any) -> tuple[Learner, Learner]:

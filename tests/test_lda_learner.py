@@ -175,9 +175,9 @@ def test_a_moment_of_32_bits_goes_on_in_64_where_it_must(model: Model, largest: 
     for one in (narrow, wide):
         one.learn(images, list("abcdabcd"))
         assert np.array_equal(one._core.moment(), expected)
-        again = Learner.from_content(one.content())
+        again = Learner.from_bytes(one.to_bytes())
         assert np.array_equal(again._core.moment(), expected)
-    assert narrow.content() == wide.content()
+    assert narrow.to_bytes() == wide.to_bytes()
     assert narrow._core.moment().dtype == (np.int32 if largest < 2**30 else np.int64)
 
 
@@ -208,7 +208,7 @@ def test_forgetting_takes_the_sums_exactly_and_the_moment_by_its_share(model: Mo
     assert np.array_equal(after.seen, np.delete(before.seen, index))
     assert np.array_equal(after.moment, expected.triangle)
     assert after.saturated == expected.saturated
-    assert Learner.from_content(learner.content()).content() == learner.content()
+    assert Learner.from_bytes(learner.to_bytes()).to_bytes() == learner.to_bytes()
 
 
 @settings(max_examples=40, deadline=None)
@@ -219,8 +219,8 @@ def test_what_forgetting_leaves_can_be_saved_and_learning_goes_on(model: Model, 
     learner.learn(pictures(seed, len(names)), names)
     for name in list(learner.names):
         learner.forget(name)
-        content = learner.content()
-        assert Learner.from_content(content).content() == content
+        content = learner.to_bytes()
+        assert Learner.from_bytes(content).to_bytes() == content
         assert 0 <= learner.info()["saturated"] <= 1
     assert learner.names == []
     assert not learner._state().moment.any()
@@ -280,7 +280,7 @@ def test_forged_sums_load_predict_and_learn_without_harm(model: Model, name: str
     learner.learn(images, list("abcd" * 3))
     state = learner._state()
     hostile = Learner(model, state.settings, threads=1, state=replace(state, moment=forged(state.moment, name)))
-    hostile = Learner.from_content(hostile.content(), threads=1)
+    hostile = Learner.from_bytes(hostile.to_bytes(), threads=1)
     weight, bias, exponent = hostile._core.classifier()
     assert np.abs(weight.astype(np.int64)).max() <= 32767
     assert np.abs(bias).max() <= 2**40
@@ -290,4 +290,4 @@ def test_forged_sums_load_predict_and_learn_without_harm(model: Model, name: str
         assert np.abs(prediction.probabilities.sum(axis=1) - 1).max() < 2**-12
     hostile.learn(images, list("abce" * 3))
     hostile.forget("b")
-    assert Learner.from_content(hostile.content()).content() == hostile.content()
+    assert Learner.from_bytes(hostile.to_bytes()).to_bytes() == hostile.to_bytes()

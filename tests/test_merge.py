@@ -41,10 +41,10 @@ def taught(model: Model, seed: int, *lessons: str, **more: Any) -> Learner:
 @HEADS
 def test_classes_and_counts_add_up_and_the_memory_is_balanced(model: Model, tmp_path: Path, head: str) -> None:
     a, b, c = taught(model, 1, "xxxxyyyy", "xxzz", head=head), taught(model, 2, "wwwwwwxx", head=head), taught(model, 3, "vvv", head=head)
-    before = [learner.content() for learner in (b, c)]
+    before = [learner.to_bytes() for learner in (b, c)]
     parts = [learner._state() for learner in (a, b, c)]
     assert a.merge(b, c)
-    assert [learner.content() for learner in (b, c)] == before
+    assert [learner.to_bytes() for learner in (b, c)] == before
     assert a.names == ["x", "y", "z", "w", "v"]
     state = a._state()
     assert state.seen.tolist() == [8, 4, 2, 6, 3]
@@ -59,7 +59,7 @@ def test_classes_and_counts_add_up_and_the_memory_is_balanced(model: Model, tmp_
     assert all(row.tobytes() in theirs for row in state.rows)
     path = tmp_path / "merged.state"
     a.save(path)
-    assert Learner.load(path).content() == a.content()
+    assert Learner.load(path).to_bytes() == a.to_bytes()
     a.learn(tiny_model.random_images(99, 4, SIZE), list("uuxx"))  # learning goes on
     assert a.names[-1] == "u"
 
@@ -210,7 +210,7 @@ def test_any_thread_count_gives_the_same_bytes(model: Model) -> None:
     for threads in (1, 2, 3):
         a, b = taught(model, 1, "xxyy", "xy", train_blocks=1, threads=threads), taught(model, 2, "zzv", "zv", train_blocks=1)
         a.merge(b)
-        found.add(a.content())
+        found.add(a.to_bytes())
     assert len(found) == 1
 
 
@@ -238,11 +238,11 @@ def test_lessons_are_counted_to_the_end_and_no_further(model: Model, head: str) 
     def after(lessons: int) -> Learner:
         state = taught(model, 1, "xxyy", head=head)._state()
         learner = Learner(state.model, state.settings, 1, state=replace(state, experience=lessons))
-        return Learner.from_content(learner.content())
+        return Learner.from_bytes(learner.to_bytes())
 
     last = after(MAX_LESSONS - 1)
     last.learn(tiny_model.random_images(5, 2, SIZE), list("xy"))
-    assert Learner.from_content(last.content()).info()["lessons"] == MAX_LESSONS
+    assert Learner.from_bytes(last.to_bytes()).info()["lessons"] == MAX_LESSONS
     with pytest.raises(ValueError, match="at most 4294967295 lessons"):
         last.learn(tiny_model.random_images(5, 2, SIZE), list("xy"))
     for lessons in (MAX_LESSONS, MAX_LESSONS - 1):
@@ -251,9 +251,9 @@ def test_lessons_are_counted_to_the_end_and_no_further(model: Model, head: str) 
     other = taught(model, 2, "zz", head=head)
     other.merge(after(MAX_LESSONS - 2))
     rehearsals = int(head == "cwr")  # one more lesson, where something is trained
-    assert Learner.from_content(other.content()).info()["lessons"] == MAX_LESSONS - 1 + rehearsals
+    assert Learner.from_bytes(other.to_bytes()).info()["lessons"] == MAX_LESSONS - 1 + rehearsals
     with pytest.raises(FormatError, match="expected a count"):
-        Learner.from_content(pack_state(replace(last._state(), experience=MAX_LESSONS + 1)))
+        Learner.from_bytes(pack_state(replace(last._state(), experience=MAX_LESSONS + 1)))
 
 
 def test_rows_seen_are_counted_to_the_end_and_no_further(model: Model) -> None:
@@ -269,7 +269,7 @@ def test_what_cannot_be_merged_is_refused_and_nothing_changes(model: Model, tmp_
     network, tensors = tiny_model.make_model(5, image_size=SIZE, widths=(8, 64), blocks=(1, 1), tail_blocks=1)
     stranger = write_model(tmp_path / "other.model", network, tensors, {"name": "other"})
     learner = taught(model, 1, "xxyy", max_classes=3)
-    before = learner.content()
+    before = learner.to_bytes()
     for others, message in (
         ([], "expected at least one learner"),
         ([learner], "expected other learners"),
@@ -284,13 +284,13 @@ def test_what_cannot_be_merged_is_refused_and_nothing_changes(model: Model, tmp_
     ):
         with pytest.raises(ValueError, match=message):
             learner.merge(*others)
-        assert learner.content() == before
+        assert learner.to_bytes() == before
     small = taught(model, 1, "xxyy", train_blocks=1, capacity=2)
     with pytest.raises(ValueError, match="every class needs a row"):
         small.merge(taught(model, 2, "zz", train_blocks=1))
     for more in ({"head": "cwr"}, {"train_blocks": 1}):  # something is trained
         learner = taught(model, 1, "xxyy", **more)
-        before = learner.content()
+        before = learner.to_bytes()
         with pytest.raises(Cancelled):
             learner.merge(taught(model, 2, "zz", **more), cancel=lambda: True)
-        assert learner.content() == before
+        assert learner.to_bytes() == before

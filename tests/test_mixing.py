@@ -160,7 +160,7 @@ def test_the_weight_of_the_tail_and_the_class_that_it_harmed_are_told(tmp_path: 
     assert told["tail_weight"] == learner._core.mixing[1] / ONE
     worse = learner._core.worse
     assert told["tail_harmed"] == (learner.names[worse] if worse >= 0 else None)
-    again = Learner.from_content(learner.content(), threads=1)
+    again = Learner.from_bytes(learner.to_bytes(), threads=1)
     assert again._core.mixing == learner._core.mixing
 
 
@@ -179,5 +179,5 @@ def test_joined_devices_have_the_scales_of_the_kept_tail(tmp_path: Path) -> None
     merged = Learner(other.model, other.settings, 1, state=state)
     merged.merge(busy)
     assert merged.info()["lessons"] == busy.info()["lessons"] + other.info()["lessons"] + 1  # a rehearsal, which weighs the branch anew
-    again = Learner.from_content(merged.content(), threads=1)
-    assert again.content() == merged.content()
+    again = Learner.from_bytes(merged.to_bytes(), threads=1)
+    assert again.to_bytes() == merged.to_bytes()

@@ -40,7 +40,7 @@ def test_what_a_state_has_of_a_setting_is_what_was_set(name: str) -> None:
 def test_a_state_keeps_the_values_of_a_block_that_the_core_lists(tmp_path: Path, family: str, weight_bits: int) -> None:
     model, _, _ = make(tmp_path, family)
     learner = Learner.new(model, capacity=10, train_blocks=1, weight_bits=weight_bits, threads=1)
-    _, tensors = unpack(learner.content(), "state", "s")
+    _, tensors = unpack(learner.to_bytes(), "state", "s")
     kept = {
         name.removeprefix("tail.0."): (str(values.dtype), values.size) for name, values in tensors.items() if name.startswith("tail.0.")
     }

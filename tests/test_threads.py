@@ -77,7 +77,7 @@ def test_any_number_of_threads_says_the_same_of_any_number_of_pictures(tmp_path:
         learner = Learner.new(model, capacity=12, threads=threads, near_equal=0, train_blocks=train_blocks)
         for count in (1, 4, 7):  # one picture, fewer than threads, more
             learner.learn(pictures(count, count), list("abcabca"[:count]))
-        state.add(learner.content())
+        state.add(learner.to_bytes())
         seen.append([])
         for count in (1, 2, 3, 4, 11, 70):  # within pictures, a picture each, and both
             found = learner.predict(pictures(9, count), views=2)
@@ -153,7 +153,7 @@ def test_the_second_of_two_lessons_waits_for_the_first(learner: Learner) -> None
     assert all(names == ["a", "b", "c"] for names in meanwhile)
     alone.learn(pictures(4, 6), list("ccabab"))
     alone.learn(pictures(2, 4), list("xyab"))
-    assert learner.content() == alone.content()
+    assert learner.to_bytes() == alone.to_bytes()
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no such signals here")
@@ -221,7 +221,7 @@ def ask():
 
 def teach():
     learner.learn(pictures(2, 5), list("abcab"))
-    return learner.content().hex()
+    return learner.to_bytes().hex()
 """
 
 AT_REST = """
@@ -247,7 +247,7 @@ copy = learner.copy()
 copy.learn(pictures(2, 5), list("abcab"))
 for _ in range(10):
     assert child(ask) == answer
-    assert child(teach) == copy.content().hex()
+    assert child(teach) == copy.to_bytes().hex()
 stop.set()
 thread.join()
 assert ask() == answer
@@ -265,7 +265,7 @@ thread.start()
 inside.wait()
 waiting = threading.Thread(target=ask)
 waiting.start()
-for action in (ask, teach, lambda: str(learner.info()), lambda: str(learner.features(asked)), lambda: learner.content().hex()):
+for action in (ask, teach, lambda: str(learner.info()), lambda: str(learner.features(asked)), lambda: learner.to_bytes().hex()):
     said = child(action)
     assert said.startswith("RuntimeError: learner: expected one that no other thread was teaching when this process was forked, got"), said
 assert child(lambda: str(len(Learner.load(sys.argv[1] + ".state").names))) == "3"
@@ -286,7 +286,7 @@ def lesson(fork):
             said.append(pid)
             ask()
     learner.learn(pictures(4, 70), list("ccabab" * 12)[:70], progress=progress)
-    return learner.content().hex()
+    return learner.to_bytes().hex()
 
 read, write = os.pipe()
 content = lesson(True)

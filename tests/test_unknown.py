@@ -178,7 +178,7 @@ def test_the_threshold_follows_every_change_and_threads_do_not_matter(model: Mod
     first = learner.predict(images, reject=0.3).unknown
     assert np.array_equal(first, taught(model, threads=1).predict(images, reject=0.3).unknown)
     learner.learn(images[:30], ["new"] * 30)
-    fresh = Learner.from_content(learner.content())
+    fresh = Learner.from_bytes(learner.to_bytes())
     changed = learner.predict(images, reject=0.3).unknown
     assert np.array_equal(changed, fresh.predict(images, reject=0.3).unknown)
     assert changed[:30].sum() < first[:30].sum()

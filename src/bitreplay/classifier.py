@@ -55,12 +55,12 @@ class BitreplayClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         # What it learned as the bytes of a state file: a learner holds threads.
         values: dict[str, Any] = dict(super().__getstate__())
         if "learner_" in values:
-            values["learner_"] = self.learner_.content()
+            values["learner_"] = self.learner_.to_bytes()
         return values
 
     def __setstate__(self, values: dict[str, Any]) -> None:
         if "learner_" in values:
-            values = values | {"learner_": Learner.from_content(values["learner_"], threads=values["threads"])}
+            values = values | {"learner_": Learner.from_bytes(values["learner_"], threads=values["threads"])}
         super().__setstate__(values)
 
     def fit(self, X: NDArray[np.uint8], y: ArrayLike) -> BitreplayClassifier:  # noqa: N803

@@ -231,8 +231,8 @@ class Learner:
         return cls._from_state(read_state(Path(path), None if model is None else Model.open(model)), threads, str(path))
 
     @classmethod
-    def from_content(cls, content: bytes, *, model: Model | str | Path | None = None, threads: int | None = None) -> Learner:
-        """Read what `content` gave; errors as `load`'s."""
+    def from_bytes(cls, content: bytes, *, model: Model | str | Path | None = None, threads: int | None = None) -> Learner:
+        """Read what `to_bytes` gave; errors as `load`'s."""
         return cls._from_state(parse_state(content, None if model is None else Model.open(model), "state"), threads, "state")
 
     def copy(self) -> Learner:
@@ -247,9 +247,9 @@ class Learner:
         ------
         OSError : it cannot be written; the old file stays as it was.
         """
-        replace_file(Path(path), self.content())
+        replace_file(Path(path), self.to_bytes())
 
-    def content(self) -> bytes:
+    def to_bytes(self) -> bytes:
         """What `save` writes."""
         with self._turn:
             return self._core.content(self._model.file, not self._model.shipped, self._names)  # type: ignore[no-any-return]

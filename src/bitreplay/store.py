@@ -117,7 +117,7 @@ class StateFile:
         ------
         OSError : it cannot be written; STATE is as it was, and STATE.previous is sound or gone.
         """
-        content = learner.content()
+        content = learner.to_bytes()
         self._check_ours()
         sound = self._is_sound()
         if keep and sound and self.path.read_bytes() == content:
@@ -143,7 +143,7 @@ class StateFile:
             )
         self._check_ours()
         content = self.previous.read_bytes()
-        Learner.from_content(content)
+        Learner.from_bytes(content)
         self._replace(content, keep=False)
         self._forget_previous()
 

@@ -26,7 +26,7 @@ class Taught:
         self.learner = Learner.new(self.model, capacity=4, threads=1, near_equal=0, **settings)
         for names in ("abab", "bcba"):
             self.learner.learn(self.images, list(names))
-        self.content = self.learner.content()
+        self.content = self.learner.to_bytes()
         words, self.tensors = unpack(self.content, "state", "s")
         self.words = {key: value for key, value in words.items() if key in ("model", "settings", "names", "experience")}
 

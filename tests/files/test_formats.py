@@ -193,7 +193,7 @@ def test_every_byte_and_every_length_counts(taught: Taught, large: bool) -> None
     if large:  # a whole state of the shipped backbone: five classes, 40 rows
         learner = Learner.new(capacity=40, threads=1)
         learner.learn(tiny_model.random_images(1, 40, 32), list("abcde" * 8))
-        content = learner.content()
+        content = learner.to_bytes()
     assert len(content) <= 64 * 1024
     for place in range(len(content)):
         for change in [rng.randrange(1, 256), *([1 << bit for bit in range(8)] if FULL and not large else [])]:

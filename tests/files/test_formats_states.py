@@ -27,7 +27,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Taught:
 def test_the_state_of_these_tests_is_sound(taught: Taught) -> None:
     assert len(taught.content) <= 64 * 1024
     assert taught.changed() == taught.content
-    loaded = Learner.from_content(taught.content, threads=1)
+    loaded = Learner.from_bytes(taught.content, threads=1)
     assert np.array_equal(loaded.predict(taught.images).probabilities, taught.learner.predict(taught.images).probabilities)
 
 
@@ -78,11 +78,11 @@ def test_a_tail_without_replay_memory_is_refused(taught: Taught) -> None:
 def test_minibatches_that_32_bits_cannot_sum_are_refused(tmp_path: Path) -> None:
     model, _, _ = make(tmp_path, "quicknet", channels=6, image_size=64)  # 16 x 16 pixels at the cut: 256 rows fill 2^16
     learner = Learner.new(model, capacity=4, train_blocks=1, threads=1, live_batch=1, tail_replay_batch=254)
-    words, tensors = unpack(learner.content(), "state", "s")
+    words, tensors = unpack(learner.to_bytes(), "state", "s")
     settings = {**json.loads(words["settings"]), "tail_replay_batch": 255}
     words = {**{key: words[key] for key in ("model", "names", "experience")}, "settings": json.dumps(settings)}
     with pytest.raises(FormatError, match=r"^state: settings: tail_replay_batch: too many rows a step .*; lower it"):
-        Learner.from_content(pack("state", words, tensors))
+        Learner.from_bytes(pack("state", words, tensors))
 
 
 def test_settings_are_named_without_their_control_characters(taught: Taught) -> None:
@@ -138,7 +138,7 @@ VALUES: list[tuple[str, int | None, int, str]] = [  # tensor, the last value tha
 def test_values_of_a_state_are_legal_up_to_their_bounds(taught: Taught, name: str, legal: int | None, illegal: int, message: str) -> None:
     tensors = {**taught.tensors, **sums(taught, [9, 9, 2])}
     if legal is not None:
-        loaded = Learner.from_content(taught.changed({**tensors, **last(name, legal)(tensors)}), threads=1)
+        loaded = Learner.from_bytes(taught.changed({**tensors, **last(name, legal)(tensors)}), threads=1)
         assert loaded.predict(taught.images).probabilities.shape == (4, 3)
     with pytest.raises(FormatError, match=f"s: (tensor )?{message}"):
         parse_state(taught.changed({**tensors, **last(name, illegal)(tensors)}), None, "s")
@@ -148,9 +148,9 @@ def test_values_of_a_state_are_legal_up_to_their_bounds(taught: Taught, name: st
 def test_sums_of_64_bits_are_legal_up_to_the_same_bounds(taught: Taught, name: str, last_legal: int) -> None:
     tensors = {**taught.tensors, **sums(taught, [9, 9, 2])}
     tensors[name] = tensors[name].astype(np.int64)
-    loaded = Learner.from_content(taught.changed({**tensors, **last(name, last_legal)(tensors)}), threads=1)
+    loaded = Learner.from_bytes(taught.changed({**tensors, **last(name, last_legal)(tensors)}), threads=1)
     assert loaded.predict(taught.images).probabilities.shape == (4, 3)
-    assert unpack(loaded.content(), "state", "s")[1][name].dtype == np.int32  # as few bytes as hold them
+    assert unpack(loaded.to_bytes(), "state", "s")[1][name].dtype == np.int32  # as few bytes as hold them
     for illegal in (last_legal + 1, 2**63 - 1, -(2**63), -(2**63) + 1):  # -2^63 has no magnitude in 64 bits
         with pytest.raises(FormatError, match=f"s: {name}: expected sums"):
             parse_state(taught.changed({**tensors, **last(name, illegal)(tensors)}), None, "s")
@@ -164,12 +164,12 @@ def test_sums_are_written_with_64_bits_from_two_to_the_thirtieth_on(taught: Taug
             if name == "head.moment" and value < 0:
                 continue
             tensors[name] = last(name, value)({name: tensors[name].astype(np.int64)})[name]
-        learner = Learner.from_content(taught.changed(tensors), threads=1)
-        written = unpack(learner.content(), "state", "s")[1]
+        learner = Learner.from_bytes(taught.changed(tensors), threads=1)
+        written = unpack(learner.to_bytes(), "state", "s")[1]
         assert written["head.feature_sum"].dtype == dtype
         assert np.array_equal(written["head.feature_sum"], tensors["head.feature_sum"])
         assert np.array_equal(written["head.moment"], tensors["head.moment"])
-        assert Learner.from_content(learner.content()).content() == learner.content()
+        assert Learner.from_bytes(learner.to_bytes()).to_bytes() == learner.to_bytes()
 
 
 def sums(taught: Taught, seen: list[int]) -> Tensors:
@@ -222,7 +222,7 @@ def test_features_behind_a_latent_row_are_checked(tmp_path: Path) -> None:
         changed[-1, place] = value
         content = taught.changed({"replay.rows": np.concatenate([rows[:, : network.latent_words], changed.view(np.uint64)], axis=1)})
         if legal:
-            assert Learner.from_content(content).content() == content
+            assert Learner.from_bytes(content).to_bytes() == content
         else:
             with pytest.raises(FormatError, match=r"s: replay\.rows: expected features in -127\.\.127"):
                 parse_state(content, None, "s")
@@ -258,9 +258,9 @@ def test_a_replay_memory_larger_than_the_machine_is_refused(taught: Taught, monk
 
     monkeypatch.setattr(bitreplay.learner, "core_of", no_memory)
     with pytest.raises(FormatError, match=r"state: settings: capacity: 4 rows take \d+ bytes, more than there are; use a larger machine"):
-        Learner.from_content(taught.content)
+        Learner.from_bytes(taught.content)
     with pytest.raises(ValueError, match="threads: expected at least 1"):
-        Learner.from_content(taught.content, threads=0)  # an argument, not the file
+        Learner.from_bytes(taught.content, threads=0)  # an argument, not the file
 
 
 def test_loading_reserves_the_replay_memory_once(taught: Taught) -> None:
@@ -268,7 +268,7 @@ def test_loading_reserves_the_replay_memory_once(taught: Taught) -> None:
     gc.collect()
     before = _engine.memory()[0]
     _engine.reset_memory_peak()
-    loaded = Learner.from_content(content, threads=1)
+    loaded = Learner.from_bytes(content, threads=1)
     assert _engine.memory()[1] - before < 1.5 * loaded.info()["bytes"]["replay_rows"]
 
 
@@ -279,6 +279,6 @@ def test_a_declared_replay_memory_is_not_touched_before_it_is_used(taught: Taugh
 
     content = taught.changed(capacity=2**22)
     before = resident()
-    loaded = Learner.from_content(content, threads=1)
+    loaded = Learner.from_bytes(content, threads=1)
     assert loaded.info()["bytes"]["replay_rows"] >= 2**22 * 8
     assert resident() - before < 1 << 22

@@ -61,14 +61,14 @@ def test_another_devices_state_is_merged(client: TestClient, model: Model, tmp_p
     other = Learner.new(model, capacity=30, threads=1)
     other.learn(np.full((10, SIZE, SIZE, 3), 250, np.uint8), ["white"] * 10)
     before = client.get("/api/v1/file").content
-    assert client.post("/api/v1/merge", content=other.content()).json() == {"equal_tails": True}
+    assert client.post("/api/v1/merge", content=other.to_bytes()).json() == {"equal_tails": True}
     assert names(client) == ["red", "white"]
     assert client.post("/api/v1/undo").status_code == 200
     assert client.get("/api/v1/file").content == before
     assert client.post("/api/v1/merge", content=b"no state").status_code == 400
     network, tensors = tiny_model.make_model(9, image_size=SIZE)
     stranger = Learner.new(write_model(tmp_path / "s.model", network, tensors, {"name": "s"}), capacity=30, threads=1)
-    assert "same model" in client.post("/api/v1/merge", content=stranger.content()).json()["error"]
+    assert "same model" in client.post("/api/v1/merge", content=stranger.to_bytes()).json()["error"]
     assert client.get("/api/v1/file").content == before
 
 

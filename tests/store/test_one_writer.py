@@ -79,7 +79,7 @@ def test_what_is_no_sound_state_is_never_kept_and_never_costs_the_sound_one(path
     kept = previous_of(path).read_bytes()
     path.write_bytes(path.read_bytes()[:-1] if content == "cut" else content)  # type: ignore[arg-type]
     with StateFile(path) as file:  # as `new --force` does: overwritten without being read
-        file.save(Learner.from_content(kept))
+        file.save(Learner.from_bytes(kept))
     assert previous_of(path).read_bytes() == kept == path.read_bytes()
 
 
@@ -134,10 +134,10 @@ def test_whatever_fails_once_the_state_is_from_before_or_after(path: Path, monke
         except OSError:
             saved = False
         monkeypatch.undo()
-        assert path.read_bytes() == (learner.content() if saved else before)
+        assert path.read_bytes() == (learner.to_bytes() if saved else before)
         assert previous_of(path).read_bytes() in ((before,) if saved else (before, kept))
         file.save(learner)
-        assert path.read_bytes() == learner.content()
+        assert path.read_bytes() == learner.to_bytes()
     assert sorted(p.name for p in path.parent.iterdir()) == ["x.state", "x.state.previous"]
 
 

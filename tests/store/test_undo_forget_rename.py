@@ -138,7 +138,7 @@ def test_renaming_changes_the_name_alone(path: Path) -> None:
 
 def test_forgetting_and_renaming_wait_for_no_lesson(path: Path) -> None:
     learner = Learner.load(path)
-    before = learner.content()
+    before = learner.to_bytes()
     refused: list[str] = []
 
     def inside(phase: str, done: int, total: int) -> None:
@@ -152,7 +152,7 @@ def test_forgetting_and_renaming_wait_for_no_lesson(path: Path) -> None:
     assert len(refused) > 1
     assert all("expected one lesson at a time" in text for text in refused)
     assert learner.names == ["a", "b", "c"]
-    assert learner.content() != before
+    assert learner.to_bytes() != before
 
 
 def test_forgetting_in_a_damaged_state_keeps_the_one_before_until_the_new_one_stands(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,7 +113,7 @@ class Session:
 
     def content(self) -> bytes:
         """The last committed state as a file."""
-        return self._shown.reader.content()
+        return self._shown.reader.to_bytes()
 
     def teach(self, images: NDArray[np.uint8], labels: list[str]) -> float:
         """Learn one lesson; returns the seconds it took.  BusyError while another change is made."""
@@ -148,14 +148,14 @@ class Session:
     def replace(self, content: bytes) -> None:
         """Take over another state file whole; FormatError where it is none."""
         with self._held("replacing"):
-            self._save(Learner.from_content(content, threads=self._threads), keep=True)
+            self._save(Learner.from_bytes(content, threads=self._threads), keep=True)
 
     def merge(self, content: bytes) -> bool:
         """Take over what another device was taught, given its state file; returns whether the tails were equal.
 
         FormatError where it is none, ValueError where it does not fit.
         """
-        other = Learner.from_content(content, threads=self._threads)
+        other = Learner.from_bytes(content, threads=self._threads)
         return self._changed("merging", lambda learner: learner.merge(other, progress=self._report("merging"), cancel=self._is_given_up))
 
     def _changed(self, what: str, change: Callable[[Learner], T], *, keep: bool = True) -> T:
