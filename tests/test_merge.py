@@ -237,7 +237,7 @@ def test_merging_twice_keeps_no_row_twice_and_two_may_merge_each_other(model: Mo
 def test_lessons_are_counted_to_the_end_and_no_further(model: Model, head: str) -> None:
     def after(lessons: int) -> Learner:
         state = taught(model, 1, "xxyy", head=head)._state()
-        learner = Learner(state.model, state.settings, 1, state=replace(state, experience=lessons))
+        learner = Learner(state.model, state.settings, threads=1, state=replace(state, experience=lessons))
         return Learner.from_bytes(learner.to_bytes())
 
     last = after(MAX_LESSONS - 1)
@@ -258,7 +258,7 @@ def test_lessons_are_counted_to_the_end_and_no_further(model: Model, head: str) 
 
 def test_rows_seen_are_counted_to_the_end_and_no_further(model: Model) -> None:
     state = taught(model, 1, "xxyy")._state()
-    many = Learner(state.model, state.settings, 1, state=replace(state, seen=np.array([2**32 - 2, 2], np.uint64)))
+    many = Learner(state.model, state.settings, threads=1, state=replace(state, seen=np.array([2**32 - 2, 2], np.uint64)))
     with pytest.raises(ValueError, match="at most 4294967295 pictures of a class"):
         taught(model, 2, "xx").merge(many)
     with pytest.raises(ValueError, match="at most 4294967295 pictures of a class"):

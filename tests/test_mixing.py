@@ -176,7 +176,7 @@ def test_joined_devices_have_the_scales_of_the_kept_tail(tmp_path: Path) -> None
     busy, other = taught(tmp_path), taught(tmp_path, seed=9)
     busy.learn(pictures(LESSONS[3], 8), LESSONS[3])
     state = replace(other._state(), mixing=(12_345, 54_321))
-    merged = Learner(other.model, other.settings, 1, state=state)
+    merged = Learner(other.model, other.settings, threads=1, state=state)
     merged.merge(busy)
     assert merged.info()["lessons"] == busy.info()["lessons"] + other.info()["lessons"] + 1  # a rehearsal, which weighs the branch anew
     again = Learner.from_bytes(merged.to_bytes(), threads=1)
