@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from . import _engine
-from .container import read_bytes, replace_file
+from .disk import read_bytes, replace_file
 from .model import Model
 from .state import parse_state
 

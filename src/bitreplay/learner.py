@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _engine
-from .container import replace_file
+from .disk import replace_file
 from .errors import FormatError
 from .fleet import joined_parts, states_in
 from .merge import merged_state

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ._engine import ModelFile
 from ._engine import write_model as _packed
-from .container import label_of, read_bytes, replace_file
+from .disk import label_of, read_bytes, replace_file
 from .errors import FormatError
 
 SHIPPED = "quicknet-32"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _engine
-from .container import read_bytes
+from .disk import read_bytes
 from .errors import FormatError
 from .model import Model
 from .settings import Settings

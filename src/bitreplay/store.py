@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from .container import remove_partials, replace_file, sync_folder
+from .disk import remove_partials, replace_file, sync_folder
 from .errors import DamagedError
 from .learner import Learner
 from .model import Model

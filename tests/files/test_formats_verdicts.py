@@ -9,7 +9,7 @@ import fuzz_formats
 import pytest
 
 from bitreplay import FormatError, model
-from bitreplay.container import label_of
+from bitreplay.disk import label_of
 from bitreplay.state import parse_state
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sealed_files import Shelf
 
-import bitreplay.container
+import bitreplay.disk
 import bitreplay.model
 from bitreplay import Learner
 
@@ -45,7 +45,7 @@ def test_a_save_that_fails_leaves_the_old_file(
     learner, path, old = saved
     descriptors = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
     with monkeypatch.context() as patch:
-        patch.setattr(bitreplay.container.os, function, failing(error))
+        patch.setattr(bitreplay.disk.os, function, failing(error))
         with pytest.raises(type(error)) as caught:
             learner.save(path)
     if isinstance(error, OSError):
@@ -69,7 +69,7 @@ def test_a_full_disk_leaves_the_old_file(saved: tuple[Learner, Path, bytes], mon
         return real(os.open("/dev/full", os.O_WRONLY), mode)
 
     with monkeypatch.context() as patch:
-        patch.setattr(bitreplay.container.os, "fdopen", full)
+        patch.setattr(bitreplay.disk.os, "fdopen", full)
         with pytest.raises(OSError, match="No space left") as caught:
             learner.save(path)
     assert caught.value.errno == errno.ENOSPC
@@ -90,7 +90,7 @@ def test_a_folder_that_cannot_be_synced_leaves_one_whole_file(
             raise OSError(errno.EINVAL, "Invalid argument")  # what some file systems say of folders
         real(descriptor)
 
-    monkeypatch.setattr(bitreplay.container.os, "fsync", second_fails)
+    monkeypatch.setattr(bitreplay.disk.os, "fsync", second_fails)
     learner.save(path)  # the file is in place: nothing has failed that the caller could repair
     assert len(calls) == 2
     assert path.read_bytes() == (tmp_path / "elsewhere").read_bytes()
@@ -112,8 +112,8 @@ def test_the_file_is_synced_before_it_is_renamed(saved: tuple[Learner, Path, byt
         steps.append("rename")
         replace(source, target)
 
-    monkeypatch.setattr(bitreplay.container.os, "fsync", recorded_fsync)
-    monkeypatch.setattr(bitreplay.container.os, "replace", recorded_replace)
+    monkeypatch.setattr(bitreplay.disk.os, "fsync", recorded_fsync)
+    monkeypatch.setattr(bitreplay.disk.os, "replace", recorded_replace)
     learner.save(path)
     assert steps == ["file", "rename", "folder"]
 
@@ -122,7 +122,7 @@ def test_a_file_that_may_not_be_written_stays(saved: tuple[Learner, Path, bytes]
     learner, path, old = saved
     path.chmod(0o444)
     if os.geteuid() == 0:  # root may write everything: say what another user would hear
-        monkeypatch.setattr(bitreplay.container.os, "access", lambda name, mode: mode != os.W_OK)
+        monkeypatch.setattr(bitreplay.disk.os, "access", lambda name, mode: mode != os.W_OK)
     with pytest.raises(PermissionError, match="state"):
         learner.save(path)
     assert path.read_bytes() == old

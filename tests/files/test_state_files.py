@@ -11,7 +11,7 @@ import tiny_model
 from reference.files import pack, unpack
 from sealed_files import Shelf, Tensors, load
 
-import bitreplay.container
+import bitreplay.disk
 import bitreplay.model
 from bitreplay import FormatError, Learner
 from bitreplay.model import write_model

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..container import label_of
+from ..disk import label_of
 from ..model import Model
 from .options import JsonOption, ModelOption
 from .state_file import load_state

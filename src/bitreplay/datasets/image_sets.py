@@ -19,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..container import replace_file, reserve
+from ..disk import replace_file, reserve
 from .pictures import IMAGE_SUFFIXES, decode_image, shorter_side
 
 SPLIT_NAMES = {"train": ("train",), "valid": ("valid", "val", "validation", "test")}

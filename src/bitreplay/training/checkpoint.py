@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..container import replace_file
+from ..disk import replace_file
 from .recipe import Recipe
 from .weights import TOLD, load_weights, weight_files
 from .zoo.network import NetworkConfig

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from ..container import remove_partials, replace_file
 from ..datasets.image_sets import by_name, cached_split
+from ..disk import remove_partials, replace_file
 from .batches import Batches
 from .checkpoint import CHECKPOINT, continued, save_checkpoint
 from .crops import STORED

@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..container import reserve
 from ..datasets.image_sets import ImageSet
+from ..disk import reserve
 from .crops import Boxes, cut, draw_boxes
 from .teachers import Teacher
 

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from ..container import replace_file
+from ..disk import replace_file
 from .zoo.network import CutNetwork, NetworkConfig
 
 SHARD_BYTES = 6 * 2**20 - 65536
