@@ -34,7 +34,7 @@ def teach(ours: Learner, reference: ReferenceBranchLearner, images: NDArray[np.u
 def mixed(learner: Learner, reference: ReferenceBranchLearner, mixing: tuple[int, int]) -> Learner:
     """The same, in which both branches are heard with these weights."""
     reference.mixing = mixing
-    return Learner(learner.model, learner.settings, 2, state=replace(learner._state(), mixing=mixing))
+    return Learner(learner.model, learner.settings, threads=2, state=replace(learner._state(), mixing=mixing))
 
 
 @pytest.mark.parametrize("head", HEADS)

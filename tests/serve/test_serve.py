@@ -245,7 +245,7 @@ def test_running_out_of_memory_while_saving_changes_nothing(client: TestClient, 
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(Learner, "content", short)
+        patch.setattr(Learner, "to_bytes", short)
         with pytest.raises(MemoryError):
             teach(client, "blue")
     assert names(client) == ["red"]
