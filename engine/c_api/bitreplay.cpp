@@ -119,7 +119,7 @@ const char* bitreplay_status_text(bitreplay_status status) {
     case BITREPLAY_NO_ROOM: return "a region or buffer is too small";
     case BITREPLAY_CLASSES: return "more classes or longer names than there is room for";
     case BITREPLAY_CANCELLED: return "the lesson was given up";
-    case BITREPLAY_UNSUPPORTED: return "the files ask for what this build has not";
+    case BITREPLAY_UNSUPPORTED: return "the files need something that this build does not include";
   }
   return "no such status";
 }

@@ -82,7 +82,7 @@ File::File(const void* content, size_t size, const char* kind, const char* where
     : content_(static_cast<const uint8_t*>(content)), size_(size), kind_(kind), where_(where) {
   const uint64_t length = size < 8 ? 0 : header_length(content_);
   if (size < 8 || length > size - 8) {
-    fail(Error::damaged, "{}: expected a bitreplay {}, got {} bytes that are none; it may be cut short", {where, kind, size});
+    fail(Error::damaged, "{}: expected a bitreplay {}, got {} bytes that are not one; it may be cut short", {where, kind, size});
   }
   if (length > kMaxHeader) {
     fail(Error::damaged, "{}: expected a bitreplay {}, got a header of {} bytes, more than {}", {where, kind, length, kMaxHeader});

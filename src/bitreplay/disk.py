@@ -25,7 +25,7 @@ def read_bytes(path: Path, limit: int = 1 << 30) -> bytes:
         raise FormatError(f"{path}: expected a plain file, got a device or a pipe")
     size = status.st_size
     if size > limit:
-        raise FormatError(f"{path}: expected at most {limit} bytes, got {size}; this is no bitreplay file")
+        raise FormatError(f"{path}: expected at most {limit} bytes, got {size}; this is not a bitreplay file")
     return path.read_bytes()
 
 

@@ -29,7 +29,7 @@ from .turn import Turn
 
 MAX_CLASSES = 65_535
 _PREDICT_ROWS = 256
-_A_NAME = f"names of up to {MAX_NAME} characters that can be seen, without control characters, not . or .."
+_A_NAME = f"names of 1 to {MAX_NAME} characters, not all blank, without control characters, and not . or .."
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Learner:
     The same uint8 arrays in the same order give the same state file, byte for
     byte, on every instruction set and with any number of threads.
 
-    Several threads may use one: they take turns in the order in which they come, and who asks during another thread's lesson waits for its end.
+    Several threads may use one: they take turns in the order in which they come, and a thread that asks during another's lesson waits until it has finished.
     A forked child may use it too, unless another thread was teaching it at that moment: then all its methods raise RuntimeError there.
 
     Parameters
@@ -194,7 +194,7 @@ class Learner:
         """
         opened = Model.open(model)
         if capacity is not None and memory_bytes is not None:
-            raise ValueError("capacity: expected capacity or memory_bytes, got both; the one follows from the other")
+            raise ValueError("capacity: expected capacity or memory_bytes, got both; give only one, since the other follows from it")
         if memory_bytes is not None and lesson_images is None:
             lesson_images = 1024
         fixed: dict[str, Any] = {"seed": seed, "lesson_images": lesson_images, "max_classes": max_classes, **settings}
@@ -306,7 +306,7 @@ class Learner:
         limit = self._settings.lesson_images
         if limit is not None and len(images) > limit:
             raise ValueError(
-                f"images: expected at most {limit} a lesson, got {len(images)}; teach them in several lessons, or make the "
+                f"images: expected at most {limit} per lesson, got {len(images)}; teach them in several lessons, or make the "
                 "learner with a larger lesson_images"
             )
 
@@ -343,7 +343,7 @@ class Learner:
             if not is_name(new):
                 raise ValueError(f"new: expected {_A_NAME}, got {new!r:.80}")
             if new != old and new in self._names:
-                raise ValueError(f"new: expected a name that is not taken, got {new!r}; forget that class first")
+                raise ValueError(f"new: expected a name that is not in use, got {new!r}; forget that class first")
             self._names = [new if name == old else name for name in self._names]
 
     def merge(
@@ -470,7 +470,7 @@ class Learner:
         if reject is not None and not (isinstance(reject, Real) and 0 < reject < 1):
             raise ValueError(f"reject: expected a share between 0 and 1, or None, got {reject!r}")
         if not self._names:
-            raise ValueError("predict: expected a learner that knows a class, got one that knows none; call learn first")
+            raise ValueError("predict: expected a learner that knows a class, got one that knows no class; call learn first")
         best, probabilities, familiar = [], [], []
         with self._turn:
             unknown = None if reject is None else self._unknown()
@@ -516,11 +516,11 @@ class Learner:
     def _unknown(self) -> _engine.Unknown:
         if self._familiar is None or self._turn.changing:
             if self._settings.head != "lda":
-                raise ValueError(f"reject: expected a learner whose head is lda, got {self._settings.head}; make a new one with it")
+                raise ValueError(f"reject: expected a learner whose head is lda, got {self._settings.head}; make a new one with head='lda'")
             if not np.any(self._core.count()[self._core.labels()] > 1):
                 raise ValueError(
-                    "reject: expected a learner that remembers a row of a class with two pictures or more, got none; teach more pictures, "
-                    "or make it with a capacity above 0"
+                    "reject: expected a learner that remembers a row of a class with at least two pictures, got none; teach more pictures, "
+                    "or make a new one with a capacity above 0"
                 )
             self._familiar = self._core.unknown(self._workers)
         return self._familiar
@@ -637,7 +637,7 @@ class Learner:
             capacity = state.settings.capacity
             size = capacity * (row_words(state.model.network, state.settings) * 8 + 2)
             raise FormatError(
-                f"{where}: settings: capacity: {capacity} rows take {size} bytes, more than there are; use a larger machine"
+                f"{where}: settings: capacity: {capacity} rows take {size} bytes, more than this machine has free; use one with more memory"
             ) from error
 
     def _state(self) -> State:
@@ -673,12 +673,12 @@ class Learner:
     @staticmethod
     def _check_labels(labels: Sequence[str], count: int) -> list[str]:
         if isinstance(labels, str):
-            raise TypeError("labels: expected a sequence of names, got one str; give one name an image")
+            raise TypeError("labels: expected a sequence of names, got one str; give one name per image")
         if not isinstance(labels, Iterable):
-            raise TypeError(f"labels: expected a sequence of names, got {type(labels).__name__}; give one name an image")
+            raise TypeError(f"labels: expected a sequence of names, got {type(labels).__name__}; give one name per image")
         names = list(labels)
         if len(names) != count:
-            raise ValueError(f"labels: expected {count}, one an image, got {len(names)}")
+            raise ValueError(f"labels: expected {count}, one per image, got {len(names)}")
         for name in names:
             if not isinstance(name, str):
                 raise TypeError(f'labels: expected names (str), got {type(name).__name__} {name!r}; name the classes, e.g. "mug"')

@@ -80,30 +80,30 @@ class Settings:
     seed : keys every random choice.
     lesson_images : most images in one lesson; None for any number.
     max_classes : most classes.
-    head : "lda", streaming linear discriminant analysis from exact sums (4): no order of lessons and no replay memory matters to it; or "cwr", the
+    head : "lda", streaming linear discriminant analysis from exact sums (4): it depends neither on the order of lessons nor on the replay memory; or "cwr", the
         papers' CWR*, trained by steps (6).
     views : how many views of each picture are learned from and looked at: 1, the picture; 2, its mirror image too; 6, two enlarged parts of both
         as well (1.1).
     shrinkage : LDA: weight of the mean variance in the scatter within classes, in rows for each feature, 2^-8 to 64; kept with 8 fraction bits (4.2).
     pseudo_pictures : LDA: pictures at the mean of everything that each class mean is shrunk by, 0 to 1,000; kept with 8 fraction bits (4.2).
-    lda_features : LDA: how many of the features are looked at, the most telling first; 0: all.  Fewer take less memory and time (4.1).
-    class_priors : LDA: whether a class counts as likely as its share of the pictures that counted; else all are as likely (7.7).
+    lda_features : LDA: how many of the features are used, the most informative first; 0: all.  Fewer take less memory and time (4.1).
+    class_priors : LDA: whether each class is as likely as its share of the pictures that counted; else all are equally likely (7.7).
     near_equal : share of a row's bits, 0 to .5, in which pictures of a lesson may differ and still count as one; 0: each counts (5.1).
     learning_rate : of the first step of CWR* and of the tail's head; falls linearly to 0 within a lesson.  Up to 4; kept with 16 fraction bits.
     epochs : CWR*: passes over the lesson's images.
     live_batch, replay_batch : most images of the lesson in a step; most replayed rows in a step of CWR*.
     ghosts : classes of constant logit 0 beside those of the lesson, where no row is stored (6.2).
     prior_correction : whether class shares are taken out of the logits in training (6.2).
-    train_blocks : how many blocks of the tail are trained, counted from the last; 0: the head alone (7).  Pays from some hundred
-        replay rows on, and the more of them the better (docs/papers.md).
+    train_blocks : how many blocks of the tail are trained, counted from the last; 0: the head alone (7).  Worthwhile from a few hundred
+        replay rows, and the more of them the better (docs/papers.md).
     forward_bits, gradient_bits : q_f and q_b, widths of the tail's forward tensors and of all gradients, 2 to 16 (7.2, 7.3).
     weight_bits : b_w, width of the shadow weights behind the binary ones: 8 or 16, or 1 for none (7.5).
     weight_step : a binary weight's shadow moves by at most 2^-weight_step of its range a step.
     parameter_step : likewise for scales, biases, thresholds and slopes of the blocks; 0 leaves them as they are.
-    held_back : share of all rows, 0 to .5, that a trained tail never learns from: on these it is weighed against the head alone after each lesson,
-        and not heard where it does not help (7.7); kept with 8 fraction bits.  0: both are always heard.
+    held_back : share of all rows, 0 to .5, that a trained tail never learns from: on these it is compared with the head alone after each lesson,
+        and ignored where it does not help (7.7); kept with 8 fraction bits.  0: both are always heard.
     tail_epochs : passes over the lesson's images with the tail in training.
-    tail_passes : most passes over the stored rows in that time, lest a small memory be learned by heart (7.6).
+    tail_passes : most passes over the stored rows in that time, so that a small memory is not overfitted (7.6).
     tail_prior : how much of the log of a class's share of distinct rows is taken out of its logit beside that of its share of the minibatches,
         0 to 1; kept with 8 fraction bits (7.6).
     tail_replay_batch : most replayed rows in a step that trains the tail.
@@ -156,7 +156,7 @@ class Settings:
             name = "lda_features" if self.lda_features else "class_priors"
             raise ValueError(f"{name}: expected {0 if self.lda_features else False} with head {self.head}, got {getattr(self, name)!r}")
         if self.train_blocks > 0 and self.capacity == 0:
-            raise ValueError("train_blocks: expected 0 with capacity 0, since a tail is trained on replayed rows; give it a replay memory")
+            raise ValueError("train_blocks: expected 0 with capacity 0, since a tail is trained on replayed rows; set a larger capacity")
 
     def for_core(self) -> dict[str, Any]:
         """Values as the core and a state file have them: fractions as integers in units of 2^-8 or 2^-16, no limit of images as 0."""

@@ -150,7 +150,9 @@ def parse_state(content: bytes, model: Model | None, where: str) -> State:
         inside = file.model()
         model = Model(inside, f"{where}: model") if inside is not None else Model.with_digest(digest)
     if model is None:
-        raise FormatError(f"{where}: made for model {digest[:12]}, which is not in this package; open it with the model it was taught on")
+        raise FormatError(
+            f"{where}: made for model {digest[:12]}, which does not ship with this package; open it with the model it was taught on"
+        )
     if model.digest != digest:
         raise FormatError(
             f"{where}: made for model {digest[:12]}, but {model.name} is {model.digest[:12]}; open it with the model it was taught on"

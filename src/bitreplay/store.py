@@ -52,7 +52,8 @@ def load_sound(path: Path, *, model: Model | str | Path | None = None, threads: 
         except (ValueError, OSError):
             raise error from None
         lessons = learner.info()["lessons"]
-        return learner, f"{error}; went back to {kept}, the state before the last change: {lessons} lessons"
+        after = "1 lesson" if lessons == 1 else f"{lessons} lessons"
+        return learner, f"{error}; using {kept} instead, the state before the last change, after {after}"
 
 
 class StateFile:
@@ -139,7 +140,7 @@ class StateFile:
         """
         if not self.previous.exists():
             raise FileNotFoundError(
-                f"{self.previous}: no such file, so nothing can be undone; one change is kept, and none after forgetting or undoing"
+                f"{self.previous}: no such file, so nothing can be undone; only the last change can, and not after forgetting or undoing"
             )
         self._check_ours()
         content = self.previous.read_bytes()
@@ -150,7 +151,7 @@ class StateFile:
     def _check_ours(self) -> None:
         now = os.fstat(self._descriptor)
         if not (os.path.samestat(now, os.stat(self.path)) and _stamp(self._descriptor) == self._stamp):
-            raise OSError(errno.EBUSY, "was changed by someone else meanwhile, without asking for the lock", str(self.path))
+            raise OSError(errno.EBUSY, "was changed in the meantime by another program, which did not take the lock", str(self.path))
 
     def _replace(self, content: bytes, *, keep: bool) -> None:
         taken: list[int] = []
@@ -200,7 +201,7 @@ def lock(descriptor: int, path: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        message = "another process is changing it; wait for its end"
+        message = "another process is changing it; wait until it has finished"
         raise BlockingIOError(errno.EWOULDBLOCK, message, str(path)) from None
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):

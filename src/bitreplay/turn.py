@@ -40,7 +40,7 @@ class Turn:
             return
         if self._torn:
             raise RuntimeError(
-                "learner: expected one that no other thread was teaching when this process was forked, got one in the middle of a lesson; "
+                "learner: expected one that no other thread was teaching when this process was forked, got one forked in the middle of a lesson; "
                 "load its state file in the child, or fork between lessons"
             )
         place = object()
@@ -71,7 +71,7 @@ class Turn:
         with self:
             if self.changing:
                 raise RuntimeError(
-                    f"{what}: expected one lesson at a time, got another from inside a lesson's progress; call it when that lesson has ended"
+                    f"{what}: expected one lesson at a time, got another from inside a lesson's progress; call it after that lesson has ended"
                 )
             self.changing = True
             try:

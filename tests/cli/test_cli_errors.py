@@ -69,7 +69,7 @@ def test_states_that_are_missing_or_damaged(taught: Path, tmp_path: Path) -> Non
     lesson = tmp_path / "lesson"
     for command in ("learn", "predict"):
         message = assert_refused(taught, command, tmp_path / "no.state", lesson)
-        assert f"{tmp_path / 'no.state'}: no such file; make it with: bitreplay new" in message
+        assert f"{tmp_path / 'no.state'}: no such file; create it with: bitreplay new" in message
     assert assert_refused(taught, "info", tmp_path / "no.state").startswith(f"error: {tmp_path / 'no.state'}: ")
     whole = taught.read_bytes()
     flipped = bytearray(whole)

@@ -195,7 +195,7 @@ def test_a_state_that_another_lesson_changed_meanwhile_is_not_overwritten(
     theirs = other.read_bytes()
     during_learning(monkeypatch, lambda: os.replace(other, taught))
     _, err = run("learn", taught, tmp_path / "lesson", code=1)
-    assert "was changed by someone else" in err
+    assert "was changed in the meantime by another program" in err
     assert taught.read_bytes() == theirs
 
 

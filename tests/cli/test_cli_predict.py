@@ -59,7 +59,7 @@ def test_classes_unknown_to_the_state_count_as_errors(state: Path, tmp_path: Pat
     assert result["total"] == 2 * PICTURES
     assert result["accuracy"] <= 0.5
     assert result["right"] == sum(image["class"] == image["name"] for image in result["images"])
-    assert "not known to the state, counted as errors: blue" in run("predict", state, test)[0]
+    assert "unknown to the state, counted as errors: blue" in run("predict", state, test)[0]
 
 
 def test_many_classes_are_shown_as_a_list_of_confusions(taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,6 +89,6 @@ def test_what_is_unknown_is_called_so_when_asked(state: Path, tmp_path: Path) ->
     unknown = [image["unknown"] for image in result["images"] if image["class"] == "red"]
     assert result["false_accepts"]["count"] == PICTURES - sum(unknown)
     assert sum(unknown) > PICTURES // 2
-    assert "unknown; of what it knows most like" in run("predict", state, *sorted((test / "red").iterdir()), "--reject", "0.1")[0]
+    assert "unknown; closest to" in run("predict", state, *sorted((test / "red").iterdir()), "--reject", "0.1")[0]
     for bad in ("0", "1", "-1", "nan"):
         assert "expected a share between 0 and 1" in assert_refused(state, "predict", state, test, "--reject", bad)

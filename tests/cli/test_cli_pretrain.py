@@ -25,7 +25,7 @@ def test_pretrain_continue_export(tmp_path: Path) -> None:
     assert "epochs=2" in shown
     assert (out / "checkpoint.pt").is_file()
     _, err = run("pretrain", data, out)
-    assert f"goes on from {out / 'checkpoint.pt'}" in err
+    assert f"continues from {out / 'checkpoint.pt'}" in err
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in log] == [1, 2]
 
@@ -89,7 +89,7 @@ def test_soft_labels_and_pretrain_from_them(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(module, "save_checkpoint", interrupt)
     out = tmp_path / "interrupted"
-    assert "run the same command to begin again; there was no checkpoint yet" in run("pretrain", data, out, *shape, *recipe, code=130)[1]
+    assert "run the same command to start again; there was no checkpoint yet" in run("pretrain", data, out, *shape, *recipe, code=130)[1]
     for name in ("model.pt", "weights/none"):
         assert run("pretrain", data, tmp_path / "x", "--resume", tmp_path / name, code=1)[1].startswith("error: ")
 

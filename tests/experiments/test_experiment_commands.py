@@ -70,7 +70,7 @@ def test_the_commands_on_a_protocol(command: Any, pictures: Path, tmp_path: Path
     assert out.endswith(f"{Path('bitreplay-runs/results.jsonl')}: 3 of 3 runs\n")
     out, err = command(*words, code=1)
     assert "note: some, fails, seed 1 failed: RuntimeError: this method fails" in err
-    assert err.splitlines()[-1].startswith("error: 1 of 5 runs failed, the others are in bitreplay-runs/results.jsonl")
+    assert err.splitlines()[-1].startswith("error: 1 of 5 runs failed; the others are in bitreplay-runs/results.jsonl")
     assert "all" not in out
     dry, _ = command(*words, "--dry-run")
     assert "1 of 5 runs to do" in dry

@@ -80,7 +80,7 @@ def test_after_ctrl_c_the_same_command_goes_on(pictures: Path, tmp_path: Path, w
         if running.poll() is None:
             os.killpg(running.pid, signal.SIGKILL)
     assert running.returncode == 130
-    assert err.splitlines()[-1] == f"interrupted: finished runs are in {file}; the same command goes on"
+    assert err.splitlines()[-1] == f"interrupted: finished runs are in {file}; run the same command to continue"
     assert "Traceback" not in err
     before = file.read_bytes()
     assert [line["label"] for line in read_results(file)] == ["quick", "quick"]

@@ -257,7 +257,9 @@ def test_a_replay_memory_larger_than_the_machine_is_refused(taught: Taught, monk
         raise MemoryError
 
     monkeypatch.setattr(bitreplay.learner, "core_of", no_memory)
-    with pytest.raises(FormatError, match=r"state: settings: capacity: 4 rows take \d+ bytes, more than there are; use a larger machine"):
+    with pytest.raises(
+        FormatError, match=r"state: settings: capacity: 4 rows take \d+ bytes, more than this machine has free; use one with more memory"
+    ):
         Learner.from_bytes(taught.content)
     with pytest.raises(ValueError, match="threads: expected at least 1"):
         Learner.from_bytes(taught.content, threads=0)  # an argument, not the file

@@ -184,6 +184,6 @@ def test_a_state_does_not_carry_a_shipped_model(shelf: Shelf, tmp_path: Path, sh
     assert np.array_equal(loaded._core.rows(), shelf.learner._core.rows())
     # with another package it needs its model
     (bitreplay.model._FOLDER / "tiny-8.model").unlink()
-    with pytest.raises(FormatError, match=f"made for model {shelf.model.digest[:12]}, which is not in this package"):
+    with pytest.raises(FormatError, match=f"made for model {shelf.model.digest[:12]}, which does not ship with this package"):
         Learner.load(tmp_path / "s")
     assert Learner.load(tmp_path / "s", model=shelf.folder / "tiny.model").names == ["a", "b", "c"]

@@ -42,19 +42,19 @@ def test_images_that_do_not_fit_are_refused(taught: Learner, tmp_path: Path, ima
 
 BAD_LABELS = [
     ("abc", TypeError, "labels: expected a sequence of names, got one str"),
-    (["a", "b"], ValueError, "labels: expected 3, one an image, got 2"),
-    (["a"] * 4, ValueError, "labels: expected 3, one an image, got 4"),
-    ([], ValueError, "labels: expected 3, one an image, got 0"),
+    (["a", "b"], ValueError, "labels: expected 3, one per image, got 2"),
+    (["a"] * 4, ValueError, "labels: expected 3, one per image, got 4"),
+    ([], ValueError, "labels: expected 3, one per image, got 0"),
     (["a", "b", 7], TypeError, r"labels: expected names \(str\), got int 7"),
     (["a", "b", None], TypeError, r"labels: expected names \(str\), got NoneType None"),
     ([b"a", b"b", b"c"], TypeError, r"labels: expected names \(str\), got bytes b'a'"),
     (np.array([0, 1, 2]), TypeError, r"labels: expected names \(str\), got int"),
     (["a", "", "b"], ValueError, "labels: expected names .*, got ''"),
-    (["a", "two\nlines", "b"], ValueError, r"labels: expected names of up to 200 characters .*, got 'two\\nlines'"),
-    (["a", "\x00", "b"], ValueError, r"labels: expected names of up to 200 characters .*, got '\\x00'"),
-    (["a", "\x1b[31mred", "b"], ValueError, r"labels: expected names of up to 200 characters .*, got '\\x1b\[31mred'"),
-    (["a", "\x85", "b"], ValueError, "labels: expected names of up to 200 characters .*"),
-    (["a", "\ud800", "b"], ValueError, r"labels: expected names of up to 200 characters .*, got '\\ud800'"),
+    (["a", "two\nlines", "b"], ValueError, r"labels: expected names of 1 to 200 characters, .*, got 'two\\nlines'"),
+    (["a", "\x00", "b"], ValueError, r"labels: expected names of 1 to 200 characters, .*, got '\\x00'"),
+    (["a", "\x1b[31mred", "b"], ValueError, r"labels: expected names of 1 to 200 characters, .*, got '\\x1b\[31mred'"),
+    (["a", "\x85", "b"], ValueError, "labels: expected names of 1 to 200 characters, .*"),
+    (["a", "\ud800", "b"], ValueError, r"labels: expected names of 1 to 200 characters, .*, got '\\ud800'"),
     (None, TypeError, "labels: expected a sequence of names, got NoneType"),
     (5, TypeError, "labels: expected a sequence of names, got int"),
 ]
@@ -85,7 +85,7 @@ def test_more_classes_than_fit_are_refused(model: Model, tmp_path: Path) -> None
 def test_more_images_than_a_lesson_takes_are_refused(model: Model, tmp_path: Path) -> None:
     learner = Learner.new(model, capacity=5, lesson_images=4, **QUICK)
     before = state(learner, tmp_path)
-    with pytest.raises(ValueError, match=r"images: expected at most 4 a lesson, got 5; .*lesson_images"):
+    with pytest.raises(ValueError, match=r"images: expected at most 4 per lesson, got 5; .*lesson_images"):
         learner.learn(pictures(1, 5), ["a"] * 5)
     assert state(learner, tmp_path) == before
     learner.learn(pictures(1, 4), ["a"] * 4)
@@ -93,7 +93,7 @@ def test_more_images_than_a_lesson_takes_are_refused(model: Model, tmp_path: Pat
 
 
 def test_predicting_before_learning_is_refused(model: Model) -> None:
-    with pytest.raises(ValueError, match="predict: expected a learner that knows a class, got one that knows none; call learn"):
+    with pytest.raises(ValueError, match="predict: expected a learner that knows a class, got one that knows no class; call learn"):
         Learner.new(model).predict(GOOD)
 
 

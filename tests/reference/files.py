@@ -85,7 +85,7 @@ def unpack(content: bytes, kind: str, where: str) -> tuple[dict[str, str], Tenso
     """
     length = int.from_bytes(content[:8], "little")
     if len(content) < 8 or length > len(content) - 8:
-        raise DamagedError(f"{where}: expected a bitreplay {kind}, got {len(content)} bytes that are none; it may be cut short")
+        raise DamagedError(f"{where}: expected a bitreplay {kind}, got {len(content)} bytes that are not one; it may be cut short")
     if length > MAX_HEADER:
         raise DamagedError(f"{where}: expected a bitreplay {kind}, got a header of {length} bytes, more than {MAX_HEADER}")
     try:

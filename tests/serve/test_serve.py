@@ -198,7 +198,7 @@ def test_it_answers_while_it_learns_and_takes_one_change_at_a_time(
     for answer in (teach(client, "green"), client.post("/api/v1/undo"), client.delete("/api/v1/classes/red"),
                    client.patch("/api/v1/classes/red", json={"name": "x"}), client.put("/api/v1/file", content=b"x")):  # fmt: skip
         assert answer.status_code == 409
-        assert "wait for its end" in answer.json()["error"]
+        assert "wait until it has finished" in answer.json()["error"]
     go_on.set()
     lesson.join()
     assert results[0].status_code == 200
@@ -262,7 +262,7 @@ def test_a_damaged_state_is_told(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     session = Session(path, threads=1)
     try:
-        assert "went back to" in session.status()["note"]
+        assert f"using {path}.previous instead" in session.status()["note"]
     finally:
         session.close()
 
@@ -297,7 +297,7 @@ def test_the_command_serves_and_ends_with_ctrl_c(tmp_path: Path) -> None:
         child.send_signal(signal.SIGINT)
         child.wait(20)
         assert child.returncode == 0
-        assert child.stderr.read() == f"note: {path}: is new\n"
+        assert child.stderr.read() == f"note: {path}: created\n"
     StateFile(path).close()
 
 

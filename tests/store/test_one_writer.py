@@ -28,7 +28,7 @@ def test_a_second_writer_is_told_to_wait_and_readers_are_not(path: Path) -> None
     code = f"from bitreplay.store import StateFile\nStateFile({str(path)!r})"
     with StateFile(path) as file:
         for _ in range(2):  # the lock goes over to the file that replaces this one
-            with pytest.raises(BlockingIOError, match="another process is changing it; wait for its end"):
+            with pytest.raises(BlockingIOError, match="another process is changing it; wait until it has finished"):
                 StateFile(path)
             other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
             assert "another process is changing it" in other.stderr
@@ -45,7 +45,7 @@ def test_a_writer_without_lock_is_noticed(path: Path) -> None:
         other = Learner.load(path)
         other.rename("a", "x")
         other.save(path)
-        with pytest.raises(OSError, match="was changed by someone else"):
+        with pytest.raises(OSError, match="was changed in the meantime by another program"):
             file.save(learner)
     assert Learner.load(path).names == ["x", "b", "c"]
 
@@ -58,8 +58,8 @@ def test_a_damaged_state_goes_back_to_the_one_before_and_says_so(path: Path, dam
     learner, told = load_sound(path)
     assert learner.names == ["a", "b"]
     assert told is not None
-    assert "went back to" in told
-    assert "1 lessons" in told
+    assert f"using {path}.previous instead" in told
+    assert "after 1 lesson" in told
     kept = previous_of(path).read_bytes()
     with StateFile(path) as file:
         learner, told = file.load()

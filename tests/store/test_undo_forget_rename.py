@@ -129,8 +129,8 @@ def test_renaming_changes_the_name_alone(path: Path) -> None:
     assert np.array_equal(after.probabilities, before.probabilities)
     assert after.names == ["bee" if name == "b" else name for name in before.names]
     learner.rename("bee", "bee")
-    for old, new, message in (("b", "x", "old: expected one of a, bee, c, got 'b'"), ("a", "c", "new: expected a name that is not taken"),
-                              ("a", "", "new: expected names of up to 200"), ("a", "x\n", "new: expected names of up to 200"), ("a", 3, "new: expected names of up to 200")):  # fmt: skip
+    for old, new, message in (("b", "x", "old: expected one of a, bee, c, got 'b'"), ("a", "c", "new: expected a name that is not in use"),
+                              ("a", "", "new: expected names of 1 to 200"), ("a", "x\n", "new: expected names of 1 to 200"), ("a", 3, "new: expected names of 1 to 200")):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             learner.rename(old, new)  # type: ignore[arg-type]
     assert learner.names == ["a", "bee", "c"]
@@ -180,6 +180,6 @@ def test_undo_of_a_state_that_someone_replaced_is_refused(path: Path) -> None:
         other = Learner.load(path)
         other.rename("a", "x")
         other.save(path)
-        with pytest.raises(OSError, match="was changed by someone else"):
+        with pytest.raises(OSError, match="was changed in the meantime by another program"):
             file.undo()
     assert Learner.load(path).names == ["x", "b", "c"]

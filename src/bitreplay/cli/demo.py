@@ -15,13 +15,13 @@ app = typer.Typer()
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(readable=False, help="Folder for plot, state and example pictures.", metavar="DIR")] = Path(
+    out: Annotated[Path, typer.Option(readable=False, help="Folder for the plot, the state and example pictures.", metavar="DIR")] = Path(
         "bitreplay-demo"
     ),
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
 ) -> None:
-    """Teach ten handwritten digits, two a lesson, and compare with learning all at once. Needs no network and no files."""
+    """Teach ten handwritten digits, two per lesson, and compare with learning all at once. Needs no network and no files."""
     from ..demo import run_demo
 
     try:

@@ -16,27 +16,25 @@ app = typer.Typer()
 @app.command()
 def experiment(
     protocol: Annotated[
-        str, typer.Argument(metavar="PROTOCOL", help="TOML file, or the name of a protocol of the package, such as cifar10-nc5.")
+        str, typer.Argument(metavar="PROTOCOL", help="TOML file, or the name of a built-in protocol, such as cifar10-nc5.")
     ],
-    data: Annotated[
-        Path, typer.Option("--data", readable=False, help="Folder into which the set of pictures was unpacked.", metavar="DIR")
-    ],
+    data: Annotated[Path, typer.Option("--data", readable=False, help="Folder into which the data set was unpacked.", metavar="DIR")],
     out: Annotated[
         Path,
-        typer.Option("--out", readable=False, help="Folder for results.jsonl and what runs share; runs with a result are not repeated."),
+        typer.Option("--out", readable=False, help="Folder for results.jsonl and what runs share; finished runs are not repeated."),
     ] = Path("bitreplay-runs"),
     weights: Annotated[Path, typer.Option("--weights", readable=False, help="Folder of float weights.", metavar="DIR")] = Path("weights"),
-    split: Annotated[str, typer.Option("--split", help="test, or valid: choices are made there, never on test pictures.")] = "test",
-    only: Annotated[list[str] | None, typer.Option("--only", help="Runs with this label alone; may be repeated.", metavar="LABEL")] = None,
-    seeds: Annotated[int | None, typer.Option("--seeds", help="Seeds 0 to N-1 instead of the protocol's.", min=1, metavar="N")] = None,
-    workers: Annotated[int, typer.Option("--workers", help="Runs at a time, each in a process of its own.", min=1)] = 1,
+    split: Annotated[str, typer.Option("--split", help="test, or valid: use valid to choose settings, never test.")] = "test",
+    only: Annotated[list[str] | None, typer.Option("--only", help="Only runs with this label; may be repeated.", metavar="LABEL")] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", help="Use seeds 0 to N-1 instead of the protocol's.", min=1, metavar="N")] = None,
+    workers: Annotated[int, typer.Option("--workers", help="Number of runs at a time, each in its own process.", min=1)] = 1,
     scheduler: Annotated[
         str | None, typer.Option("--scheduler", help="Address of a Dask scheduler, such as tcp://10.0.0.1:8786, instead of --workers.")
     ] = None,
-    threads: Annotated[int | None, typer.Option("--threads", help="Threads of each worker. Default: cores / workers.", min=1)] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs, and which of them have a result; do nothing.")] = False,
+    threads: Annotated[int | None, typer.Option("--threads", help="Threads per worker. Default: cores / workers.", min=1)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and which of them have a result, then stop.")] = False,
 ) -> None:
-    """Carry out a protocol: every run that has no result yet. Stop it with Ctrl-C at any time; the same command goes on."""
+    """Run a protocol: every run that has no result yet. Stop it with Ctrl-C at any time; the same command continues."""
     from ..datasets.public import require_folder
     from ..experiments.perform import Place
     from ..experiments.plan import check_runs, plan_runs, split_runs
@@ -81,7 +79,7 @@ def experiment(
                 progress=report,
             )
         except KeyboardInterrupt:
-            fail(f"interrupted: finished runs are in {out / NAME}; the same command goes on", 130)
+            fail(f"interrupted: finished runs are in {out / NAME}; run the same command to continue", 130)
     if failed:
-        fail(f"{len(failed)} of {len(runs)} runs failed, the others are in {out / NAME}; the same command tries them again")
+        fail(f"{len(failed)} of {len(runs)} runs failed; the others are in {out / NAME}; run the same command to try them again")
     say(f"{out / NAME}: {len(runs)} of {len(runs)} runs")

@@ -21,13 +21,16 @@ def export(
     ],
     out: Annotated[Path, typer.Argument(readable=False, metavar="OUT", help="Model file to write.")],
     data: Annotated[
-        Path, typer.Option(readable=False, help="Data set to calibrate and measure on: the one it was trained on.", metavar="DIR")
+        Path,
+        typer.Option(readable=False, help="Data set for calibration and measurement: the one the network was trained on.", metavar="DIR"),
     ],
     name: Annotated[str, typer.Option(help="Name of the model.")],
-    card: Annotated[Path | None, typer.Option(readable=False, help="JSON file with what the model card shall say.", metavar="FILE")] = None,
+    card: Annotated[
+        Path | None, typer.Option(readable=False, help="JSON file with the contents of the model card.", metavar="FILE")
+    ] = None,
     whitening: Annotated[bool, typer.Option(help="Whiten the features.")] = True,
     cache: Annotated[Path | None, typer.Option(readable=False, help="Folder for decoded pictures.", metavar="DIR")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of torch.", min=1)] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads for torch.", min=1)] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fold and calibrate a trained network and write the integer model file for the device."""
@@ -52,4 +55,4 @@ def export(
     elif figures:
         print_table(str(out), ("", "measured"), list(figures.items()))
     else:
-        say(f"{out}: written; the data set has no pictures to measure on")
+        say(f"{out}: written; not measured, since the data set has no pictures for that")

@@ -12,7 +12,7 @@ from ..model import Model
 from .options import JsonOption, ModelOption
 from .state_file import load_state
 from .terminal import print_json, print_table, say
-from .wording import count_classes
+from .wording import count, count_classes
 
 app = typer.Typer()
 
@@ -22,13 +22,13 @@ def info(
     file: Annotated[
         Path | None,
         typer.Argument(
-            readable=False, metavar="STATE|MODEL", help="State or model file, or a backbone of the package. Default: the 32x32 one."
+            readable=False, metavar="STATE|MODEL", help="State or model file, or the name of a shipped backbone. Default: quicknet-32."
         ),
     ] = None,
     as_json: JsonOption = False,
     model: ModelOption = None,
 ) -> None:
-    """Show what a state or model holds: classes, counts, and every byte."""
+    """Show what a state or model holds: classes, counts, and memory to the byte."""
     shipped = file is None or (not file.exists() and str(file) in Model.shipped_names())
     is_model = shipped or (file is not None and file.is_file() and label_of(file)[0] == "model")
     if file is None or shipped:
@@ -46,6 +46,6 @@ def info(
     else:
         rows = [(entry["name"], entry["samples"], entry["replay_rows"]) for entry in values["classes"]]
         print_table("classes", ("class", "pictures learned", "replay rows"), rows)
-        taken = f"{values['replay_rows']:,} of {values['capacity']:,} replay rows taken"
-        say(f"{values['lessons']} lessons, {count_classes([row[0] for row in rows])}, {taken}")
+        taken = f"{values['replay_rows']:,} of {values['capacity']:,} replay rows used"
+        say(f"{count(values['lessons'], 'lesson')}, {count_classes([row[0] for row in rows])}, {taken}")
     print_table("bytes", ("what", "bytes"), list(values["bytes"].items()))

@@ -17,7 +17,7 @@ from .options import ModelOption, StateArgument, ThreadsOption
 from .pictures import class_pictures, read_picture
 from .state_file import changing, load_state, saving
 from .terminal import progress, say
-from .wording import PHASES, count_classes, listed
+from .wording import PHASES, count, count_classes, listed
 
 app = typer.Typer()
 
@@ -26,7 +26,7 @@ app = typer.Typer()
 def learn(
     state: StateArgument,
     folder: Annotated[
-        Path, typer.Argument(readable=False, metavar="DIR", help="Folder with a subfolder of pictures per class; its name is the class.")
+        Path, typer.Argument(readable=False, metavar="DIR", help="Folder with one subfolder of pictures per class, named after the class.")
     ],
     model: ModelOption = None,
     threads: ThreadsOption = None,
@@ -54,21 +54,21 @@ def learn(
     opened = [name for name in lesson if name not in known]
     info = learner.info()
     say(
-        f"{state}: learned {len(pictures)} pictures of {count_classes(lesson)} in {seconds:.1f} s "
-        f"({1000 * seconds / len(pictures):.1f} ms a picture){'; new: ' + listed(opened) if opened else ''}\n"
-        f"It knows {count_classes(learner.names)}; {info['replay_rows']:,} of {info['capacity']:,} replay rows are taken."
+        f"{state}: learned {count(len(pictures), 'picture')} of {count_classes(lesson)} in {seconds:.1f} s "
+        f"({1000 * seconds / len(pictures):.1f} ms per picture){'; new: ' + listed(opened) if opened else ''}\n"
+        f"It knows {count_classes(learner.names)}; {info['replay_rows']:,} of {info['capacity']:,} replay rows are used."
     )
 
 
 @app.command()
 def undo(state: StateArgument) -> None:
-    """Go back to the state before the last change: lesson, new name, or what a new state overwrote."""
+    """Go back to the state before the last change: a lesson, a merge, a rename, or an overwrite by `new --force`."""
     with changing(state) as file, saving(state):
         file.undo()
     info = Learner.load(state).info()
     names = [entry["name"] for entry in info["classes"]]
     say(
-        f"{state}: as it was before the last change: {info['lessons']} lessons, {count_classes(names)}{': ' + listed(names) if names else ''}"
+        f"{state}: restored to before the last change: {count(info['lessons'], 'lesson')}, {count_classes(names)}{': ' + listed(names) if names else ''}"
     )
 
 
@@ -86,20 +86,20 @@ def forget(
             file.save(learner, keep=False)
     say(f"{state}: forgot {name}; it knows {count_classes(learner.names)}. This cannot be undone.")
     if learner.settings.train_blocks and learner.info()["lessons"] > 1:
-        say("The trained tail stays as it is: what it learned from these pictures is in all of its weights.")
+        say("The trained tail stays as it is: what it learned from these pictures is spread over all of its weights.")
 
 
 @app.command()
 def rename(
     state: StateArgument,
-    old: Annotated[str, typer.Argument(metavar="OLD", help="Name of a class.")],
-    new_name: Annotated[str, typer.Argument(metavar="NEW", help="What to call it.")],
+    old: Annotated[str, typer.Argument(metavar="OLD", help="Current name of the class.")],
+    new_name: Annotated[str, typer.Argument(metavar="NEW", help="New name.")],
     model: ModelOption = None,
 ) -> None:
-    """Call a class by another name."""
+    """Rename a class."""
     with changing(state) as file:
         learner = load_state(state, model, None, file=file)
         learner.rename(old, new_name)
         with saving(state):
             file.save(learner)
-    say(f"{state}: {old} is called {new_name} now.")
+    say(f"{state}: {old} is now called {new_name}.")

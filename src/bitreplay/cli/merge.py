@@ -18,22 +18,22 @@ app = typer.Typer()
 @app.command()
 def merge(
     state: StateArgument,
-    others: Annotated[list[Path], typer.Argument(readable=False, metavar="OTHER...", help="States of other devices with the same model.")],
+    others: Annotated[
+        list[Path], typer.Argument(readable=False, metavar="OTHER...", help="States of other devices that use the same model.")
+    ],
     model: ModelOption = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes of this machine that share the files.")] = 1,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes on this machine that share the work.")] = 1,
     scheduler: Annotated[
         str | None,
-        typer.Option(
-            "--scheduler", metavar="ADDRESS", help="Dask scheduler whose workers share the files instead, tcp://HOST:8786 for instance."
-        ),
+        typer.Option("--scheduler", metavar="ADDRESS", help="Dask scheduler whose workers do the work instead, such as tcp://HOST:8786."),
     ] = None,
     threads: ThreadsOption = None,
 ) -> None:
-    """Take over what other devices were taught; their states stay as they are."""
+    """Add what other devices were taught; their states stay as they are."""
     for other in others:
         expect_state(other)
         if other.samefile(state):
-            raise ValueError(f"{other}: is the state itself; name another device's")
+            raise ValueError(f"{other}: this is the state itself; give the state of another device")
     with changing(state) as file:
         learner = load_state(state, model, threads, file=file)
         known = set(learner.names)
@@ -47,8 +47,8 @@ def merge(
         with saving(state):
             file.save(learner)
     opened = [name for name in learner.names if name not in known]
-    say(f"{state}: knows {count_classes(learner.names)} now{'; new: ' + listed(opened) if opened else ''}")
+    say(f"{state}: now knows {count_classes(learner.names)}{'; new: ' + listed(opened) if opened else ''}")
     if not equal:
         say(
-            "The trained tails differed: that of the state which saw most pictures is kept, the heads were trained again on the merged memory."
+            "The trained tails differed: the one that saw the most pictures is kept, and the heads were trained again on the merged memory."
         )

@@ -22,49 +22,60 @@ app = typer.Typer()
 def new(
     state: StateArgument,
     model: Annotated[
-        str | None, typer.Option("--model", help="Model file, or a backbone of the package. Default: the 32x32 one.", metavar="FILE|NAME")
+        str | None,
+        typer.Option("--model", help="Model file, or the name of a shipped backbone. Default: quicknet-32.", metavar="FILE|NAME"),
     ] = None,
-    capacity: Annotated[int | None, typer.Option("--capacity", min=0, help="Most rows in the replay memory.")] = None,
+    capacity: Annotated[int | None, typer.Option("--capacity", min=0, help="Maximum number of rows in the replay memory.")] = None,
     memory_bytes: Annotated[
         int | None,
-        typer.Option("--memory-bytes", min=1, help="Bytes for all that learning keeps or needs at its peak, instead of --capacity."),
+        typer.Option("--memory-bytes", min=1, help="Instead of --capacity: bytes for everything that learning keeps or needs at its peak."),
     ] = None,
     lesson_images: Annotated[
-        int | None, typer.Option("--lesson-images", min=1, help="Most pictures in a lesson. Default: any number; 1024 with --memory-bytes.")
+        int | None,
+        typer.Option("--lesson-images", min=1, help="Maximum pictures in a lesson. Default: no limit; 1024 with --memory-bytes."),
     ] = None,
-    max_classes: Annotated[int | None, typer.Option("--max-classes", min=1, help="Most classes that the state can ever know.")] = None,
+    max_classes: Annotated[
+        int | None, typer.Option("--max-classes", min=1, help="Maximum number of classes the state can ever know.")
+    ] = None,
     train_blocks: Annotated[
         int,
         typer.Option(
             "--train-blocks",
             min=0,
-            help="Blocks behind the cut that lessons train as well, counted from the last. Pays from some hundred replay rows on.",
+            help="Blocks behind the cut that lessons train too, counted from the last. Worthwhile from a few hundred replay rows.",
         ),
     ] = 0,
     head: Annotated[
-        str, typer.Option("--head", metavar="lda|cwr", help="What names pictures: exact sums (lda), or the papers' trained head (cwr).")
+        str,
+        typer.Option(
+            "--head", metavar="lda|cwr", help="How pictures are classified: from exact sums (lda), or by the papers' trained head (cwr)."
+        ),
     ] = "lda",
     views: Annotated[
         int,
         typer.Option(
-            "--views", metavar="1|2|6", help="Views of each picture to learn from and to look at: its mirror image too, parts of both."
+            "--views",
+            metavar="1|2|6",
+            help="Views of each picture to learn from and predict with. 2: its mirror image too; 6: also enlarged parts of both.",
         ),
     ] = 1,
     lda_features: Annotated[
-        int, typer.Option("--lda-features", min=0, metavar="N", help="Features that lda looks at, the most telling first. 0: all.")
+        int,
+        typer.Option("--lda-features", min=0, metavar="N", help="Number of features that lda uses, the most informative first. 0: all."),
     ] = 0,
     class_priors: Annotated[
-        bool, typer.Option("--class-priors", help="A class counts as likely as its share of the pictures; else all are as likely.")
+        bool,
+        typer.Option("--class-priors", help="Weight each class by its share of the pictures. Default: all classes are equally likely."),
     ] = False,
     seed: SeedOption = 0,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads that --memory-bytes allows for. Default: all cores.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite a state that is there.")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads that --memory-bytes reserves memory for. Default: all cores.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing state.")] = False,
 ) -> None:
     """Make an empty state: nothing learned yet."""
     if capacity is not None and memory_bytes is not None:
         raise typer.BadParameter("give --capacity or --memory-bytes, not both")
     if os.path.lexists(state) and not force:
-        raise ValueError(f"{state}: is there already; --force overwrites it")
+        raise ValueError(f"{state}: already exists; use --force to overwrite it")
     if state.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(state))
     check_may_write(state)

@@ -38,7 +38,7 @@ def class_pictures(folder: Path) -> list[tuple[Path, str]]:
     if left_out:
         count = "1 file was" if len(left_out) == 1 else f"{len(left_out)} files were"
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
-        note(f"{count} left out, such as {left_out[0]}: pictures lie in a subfolder per class and end in {suffixes}")
+        note(f"{count} left out, such as {left_out[0]}: pictures must be in one subfolder per class and end in one of {suffixes}")
     return found
 
 

@@ -30,14 +30,16 @@ def predict(
     state: StateArgument,
     sources: Annotated[
         list[Path],
-        typer.Argument(readable=False, metavar="IMAGE|DIR...", help="Pictures, folders of pictures, folders with a subfolder per class."),
+        typer.Argument(
+            readable=False, metavar="IMAGE|DIR...", help="Pictures, folders of pictures, or folders with one subfolder per class."
+        ),
     ],
     views: Annotated[
         int | None,
         typer.Option(
             "--views",
             metavar="1|2|6",
-            help="Views of each picture to look at; 2: its mirror image too, 6: parts of both as well. Each takes the time of a picture. "
+            help="Views of each picture to look at. 2: its mirror image too; 6: also enlarged parts of both. Each view takes as long as a picture. "
             "Default: as many as were learned from.",
         ),
     ] = None,
@@ -46,14 +48,14 @@ def predict(
         typer.Option(
             "--reject",
             metavar="SHARE",
-            help='Say "unknown" where it is unsure; this share of pictures of known things may be called so, 0.1 for instance. Default: never.',
+            help='Say "unknown" when unsure. SHARE of the pictures of known things may be rejected, such as 0.1. Default: never.',
         ),
     ] = None,
     as_json: JsonOption = False,
     model: ModelOption = None,
     threads: ThreadsOption = None,
 ) -> None:
-    """Name what pictures show; accuracy and confusions where subfolders name the classes."""
+    """Name what pictures show, with accuracy and confusions where subfolders name the classes."""
     learner = load_state(state, model, threads)
     if not learner.names:
         raise ValueError(f"{state}: knows no class yet; teach it with: bitreplay learn {shlex.quote(str(state))} DIR")
@@ -96,15 +98,15 @@ def predict(
     for row in result["images"]:
         if "class" not in row:
             guess = f"{row['name']} ({percent(row['probability'])})"
-            say(f"{row['file']}: {f'unknown; of what it knows most like {guess}' if row.get('unknown') else guess}")
+            say(f"{row['file']}: {f'unknown; closest to {guess}' if row.get('unknown') else guess}")
     if labelled:
         say(f"accuracy {percent(result['accuracy'])} ({result['right']} of {result['total']} pictures)")
         _print_confusion(result["confusion"])
         if result["unknown"]:
-            say(f"not known to the state, counted as errors: {listed(result['unknown'])}")
+            say(f"unknown to the state, counted as errors: {listed(result['unknown'])}")
         for kind, what in (
             ("false_rejects", "pictures of known classes called unknown"),
-            ("false_accepts", "pictures of others not called so"),
+            ("false_accepts", "pictures of other classes not called unknown"),
         ):
             if result.get(kind, {}).get("of"):
                 say(f"{what}: {result[kind]['count']} of {result[kind]['of']}")
@@ -130,7 +132,7 @@ def _print_confusion(confusion: dict[str, Any]) -> None:
     names, counts = confusion["classes"], np.array(confusion["counts"])
     shown = [i for i in range(len(names)) if counts[i].any() or counts[:, i].any()]
     if len(shown) <= WIDEST_CONFUSION:
-        table = Table(title="rows: what it is; columns: what it was taken for", title_justify="left")
+        table = Table(title="rows: true class; columns: predicted class", title_justify="left")
         table.add_column("")
         for column in shown:
             table.add_column(Text(names[column]), justify="right")
@@ -140,7 +142,7 @@ def _print_confusion(confusion: dict[str, Any]) -> None:
             table.add_row(Text(names[row]), *cells, Text(percent(counts[row, row] / counts[row].sum())))
     else:
         table = Table(title="most frequent confusions", title_justify="left")
-        for head in ("is", "taken for"):
+        for head in ("true class", "predicted class"):
             table.add_column(head)
         table.add_column("pictures", justify="right")
         wrong = counts - np.diag(counts.diagonal())

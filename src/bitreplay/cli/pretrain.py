@@ -23,7 +23,7 @@ def _numbers(text: str | None) -> tuple[int, ...] | None:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise typer.BadParameter(f"expected whole numbers with commas between them, got {text!r}") from None
+        raise typer.BadParameter(f"expected whole numbers separated by commas, got {text!r}") from None
 
 
 def _given(**values: Any) -> dict[str, Any]:
@@ -33,24 +33,28 @@ def _given(**values: Any) -> dict[str, Any]:
 @app.command()
 def pretrain(
     data: Annotated[
-        Path, typer.Argument(readable=False, metavar="DATA", help="Data set: parquet files, or folders of pictures, with a split to train.")
+        Path,
+        typer.Argument(readable=False, metavar="DATA", help="Data set: parquet files or folders of pictures, with a split for training."),
     ],
     out: Annotated[
-        Path, typer.Argument(readable=False, metavar="OUT", help="Folder for checkpoint and log; a checkpoint in it is continued.")
+        Path,
+        typer.Argument(
+            readable=False, metavar="OUT", help="Folder for the checkpoint and log; training continues from a checkpoint in it."
+        ),
     ],
     network: Annotated[
-        str | None, typer.Option(help="A network by name, such as reactnet-18; the network options below override parts of it.")
+        str | None, typer.Option(help="Name of a network, such as reactnet-18; the network options below override parts of it.")
     ] = None,
     family: Annotated[str | None, typer.Option(help="quicknet, reactnet, birealnet, or residual (float, a teacher).")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Side of the square input in pixels.", min=1)] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of the square input, in pixels.", min=1)] = None,
     widths: Annotated[str | None, typer.Option(help="Channels of each stage, such as 64,128,256.")] = None,
     blocks: Annotated[str | None, typer.Option(help="Residual binary blocks of each stage, such as 2,3,4.")] = None,
     stem_strides: Annotated[str | None, typer.Option(help="Strides of the stem's convolutions, such as 1,2.")] = None,
     tail_blocks: Annotated[int | None, typer.Option(help="Blocks of the last stage behind the replay cut.", min=0)] = None,
-    cut: Annotated[str | None, typer.Option(help="binary, or none for the twin without binarisation at the cut.")] = None,
+    cut: Annotated[str | None, typer.Option(help="binary, or none for the same network without binarisation at the cut.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.", min=1)] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Pictures a step.", min=1)] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak of the learning rate.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pictures per step.", min=1)] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     warmup_steps: Annotated[int | None, typer.Option(help="Steps of linear warm-up.", min=0)] = None,
     cut_start: Annotated[float | None, typer.Option(help="Epochs after which the cut is blended in.", min=0)] = None,
     cut_ramp: Annotated[float | None, typer.Option(help="Epochs over which it is blended in.", min=0)] = None,
@@ -62,7 +66,7 @@ def pretrain(
     stretch: Annotated[float | None, typer.Option(help="Largest ratio of a crop's sides.", min=1, max=4)] = None,
     blurred: Annotated[
         float | None,
-        typer.Option(help="Share of the pictures that are shrunk and enlarged again, so that the network sees them blurred.", min=0, max=1),
+        typer.Option(help="Share of the pictures that are blurred, by shrinking and enlarging them again.", min=0, max=1),
     ] = None,
     gradient_bits: Annotated[
         int | None,
@@ -72,13 +76,13 @@ def pretrain(
             max=16,
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Keys every random draw.", min=0)] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed for all random choices.", min=0)] = None,
     precision: Annotated[str | None, typer.Option(help="Precision of Lightning Fabric, such as 32-true or bf16-mixed.")] = None,
     resume: Annotated[
         Path | None,
         typer.Option(
             readable=False,
-            help="Go on from a checkpoint (a branch, with this recipe) or from weights that --checkpoint-to wrote (with their own recipe).",
+            help="Continue from a checkpoint (as a branch, with this recipe) or from weights that --checkpoint-to wrote (with their own recipe).",
             metavar="FILE|FOLDER/NAME",
         ),
     ] = None,
@@ -87,7 +91,7 @@ def pretrain(
     ] = None,
     soft_labels: Annotated[
         Path | None,
-        typer.Option(readable=False, help="Learn from a teacher's answers as well: a file that soft-labels wrote.", metavar="FILE"),
+        typer.Option(readable=False, help="Also learn from a teacher's answers: a file that soft-labels wrote.", metavar="FILE"),
     ] = None,
     soft_share: Annotated[
         float | None,
@@ -112,10 +116,10 @@ def pretrain(
             metavar="FOLDER/NAME",
         ),
     ] = None,
-    save_minutes: Annotated[float, typer.Option(help="Time between two checkpoints.", min=0)] = 5,
-    threads: Annotated[int | None, typer.Option(help="Threads of torch.", min=1)] = None,
+    save_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.", min=0)] = 5,
+    threads: Annotated[int | None, typer.Option(help="Threads for torch.", min=1)] = None,
 ) -> None:
-    """Train a network off the device. Options left out keep the defaults of Recipe and NetworkConfig, which are shown at the start."""
+    """Train a network off the device. Omitted options keep the defaults of Recipe and NetworkConfig, which are printed at the start."""
     # Before torch comes: its idle threads would spin for milliseconds on the cores that the engine's kernels are working on.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     import torch
@@ -140,7 +144,7 @@ def pretrain(
         **_given(precision=precision, soft_share=0.5 if soft_labels and soft_share is None else soft_share),
     )
     if source is not None:
-        note(f"goes on from {source.where}" + (", with its recipe" if source.own_recipe else ""))
+        note(f"continues from {source.where}" + (", with its recipe" if source.own_recipe else ""))
         recipe = source.recipe(recipe)
     say(f"{config}\n{recipe}")
 
@@ -168,7 +172,7 @@ def pretrain(
     except KeyboardInterrupt:
         kept = (out / CHECKPOINT).exists()
         fail(
-            f"interrupted: run the same command to {'continue from ' + str(out / CHECKPOINT) if kept else 'begin again; there was no checkpoint yet'}",
+            f"interrupted: run the same command to {'continue from ' + str(out / CHECKPOINT) if kept else 'start again; there was no checkpoint yet'}",
             130,
         )
     say(f"{out / CHECKPOINT}: written")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .terminal import say
+from .wording import count
 
 app = typer.Typer()
 
@@ -24,18 +25,18 @@ def report(
         list[str] | None,
         typer.Option("--against", help="Show differences from this label, seed by seed; may be repeated.", metavar="LABEL"),
     ] = None,
-    only: Annotated[list[str] | None, typer.Option("--only", help="Runs with this label alone; may be repeated.", metavar="LABEL")] = None,
-    split: Annotated[str | None, typer.Option("--split", help="Runs on this split alone: test or valid.")] = None,
+    only: Annotated[list[str] | None, typer.Option("--only", help="Only runs with this label; may be repeated.", metavar="LABEL")] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Only runs on this split: test or valid.")] = None,
     embed: Annotated[
         list[Path] | None,
         typer.Option(
             "--embed",
             readable=False,
-            help="Markdown file whose marks <!-- table: NAME --> ... <!-- end --> are filled; may be repeated.",
+            help="Markdown file in which to fill the marks <!-- table: NAME --> ... <!-- end -->; may be repeated.",
             metavar="FILE",
         ),
     ] = None,
-    svg: Annotated[bool, typer.Option("--svg", help="Draw plots as SVG, too.")] = False,
+    svg: Annotated[bool, typer.Option("--svg", help="Also draw the plots as SVG.")] = False,
 ) -> None:
     """Make tables and plots from results."""
     from ..experiments.markdown import embed as fill
@@ -50,4 +51,4 @@ def report(
             raise ValueError(f"{path}: expected a mark for one of the tables, such as <!-- table: {next(iter(tables))} -->, found none")
         path.write_text(text, encoding="utf-8")
         say(f"{path}: {', '.join(written)}")
-    say(f"{file}: {len(tables)} tables from {len(lines)} runs")
+    say(f"{file}: {count(len(tables), 'table')} from {count(len(lines), 'run')}")

@@ -25,16 +25,16 @@ def serve(
         typer.Option(
             "--host",
             metavar="ADDRESS",
-            help="Answer other machines too, on this address of this machine (0.0.0.0: all), with TLS and a token. Default: this machine alone.",
+            help="Also serve other machines, at this address of this machine (0.0.0.0: all), with TLS and a token. Default: this machine only.",
         ),
     ] = None,
     camera: Annotated[
         str | None,
-        typer.Option("--camera", metavar="NUMBER|STREAM", help="This device's own camera, 0 for the first, or the address of a stream."),
+        typer.Option("--camera", metavar="NUMBER|STREAM", help="This device's own camera (0 is the first), or the address of a stream."),
     ] = None,
     threads: ThreadsOption = None,
 ) -> None:
-    """Teach and ask it on a page in the browser; a state that is not there is made."""
+    """Teach and query a state on a page in the browser; a missing state is created."""
     from ..serve.server import run
 
     if host is not None:
@@ -43,7 +43,7 @@ def serve(
         check_may_write(state)
         with saving(state):
             Learner.new(threads=threads).save(state)
-        note(f"{state}: is new")
+        note(f"{state}: created")
     check_may_write(state)
     run(
         state,
@@ -51,7 +51,7 @@ def serve(
         port=port,
         threads=threads,
         camera=camera,
-        ready=lambda address: say(f"{state}: teach it at {address} ; Ctrl-C ends it"),
+        ready=lambda address: say(f"{state}: teach it at {address} ; press Ctrl-C to stop"),
         told=note,
     )
 

@@ -22,7 +22,7 @@ from .terminal import note
 def expect_state(state: Path) -> None:
     """FileNotFoundError, which says how a state is made, unless there is one."""
     if not os.path.lexists(state):
-        raise FileNotFoundError(f"{state}: no such file; make it with: bitreplay new {shlex.quote(str(state))}")
+        raise FileNotFoundError(f"{state}: no such file; create it with: bitreplay new {shlex.quote(str(state))}")
 
 
 def load_state(state: Path, model: str | None, threads: int | None, *, file: StateFile | None = None) -> Learner:

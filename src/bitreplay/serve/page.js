@@ -5,6 +5,7 @@ const $ = (id) => document.getElementById(id);
 const api = "api/v1/";
 const BURST_EVERY = 120;  // ms between two pictures of a burst
 const MOST = 200;         // pictures of a burst
+const PHASES = { latents: "looking at the pictures", train: "training", tail: "training the tail" };  // of a lesson
 let known = null;         // the last state
 let stream = null;        // of the browser's camera
 let eye = false;          // whether the device's camera is looked through
@@ -18,6 +19,8 @@ let token = takeToken();  // asked for off localhost
 function write(id, text) {
   if ($(id).textContent !== text) $(id).textContent = text;
 }
+
+function count(pictures) { return `${pictures} ${pictures === 1 ? "picture" : "pictures"}`; }
 
 // What goes wrong stays until the user does something else.
 function tell(text, bad = false) {
@@ -90,7 +93,7 @@ function show(state) {
   $("stop").hidden = !(busy && ["learning", "merging"].includes(busy.what));
   if (busy) {
     if (busy.total) $("progress").value = busy.done / busy.total; else $("progress").removeAttribute("value");
-    tell(`Busy: ${busy.what}${busy.phase ? `, ${busy.phase}` : ""}.`);
+    tell(`${busy.what[0].toUpperCase()}${busy.what.slice(1)}${busy.phase ? `: ${PHASES[busy.phase] || busy.phase}` : ""}…`);
   } else if (!sending) {
     tell(state.note || (state.classes.length ? `Knows ${state.classes.length} ${state.classes.length === 1 ? "thing" : "things"}.` : "Ready. It knows nothing yet."));
   }
@@ -285,7 +288,7 @@ async function camera() {
   const stop = stream !== null;
   dark();
   if (stop) return;
-  if (!navigator.mediaDevices) return tell("This browser gives no camera here. Choose pictures instead.", true);
+  if (!navigator.mediaDevices) return tell("This browser gives no access to a camera here. Choose pictures instead.", true);
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
   } catch (error) {
@@ -327,13 +330,13 @@ async function teach(pictures) {
   const name = $("name").value.trim();
   if (!name) {
     $("name").focus();
-    return tell("Say first what it is: type its name.", true);
+    return tell("First say what it is: type its name.", true);
   }
   const form = new FormData();
   form.append("name", name);
   pictures.forEach((picture, i) => form.append("picture", picture, `${i}.jpg`));
-  const done = await change(`Learning ${pictures.length} pictures of ${name}…`, "lessons", { method: "POST", body: form });
-  if (done) $("burst").textContent = `Learned ${done.pictures} pictures of ${done.name} in ${done.seconds.toFixed(1)} s.`;
+  const done = await change(`Learning ${count(pictures.length)} of ${name}…`, "lessons", { method: "POST", body: form });
+  if (done) $("burst").textContent = `Learned ${count(done.pictures)} of ${done.name} in ${done.seconds.toFixed(1)} s.`;
   if (done) tell($("burst").textContent);
   if (done && chosen.length) look(chosen[0]);
 }
@@ -342,7 +345,7 @@ async function hold() {
   if (held || !(stream || eye) || isOff("hold")) return;
   if (!$("name").value.trim()) {
     $("name").focus();
-    return tell("Say first what it is: type its name.", true);
+    return tell("First say what it is: type its name.", true);
   }
   const burst = held = [];
   $("hold").classList.add("held");
@@ -353,7 +356,7 @@ async function hold() {
       release();
       return tell(error.message, true);
     }
-    $("burst").textContent = `${burst.length} pictures`;
+    $("burst").textContent = count(burst.length);
     await new Promise((done) => setTimeout(done, BURST_EVERY));
   }
   release();
@@ -400,7 +403,7 @@ $("hold").addEventListener("contextmenu", (event) => event.preventDefault());
 $("lesson").addEventListener("submit", (event) => { event.preventDefault(); if (chosen.length && !isOff("send")) teach(chosen); });
 $("stop").addEventListener("click", () => ask("stop", { method: "POST" }).catch(trouble));
 $("undo").addEventListener("click", () => isOff("undo") || change("Undoing…", "undo", { method: "POST" }));
-$("upload").addEventListener("change", () => send("upload", (name) => `Replace what the device knows by ${name}? Undo takes it back.`, "Uploading…", "file", "PUT"));
+$("upload").addEventListener("change", () => send("upload", (name) => `Replace what the device knows with ${name}? Undo takes it back.`, "Uploading…", "file", "PUT"));
 $("merge").addEventListener("change", () => send("merge", (name) => `Learn what ${name} knows? Undo takes it back.`, "Merging…", "merge", "POST"));
 $("view").addEventListener("dragover", (event) => { event.preventDefault(); $("view").classList.add("over"); });
 $("view").addEventListener("dragleave", () => $("view").classList.remove("over"));

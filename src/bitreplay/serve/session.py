@@ -202,7 +202,7 @@ class _Held:
 
     def __enter__(self) -> None:
         if self._session._closed or not self._session._change.acquire(blocking=False):
-            raise BusyError("another change is being made, or the server ends; wait for its end")
+            raise BusyError("another change is being made, or the server is stopping; wait until it has finished")
         self._session._stop = False
         self._session._progress = {"what": self._what, "phase": "", "done": 0, "total": 0}
 
