@@ -188,7 +188,7 @@ def test_one_class_can_be_unsure_too_and_what_cannot_be_asked_is_told(model: Mod
     learner = Learner.new(model, capacity=8, threads=1, near_equal=0)
     learner.learn(pictures(1, 8), ["a"] * 8)
     assert 0 < learner.predict(pictures(8, 40), reject=0.3).unknown.sum() < 40
-    message = "reject: expected a learner that remembers a row of a class with two pictures or more"
+    message = "reject: expected a learner that remembers a row of a class with at least two pictures"
     bare, single = (Learner.new(model, capacity=capacity, threads=1, near_equal=0) for capacity in (0, 8))
     bare.learn(pictures(1, 8), ["a"] * 8)
     single.learn(pictures(1, 3), list("abc"))
