@@ -272,6 +272,16 @@ def forged(moment: NDArray[Any], name: str) -> NDArray[Any]:
     return found
 
 
+def test_what_forgetting_leaves_does_not_depend_on_when_classes_were_met(model: Model) -> None:
+    images, names = pictures(12, 40), [name for name in "abcdefgh" for _ in range(5)]
+    found = []
+    for order in (range(40), range(39, -1, -1)):
+        learner = teach(learner_of(model), images, names, list(order), [13, 20])
+        learner.forget("c")
+        found.append((sums_of(learner), head_of(learner)))
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("name", ["zeros", "all alike", "lowest beside the diagonal", "no diagonal", "one feature"])
 @pytest.mark.parametrize("settings", [{}, {"shrinkage": 2**-8, "pseudo_pictures": 0}, {"train_blocks": 1}], ids=str)
 def test_forged_sums_load_predict_and_learn_without_harm(model: Model, name: str, settings: dict[str, Any]) -> None:

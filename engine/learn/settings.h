@@ -21,29 +21,13 @@ enum class SettingKind : uint8_t {
 };
 
 template <SettingKind kind>
-struct SettingType {
-  using Type = int;
-};
-template <>
-struct SettingType<SettingKind::word> {
-  using Type = uint64_t;
-};
-template <>
-struct SettingType<SettingKind::flag> {
-  using Type = bool;
-};
-template <>
-struct SettingType<SettingKind::head> {
-  using Type = HeadKind;
-};
-template <>
-struct SettingType<SettingKind::fraction8> {
-  using Type = int64_t;
-};
-template <>
-struct SettingType<SettingKind::fraction16> {
-  using Type = int64_t;
-};
+constexpr auto empty_value() {
+  if constexpr (kind == SettingKind::word) return uint64_t{};
+  else if constexpr (kind == SettingKind::flag) return bool{};
+  else if constexpr (kind == SettingKind::head) return HeadKind{};
+  else if constexpr (kind == SettingKind::fraction8 || kind == SettingKind::fraction16) return int64_t{};
+  else return int{};
+}
 
 // By name, in the order of a state file: kind, name, initial value, least, most.
 #define BITREPLAY_SETTINGS(SETTING)                                  \
@@ -80,7 +64,7 @@ struct SettingType<SettingKind::fraction16> {
   SETTING(count, weight_step, 5, 1, 20)
 
 struct Settings {
-#define BITREPLAY_FIELD(kind, name, initial, least, most) SettingType<SettingKind::kind>::Type name = initial;
+#define BITREPLAY_FIELD(kind, name, initial, least, most) decltype(empty_value<SettingKind::kind>()) name = initial;
   BITREPLAY_SETTINGS(BITREPLAY_FIELD)
 #undef BITREPLAY_FIELD
 

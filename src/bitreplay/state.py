@@ -111,13 +111,19 @@ def without_class(state: State, name: str) -> State:
 
 def _moment_without(state: State, index: int) -> NDArray[Any]:
     # The class's part between classes goes; the scatter within classes, which is that of all, shrinks with the rows.
-    left = [c for c in range(len(state.count)) if c != index]
     i, j = triangle(state.sums.shape[1])
     count, sums = state.count.astype(np.float64), state.sums.astype(np.float64)
-    between = sum((sums[c, i] * sums[c, j] / count[c] for c in left), np.zeros(len(i)))
-    scatter = state.moment - between - sums[index, i] * sums[index, j] / count[index]
-    most = 127 * 127 * count[left].sum()
-    moment: NDArray[Any] = np.rint(np.clip(scatter * (count[left].sum() / count.sum()) + between, -most, most)).astype(np.int64)
+    scatter, between = state.moment.astype(np.float64), np.zeros(len(i))
+    for c in sorted(
+        range(len(count)), key=lambda c: (state.count[c], state.sums[c].tolist())
+    ):  # so it does not matter when a class was met
+        own = sums[c, i] * sums[c, j] / count[c]
+        scatter -= own
+        if c != index:
+            between += own
+    left = count.sum() - count[index]
+    most = 127 * 127 * left
+    moment: NDArray[Any] = np.rint(np.clip(scatter * (left / count.sum()) + between, -most, most)).astype(np.int64)
     return moment
 
 
