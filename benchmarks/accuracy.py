@@ -22,7 +22,7 @@ from lda_head import by_means, in_float
 from log import RESULTS, Log
 from sklearn.linear_model import LogisticRegression
 
-from bitreplay import Learner, Model
+from bitreplay import Learner, Model, Settings
 from bitreplay.datasets.image_sets import ImageSet, read_split
 from bitreplay.datasets.streams import CIFAR10_NC5 as NC5
 
@@ -53,7 +53,7 @@ class Runs:
         self.log.write(method=method, capacity=capacity, seed=seed, accuracy=value, **more, split=self.split)
 
     def lessons(self, lessons: Sequence[tuple[str, ...]], capacity: int, seed: int, method: str, **settings: Any) -> None:
-        learner = Learner.new(self.model, capacity=capacity, seed=seed, **settings)
+        learner = Learner(self.model, Settings.from_dict({"capacity": capacity, "seed": seed, **settings}))
         began = time.monotonic()
         for classes in lessons:
             rows = np.flatnonzero(np.isin(self.names[self.train.labels], classes))
@@ -64,7 +64,7 @@ class Runs:
         self.note(method, capacity, seed, right.mean(), seconds=seconds, learned_bytes=sizes["kept"] - sizes["network"])
 
     def float_methods(self, seeds: int) -> None:
-        probe, unit = Learner.new(self.model), 2.0**self.model.network.feature_bits
+        probe, unit = Learner(self.model), 2.0**self.model.network.feature_bits
         whole, y = probe.features(self.train.images), self.train.labels
         tested, yt = probe.features(self.test.images), self.test.labels
         x, xt = whole / unit, tested / unit

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from bitreplay import Learner, Model
+from bitreplay import Learner, Model, Settings
 
 ROOT = Path(__file__).parents[1]
 BUILDS = {
@@ -76,7 +76,7 @@ def main() -> None:
         ]
         for capacity in (300, 1500):
             for images in (1, 16, 100):
-                learner = Learner.new(model, capacity=capacity, lesson_images=images, max_classes=20, threads=1)
+                learner = Learner(model, Settings(capacity=capacity, lesson_images=images, max_classes=20), threads=1)
                 learner.save(folder / "s")
                 said = subprocess.run(
                     [program, folder / "m", folder / "s", "sizes", str(images)], capture_output=True, text=True, check=True

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sets import SETS, Rows, Sets, halves, rows_by_class
 from sklearn.linear_model import LogisticRegression
 
-from bitreplay import Learner, Model
+from bitreplay import Learner, Model, Settings
 from bitreplay.datasets.image_sets import ImageSet
 
 Floats = NDArray[np.float32]
@@ -64,7 +64,7 @@ class Task:
         names, right = [self.names[c] for c in y], np.array([self.names[c] for c in self.tested.labels])
         found = {}
         for views in (1, 6):
-            learner = Learner.new(self.model, views=views)
+            learner = Learner(self.model, Settings(views=views))
             learner.learn(images, names)
             found[f"learner_{views}"] = float((np.array(learner.predict(self.tested.images).names) == right).mean())
         x = features(self.model, ImageSet(images, y, self.names))

@@ -24,7 +24,7 @@ from log import RESULTS, Log
 from numpy.typing import NDArray
 from sets import Sets, rows_by_class
 
-from bitreplay import Learner, Model
+from bitreplay import Learner, Model, Settings
 from bitreplay.datasets.image_sets import ImageSet
 from bitreplay.state import State, pack_state, parse_state, read_state
 
@@ -42,7 +42,7 @@ def parts_of(model: Model, pictures: ImageSet, group: int, capacity: int) -> lis
     classes, rows = rng.permutation(NAMES)[:CLASSES], rows_by_class(pictures.labels, rng)
     states = []
     for part in range(PARTS):
-        learner = Learner.new(model, capacity=capacity, seed=0)
+        learner = Learner(model, Settings(capacity=capacity))
         taught = np.concatenate([rows[c][4 * part : 4 * part + 4] for c in classes])
         learner.learn(pictures.images[taught], [pictures.names[c] for c in pictures.labels[taught]])
         states.append(learner._state())

@@ -14,8 +14,8 @@ import sys
 
 IMPORT = "import time, numpy; t = time.perf_counter(); import bitreplay; print(time.perf_counter() - t)"
 LOAD = """
-from bitreplay import Learner
-learner = Learner.new(capacity=0)
+from bitreplay import Learner, Settings
+learner = Learner(settings=Settings(capacity=0))
 print(next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS")) / 1024)
 """
 

@@ -18,7 +18,7 @@ from log import RESULTS, Log
 from sets import SETS, Rows, Sets, halves, rows_by_class
 from streams import digits
 
-from bitreplay import Learner, Model
+from bitreplay import Learner, Model, Settings
 from bitreplay.datasets.image_sets import ImageSet
 
 Splits = tuple[ImageSet, ImageSet]
@@ -59,7 +59,7 @@ def main() -> None:
     sets, log = Sets(args.data, model.network.image_size, args.cache), Log(args.out, model)
 
     def new(**settings: bool | int) -> Learner:
-        return Learner.new(model, capacity=0, max_classes=256, **settings)  # type: ignore[arg-type]
+        return Learner(model, Settings.from_dict({"capacity": 0, **settings}))
 
     for name in args.only:
         learned, tested = splits(sets, name)

@@ -38,7 +38,7 @@ def main() -> None:
     log, train = Log(args.out, model), read_split(args.data, "train", model.network.image_size)
     assert train is not None
     names = [train.names[c] for c in train.labels[:20_000]]
-    known = Learner.new(model, capacity=1500, threads=args.threads)
+    known = Learner(model, threads=args.threads)
     known.learn(train.images[:10_000], names[:10_000])
     for count in (100, 10_000):
         images, labels = train.images[10_000 : 10_000 + count], names[10_000 : 10_000 + count]

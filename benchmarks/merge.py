@@ -18,7 +18,7 @@ from accuracy import load
 from log import RESULTS, Log
 from numpy.typing import NDArray
 
-from bitreplay import Learner, Model
+from bitreplay import Learner, Model, Settings, TailSettings
 
 
 def halves(labels: NDArray[Any], by: str) -> list[NDArray[np.int64]]:
@@ -46,12 +46,12 @@ def main() -> None:
     def right(learner: Learner) -> float:
         return float((np.array(learner.predict(test.images).names) == names[test.labels]).mean())
 
+    tail = TailSettings(train_blocks=args.train_blocks) if args.train_blocks else None
     for by in args.halves:
         for seed in range(args.seeds):
             parts = halves(train.labels, by)
             one, *devices = (
-                Learner.new(model, capacity=args.capacity, seed=s, head=args.head, train_blocks=args.train_blocks)
-                for s in (seed, seed, seed + 100)
+                Learner(model, Settings(capacity=args.capacity, seed=s, head=args.head, tail=tail)) for s in (seed, seed, seed + 100)
             )
             for part, device in zip(parts, devices, strict=True):
                 for rows in np.array_split(part, args.lessons):

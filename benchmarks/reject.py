@@ -20,7 +20,7 @@ from sets import SETS, Rows, Sets, rows_by_class
 from sklearn.metrics import roc_auc_score
 from streams import setting
 
-from bitreplay import Learner, Model
+from bitreplay import Learner, Model, Settings
 from bitreplay.datasets.image_sets import ImageSet
 
 SHARES = (0.05, 0.1, 0.2)
@@ -85,7 +85,7 @@ def main() -> None:
             for count in COUNTS[name]:
                 for seed in range(args.draws):
                     taught, again, others = drawn(data, known, count, seed)
-                    learner = Learner.new(model, seed=seed, **settings)
+                    learner = Learner(model, Settings.from_dict({"seed": seed, **settings}))
                     learner.learn(data.images[taught], [data.names[c] for c in data.labels[taught]])
                     line = measured(learner, data, again, others)
                     log.write(set=name, classes=known, count=count, seed=seed, settings=settings, **line)

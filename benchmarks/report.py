@@ -14,7 +14,7 @@ from typing import Any
 
 from streams import STREAMS
 
-from bitreplay import Learner, Model
+from bitreplay import Learner, Model, Settings, TailSettings
 from bitreplay.experiments.markdown import replace_between, table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -286,7 +286,7 @@ def page_table(lines: list[dict[str, Any]]) -> str:
 def backbone_table(streams: Lines) -> str:
     rows = []
     for name in ("quicknet-32", "reactnet-32"):
-        learner = Learner.new(name, threads=1)
+        learner = Learner(name, threads=1)
         info, card = learner.info(), learner.model.card
         found = nc5(streams, 2, learner.model.digest[:12]).get(1500)
         rows.append((name, f"{card['config'].get('family', 'quicknet')}, {' '.join(map(str, card['config']['widths']))}", f"{info['model']['latent_bits'] // 8}", f"{learner.model.network.bytes:,}",
@@ -308,7 +308,8 @@ def memory_table(streams: Lines) -> str:
     for capacity in (0, 100, 300, 1500, 6000):
         cells = [f"{capacity:,}"]
         for blocks in (0, 2) if capacity else (0,):
-            learner = Learner.new(capacity=capacity, lesson_images=100, max_classes=20, threads=1, train_blocks=blocks)
+            tail = TailSettings(train_blocks=blocks) if blocks else None
+            learner = Learner(settings=Settings(capacity=capacity, tail=tail, lesson_images=100, max_classes=20), threads=1)
             sizes = learner.info()["bytes"]
             cells += [f"{sizes['learning_peak'] / 1e6:.2f}"] + ([f"{capacity * sizes['replay_row'] / 1e6:.2f}"] if not blocks else [])
         cells += [""] * (4 - len(cells))

@@ -22,9 +22,10 @@ from PIL import Image, ImageFilter
 from sets import Rows, Sets, rows_by_class
 from sklearn.datasets import load_digits
 
-from bitreplay import Learner, Model
+from bitreplay import Learner, Model, Settings
 from bitreplay.datasets.image_sets import ImageSet
 from bitreplay.datasets.streams import CIFAR10_NC5, new_instances
+from bitreplay.settings import TAIL_NAMES
 
 Images = NDArray[np.uint8]
 
@@ -275,6 +276,12 @@ def setting(text: str) -> tuple[str, Any]:
         return name, value
 
 
+def settings_of(further: dict[str, Any], capacity: int, seed: int, blocks: int) -> Settings:
+    """Of a run; those of the tail count only where it is trained."""
+    mine = {name: value for name, value in further.items() if blocks or name not in TAIL_NAMES}
+    return Settings.from_dict({"capacity": capacity, "seed": seed, "train_blocks": blocks, **mine})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -295,7 +302,7 @@ def main() -> None:
                 for blocks in args.train_blocks:
 
                     def make(seed: int = seed, capacity: int = capacity, blocks: int = blocks) -> Device:
-                        return Device(Learner.new(model, capacity=capacity, seed=seed, train_blocks=blocks, **settings))
+                        return Device(Learner(model, settings_of(settings, capacity, seed, blocks)))
 
                     for case, figures, device in STREAMS[name](sets, seed, make):
                         info = device.learner.info()

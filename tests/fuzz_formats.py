@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import tiny_model
+from new_learner import new_learner
 from reference.files import SoundModel, check_model, check_state, pack, unpack
 from safetensors.numpy import load
 from tail_model import make
@@ -63,12 +64,12 @@ def seeds(folder: Path) -> list[bytes]:
     model._FOLDER = folder / "models"
     sound = check_model((folder / "plain.model").read_bytes(), "tiny")
     shipped[sound.digest] = sound
-    found = [Learner.new(plain, **quick, head=head).to_bytes() for head in ("lda", "cwr")]
+    found = [new_learner(plain, **quick, head=head).to_bytes() for head in ("lda", "cwr")]
     for taught, more in [
         (plain, {}), (plain, {"head": "cwr"}), (plain, {"views": 2}), (down, {}), ("tiny", {}), (tail, {"train_blocks": 1, "head": "cwr"}),
         *[(tail, {"train_blocks": 1, "weight_bits": b}) for b in (1, 8, 16)],
     ]:  # fmt: skip
-        learner = Learner.new(taught, **quick, **more)
+        learner = new_learner(taught, **quick, **more)
         for names in ("ab", "bc"):
             learner.learn(tiny_model.random_images(1, 2, 8), list(names))
         found.append(learner.to_bytes())

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from new_learner import new_learner
 from numpy.typing import NDArray
-
-from bitreplay import Learner
 
 # Lesson's name: how the learner is made, and the SHA-256 of the state file after two lessons.
 GOLDEN: dict[str, tuple[dict[str, Any], str]] = {
@@ -37,7 +36,7 @@ def pictures(seed: str, count: int) -> NDArray[np.uint8]:
 
 def golden_digest(name: str, folder: Path) -> str:
     """Teach two lessons of two classes and return the SHA-256 of the state file."""
-    learner = Learner.new(**GOLDEN[name][0])
+    learner = new_learner(**GOLDEN[name][0])
     for lesson in (("mug", "spoon"), ("plate", "fork")):
         learner.learn(pictures("".join(lesson), 16), [lesson[i % 2] for i in range(16)])
     path = folder / f"{name}.state"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import tiny_model
+from new_learner import new_learner
 from reference.branch import ReferenceBranchLearner
 from reference.tail import ReferenceTail
 from reference.tail_block import Gate, TailSettings
@@ -68,7 +69,7 @@ def _network(
 
 def pair(folder: Path, family: str, train_blocks: int, values: dict[str, Any], **shape: Any) -> tuple[Learner, ReferenceBranchLearner]:
     model, network, gates = make(folder, family, **shape)
-    ours = Learner.new(model, **{**COMMON, "train_blocks": train_blocks, **values})
+    ours = new_learner(model, **{**COMMON, "train_blocks": train_blocks, **values})
     settings = ours.settings.for_core()
     tail = ReferenceTail.of(network, train_blocks, gates, TailSettings(**{name: settings[name] for name in TAIL}))
     return ours, ReferenceBranchLearner(network, settings, tail)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_model
+from new_learner import new_learner
 from numpy.typing import NDArray
 from reference.files import pack, unpack
 from tail_model import make
@@ -110,32 +111,32 @@ HEADS = pytest.mark.parametrize("head", ["lda", "cwr"])
 @HEADS
 def test_the_shipped_backbone_learns_the_same_in_c(program: list[str], tmp_path: Path, head: str) -> None:
     model = _FOLDER / f"{SHIPPED}.model"
-    same(program, tmp_path, model, Learner.new(**SETTINGS, head=head))
+    same(program, tmp_path, model, new_learner(**SETTINGS, head=head))
 
 
 @HEADS
 @pytest.mark.parametrize("views", [2, 6])
 def test_more_views_are_the_same_in_c(program: list[str], tmp_path: Path, head: str, views: int) -> None:
     model, _, _ = make(tmp_path, "quicknet")
-    same(program, tmp_path, tmp_path / "quicknet.model", Learner.new(model, **SETTINGS, head=head, views=views))
+    same(program, tmp_path, tmp_path / "quicknet.model", new_learner(model, **SETTINGS, head=head, views=views))
 
 
 def test_fewer_features_and_class_priors_are_the_same_in_c(program: list[str], tmp_path: Path) -> None:
     model, _, _ = make(tmp_path, "quicknet")
-    same(program, tmp_path, tmp_path / "quicknet.model", Learner.new(model, **SETTINGS, lda_features=5, class_priors=True))
-    tail = Learner.new(model, train_blocks=2, lda_features=7, class_priors=True, held_back=0.3, **SETTINGS)
+    same(program, tmp_path, tmp_path / "quicknet.model", new_learner(model, **SETTINGS, lda_features=5, class_priors=True))
+    tail = new_learner(model, train_blocks=2, lda_features=7, class_priors=True, held_back=0.3, **SETTINGS)
     same(program, tmp_path, tmp_path / "quicknet.model", tail)
 
 
 @pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512"])
 def test_every_instruction_set_writes_the_same_bytes(program: list[str], tmp_path: Path, isa: str) -> None:
     model, _, _ = make(tmp_path, "quicknet")
-    Learner.new(model, **SETTINGS).save(tmp_path / "new.state")
+    new_learner(model, **SETTINGS).save(tmp_path / "new.state")
     command = [*program, str(tmp_path / "quicknet.model"), str(tmp_path / "new.state"), "sizes", "1"]
     asked = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "BITREPLAY_ISA": isa})
     if "BITREPLAY_ISA" in asked.stderr:
         pytest.skip(f"no {isa} here")
-    same(program, tmp_path, tmp_path / "quicknet.model", Learner.new(model, **SETTINGS), isa)
+    same(program, tmp_path, tmp_path / "quicknet.model", new_learner(model, **SETTINGS), isa)
 
 
 @HEADS
@@ -143,29 +144,29 @@ def test_every_instruction_set_writes_the_same_bytes(program: list[str], tmp_pat
 @pytest.mark.parametrize("weight_bits", [1, 8, 16])
 def test_a_trained_tail_is_the_same_in_c(program: list[str], tmp_path: Path, family: str, weight_bits: int, head: str) -> None:
     model, _, _ = make(tmp_path, family)
-    learner = Learner.new(model, train_blocks=2, weight_bits=weight_bits, parameter_step=4, head=head, held_back=0.3, **SETTINGS)
+    learner = new_learner(model, train_blocks=2, weight_bits=weight_bits, parameter_step=4, head=head, held_back=0.3, **SETTINGS)
     same(program, tmp_path, tmp_path / f"{family}.model", learner)
 
 
 @pytest.mark.parametrize("down", [{"relu": True}, {"threshold": True, "activation": True}])
 def test_other_networks_are_the_same_in_c(program: list[str], tmp_path: Path, down: dict[str, bool]) -> None:
     model, _, _ = make(tmp_path, "birealnet", down=down, features_relu=False)
-    same(program, tmp_path, tmp_path / "birealnet.model", Learner.new(model, **SETTINGS))
+    same(program, tmp_path, tmp_path / "birealnet.model", new_learner(model, **SETTINGS))
 
 
 def test_a_state_after_forgetting_without_memory_and_with_odd_settings(program: list[str], tmp_path: Path) -> None:
     model, _, _ = make(tmp_path, "quicknet")
     path = tmp_path / "quicknet.model"
-    learner = Learner.new(model, learning_rate=0.1 + 0.2, shrinkage=1e-2, pseudo_pictures=1, tail_prior=1e-3, **SETTINGS)
+    learner = new_learner(model, learning_rate=0.1 + 0.2, shrinkage=1e-2, pseudo_pictures=1, tail_prior=1e-3, **SETTINGS)
     teach(tmp_path, learner)
     learner.forget("mug")
     same(program, tmp_path, path, learner)
-    same(program, tmp_path, path, Learner.new(model, **{**SETTINGS, "capacity": 0, "lesson_images": None, "near_equal": 0}))
+    same(program, tmp_path, path, new_learner(model, **{**SETTINGS, "capacity": 0, "lesson_images": None, "near_equal": 0}))
 
 
 def test_a_setting_that_is_missing_or_out_of_range_is_refused(program: list[str], tmp_path: Path) -> None:
     model, _, _ = make(tmp_path, "quicknet")
-    metadata, tensors = unpack(Learner.new(model, **SETTINGS).to_bytes(), "state", "s")
+    metadata, tensors = unpack(new_learner(model, **SETTINGS).to_bytes(), "state", "s")
     words = {key: metadata[key] for key in ("model", "names", "experience")}
     known = json.loads(metadata["settings"])
     wrong = [{key: value for key, value in known.items() if key != name} for name in known]
@@ -190,7 +191,7 @@ def test_a_setting_that_is_missing_or_out_of_range_is_refused(program: list[str]
 
 def test_sums_that_are_refused_in_python_are_refused_in_c(program: list[str], tmp_path: Path) -> None:
     model, _, _ = make(tmp_path, "quicknet", channels=6, image_size=8)
-    learner = Learner.new(model, **SETTINGS)
+    learner = new_learner(model, **SETTINGS)
     learner.learn(tiny_model.random_images(1, 4, 8), list("abab"))
     metadata, tensors = unpack(learner.to_bytes(), "state", "s")
     words = {key: metadata[key] for key in ("model", "settings", "names", "experience")}
@@ -225,7 +226,7 @@ def test_memory_is_what_info_says(program: list[str], tmp_path: Path, train_bloc
     model, _, _ = make(tmp_path, "birealnet")
     settings = {**SETTINGS, "max_classes": 5, "threads": 1, "train_blocks": train_blocks, "live_batch": 5, "tail_distillation": True}
     settings |= {"head": head, "views": views, "near_equal": 0}
-    learner = Learner.new(model, **settings)
+    learner = new_learner(model, **settings)
     learner.save(tmp_path / "start.state")
     lessons = [list("abcdea"), list("bcdeab"), list("abcdeb")]  # all the classes, full memory, lessons as large as they get
     commands, _ = teach(tmp_path, learner, lessons)
@@ -268,7 +269,7 @@ def test_damage_and_small_regions_and_no_heap(tmp_path_factory: pytest.TempPathF
         ("quicknet", 0, 8, "lda", 1), ("quicknet", 0, 8, "cwr", 1), ("birealnet", 1, 8, "lda", 2), ("reactnet", 2, 1, "cwr", 1)
     ):  # fmt: skip
         model, _, _ = make(tmp_path, family, channels=6, image_size=8)
-        learner = Learner.new(
+        learner = new_learner(
             model,
             train_blocks=train_blocks,
             weight_bits=weight_bits,
@@ -291,7 +292,7 @@ def test_damage_and_small_regions_and_no_heap(tmp_path_factory: pytest.TempPathF
 def test_a_model_for_another_state_and_a_state_that_asks_too_much(program: list[str], tmp_path: Path) -> None:
     model, _, _ = make(tmp_path, "quicknet")
     make(tmp_path, "birealnet")
-    Learner.new(model, **SETTINGS).save(tmp_path / "a.state")
+    new_learner(model, **SETTINGS).save(tmp_path / "a.state")
     other = subprocess.run([*program, tmp_path / "birealnet.model", tmp_path / "a.state"], capture_output=True, text=True)
     assert (other.returncode, "status 2" in other.stderr, "another model" in other.stderr) == (2, True, True)
     names = [chr(ord("a") + i) for i in range(10)]  # one more than max_classes
@@ -313,7 +314,7 @@ def test_forged_sums_are_learned_and_predicted_from_without_undefined_behaviour(
     branch: dict[str, Any] = {"train_blocks": 1, "shrinkage": 2**-8, "pseudo_pictures": 0, "held_back": 0.5}
     for family, more in (("quicknet", dict[str, Any]()), ("birealnet", branch)):
         model, _, _ = make(tmp_path, family)
-        learner = Learner.new(model, **SETTINGS, **more)
+        learner = new_learner(model, **SETTINGS, **more)
         teach(tmp_path, learner)
         state = learner._state()
         most = 127**2 * int(state.count.sum())
@@ -329,8 +330,8 @@ def test_forged_sums_are_learned_and_predicted_from_without_undefined_behaviour(
 def test_a_build_without_the_tail_refuses_to_train_it(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
     program = [str(build(tmp_path_factory.mktemp("head"), "bitreplay_device_example", "-DBITREPLAY_DEVICE_TAIL=OFF"))]
     model, _, _ = make(tmp_path, "quicknet")
-    same(program, tmp_path, tmp_path / "quicknet.model", Learner.new(model, **SETTINGS))
-    Learner.new(model, train_blocks=1, **SETTINGS).save(tmp_path / "t.state")
+    same(program, tmp_path, tmp_path / "quicknet.model", new_learner(model, **SETTINGS))
+    new_learner(model, train_blocks=1, **SETTINGS).save(tmp_path / "t.state")
     done = subprocess.run([*program, tmp_path / "quicknet.model", tmp_path / "t.state"], capture_output=True, text=True)
     assert (done.returncode, "status 6" in done.stderr) == (2, True)
 
@@ -344,7 +345,7 @@ def test_aarch64_writes_the_same_bytes(tmp_path_factory: pytest.TempPathFactory,
     device = build(folder, "bitreplay_device_example", *toolchain)
     model, _, _ = make(tmp_path, "birealnet")
     for train_blocks in (0, 2):
-        learner = Learner.new(model, train_blocks=train_blocks, **SETTINGS)
+        learner = new_learner(model, train_blocks=train_blocks, **SETTINGS)
         for isa in ("scalar", "neon"):
             emulated = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", "-E", f"BITREPLAY_ISA={isa}", str(device)]
             same(emulated, tmp_path, tmp_path / "birealnet.model", learner.copy())
@@ -353,7 +354,7 @@ def test_aarch64_writes_the_same_bytes(tmp_path_factory: pytest.TempPathFactory,
 @ALL
 def test_a_model_and_a_state_as_c_source(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
     model, _, _ = make(tmp_path, "quicknet")
-    learner = Learner.new(model, **SETTINGS)
+    learner = new_learner(model, **SETTINGS)
     learner.save(tmp_path / "start.state")
     assert export_c(model, tmp_path / "model.c") == ("device_model", (tmp_path / "quicknet.model").stat().st_size)
     command = [sys.executable, "-m", "bitreplay", "export-c", str(tmp_path / "start.state"), str(tmp_path / "state.c")]

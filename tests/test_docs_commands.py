@@ -24,9 +24,8 @@ from real_pictures import DATA
 
 pytest.importorskip("typer", reason="the commands need Typer (extra demo)")
 pytest.importorskip("uvicorn", reason="serving needs uvicorn (extra serve)")
+from new_learner import new_learner
 from PIL import Image
-
-from bitreplay import Learner
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(ROOT.glob("docs/*.md"))
@@ -67,7 +66,7 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.open(place / "lesson-1" / "mug" / "0.png").save(place / name)
     for name in ("benchmarks", "weights", "docs"):
         (place / name).symlink_to(ROOT / name)
-    canteen = Learner.new(capacity=300)
+    canteen = new_learner(capacity=300)
     canteen.learn(np.full((10, 32, 32, 3), 90, np.uint8), ["plate"] * 10)
     canteen.save(place / "canteen.state")
     if (DATA / "cifar10").is_dir():

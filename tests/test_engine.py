@@ -17,6 +17,7 @@ import reference as ref
 import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from new_learner import new_learner
 from reference.comparison import assert_same, assert_same_answers
 from remembering_network import RememberingNetwork
 
@@ -50,7 +51,7 @@ def make(tmp_path: Path, seed: int, shape: dict[str, Any]) -> tuple[Model, ref.R
 
 
 def pair(model: Model, network: ref.ReferenceNetwork, **settings: Any) -> tuple[Learner, ref.ReferenceLearner]:
-    ours = Learner.new(model, **{**QUICK, **settings})
+    ours = new_learner(model, **{**QUICK, **settings})
     return ours, ref.ReferenceLearner(network, ours.settings.for_core())
 
 
@@ -69,7 +70,7 @@ def test_network_equals_the_reference(tmp_path: Path, seed: int, shape: dict[str
 def test_threads_inside_an_image_change_nothing(tmp_path: Path, threads: int) -> None:
     for shape in (SHAPES[3], DOWNS[1], {**DOWNS[3], "features_relu": False}):
         model, _ = make(tmp_path, 5, shape)
-        learner = Learner.new(model, threads=threads)
+        learner = new_learner(model, threads=threads)
         images = tiny_model.random_images(5, 4, shape["image_size"])
         expected = model.network.features_of_latents(model.network.latents(images))
         assert np.array_equal(np.concatenate([learner.features(images[i : i + 1]) for i in range(len(images))]), expected)
@@ -140,8 +141,8 @@ def test_shipped_network_equals_the_reference() -> None:
 def test_a_row_does_not_depend_on_its_neighbours_or_on_threads(tmp_path: Path) -> None:
     model, _ = make(tmp_path, 4, SHAPES[1])
     images = tiny_model.random_images(4, 70, 8)
-    together = Learner.new(model, threads=2).features(images)
-    alone = np.concatenate([Learner.new(model, threads=1).features(images[i : i + 1]) for i in range(len(images))])
+    together = new_learner(model, threads=2).features(images)
+    alone = np.concatenate([new_learner(model, threads=1).features(images[i : i + 1]) for i in range(len(images))])
     assert np.array_equal(together, alone)
 
 
@@ -250,9 +251,9 @@ FAST = "neon" if platform.machine() in ("aarch64", "arm64") else "avx2"
 TEACH = """
 import sys
 import numpy as np
-from bitreplay import Learner, _engine
+from bitreplay import Learner, Settings, _engine
 rng = np.random.default_rng(3)
-learner = Learner.new(capacity=10, threads=int(sys.argv[2]), head=sys.argv[3], views=2)
+learner = Learner(settings=Settings(capacity=10, head=sys.argv[3], views=2), threads=int(sys.argv[2]))
 for lesson in range(3):
     learner.learn(rng.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8), [str(lesson)] * 8 + ["again"] * 4)
 learner.save(sys.argv[1])

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import tiny_model
+from new_learner import new_learner
 
 from bitreplay import Cancelled, FormatError, Learner, Model
 from bitreplay.fleet import PART
@@ -26,7 +27,7 @@ def files(model: Model, folder: Path, count: int, **settings: Any) -> list[Path]
     """States of devices that know two of nine classes each."""
     paths = []
     for number in range(count):
-        learner = Learner.new(model, **{**QUICK, **settings})
+        learner = new_learner(model, **{**QUICK, **settings})
         names = [str(number % 9), str((number + 1) % 9)]
         learner.learn(tiny_model.random_images(100 + number, 6, SIZE), [names[i % 2] for i in range(6)])
         paths.append(folder / f"{number}.state")
@@ -47,7 +48,7 @@ def remembered(learner: Learner) -> set[tuple[str, bytes]]:
 @pytest.mark.parametrize("head", ["lda", "cwr"])
 def test_files_are_merged_as_learners_are(model: Model, tmp_path: Path, head: str) -> None:
     paths = files(model, tmp_path, 5, head=head)
-    a, b = (Learner.new(model, **QUICK, head=head) for _ in range(2))
+    a, b = (new_learner(model, **QUICK, head=head) for _ in range(2))
     calls: list[tuple[str, int, int]] = []
     assert a.merge_files(*paths, progress=lambda *call: calls.append(call))
     assert b.merge(*(Learner.load(path) for path in paths))
@@ -57,7 +58,7 @@ def test_files_are_merged_as_learners_are(model: Model, tmp_path: Path, head: st
 
 def test_what_fails_leaves_no_trace(model: Model, tmp_path: Path) -> None:
     paths = files(model, tmp_path, 3)
-    learner = Learner.new(model, **QUICK)
+    learner = new_learner(model, **QUICK)
     before = learner.to_bytes()
     with pytest.raises(Cancelled, match="given up"):
         learner.merge_files(*paths, cancel=lambda: True)
@@ -77,7 +78,7 @@ def on_workers(model: Model, folder: Path, **settings: Any) -> tuple[Learner, Le
     """A learner with more room than the devices have, merged in this process and on two workers."""
     pytest.importorskip("distributed", reason="files are shared with Dask (extra train)")
     paths = files(model, folder, PART + 6, **settings)
-    alone, shared = (Learner.new(model, **{**QUICK, "capacity": 40, "seed": 3}) for _ in range(2))
+    alone, shared = (new_learner(model, **{**QUICK, "capacity": 40, "seed": 3}) for _ in range(2))
     alone.merge_files(*paths)
     shared.merge_files(*paths, workers=2)
     return alone, shared

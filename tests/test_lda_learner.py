@@ -12,6 +12,7 @@ import pytest
 import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from new_learner import new_learner
 from numpy.typing import NDArray
 from reference.lda import Sums, without_class
 
@@ -31,7 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 
 def learner_of(model: Model, **settings: Any) -> Learner:
-    return Learner.new(model, **{"capacity": 12, "near_equal": 0, "threads": 1, **settings})
+    return new_learner(model, **{"capacity": 12, "near_equal": 0, "threads": 1, **settings})
 
 
 def pictures(seed: int, count: int) -> Images:
@@ -238,7 +239,7 @@ def test_who_forgot_a_class_answers_like_one_that_never_knew_it(real_data: Path)
     assert test is not None
 
     def taught(classes: list[int]) -> Learner:
-        learner = Learner.new(capacity=0)
+        learner = new_learner(capacity=0)
         rows = np.flatnonzero(np.isin(train.labels, classes))
         learner.learn(train.images[rows], [train.names[train.labels[i]] for i in rows])
         return learner

@@ -14,6 +14,7 @@ import pytest
 import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from new_learner import new_learner, settings_of
 
 from bitreplay import Learner, Model, _engine
 from bitreplay.model import write_model
@@ -85,7 +86,7 @@ def names(count: int, classes: int, first: int = 0) -> list[str]:
 
 def test_the_core_forgets_nothing_and_keeps_nothing(model_file: Path) -> None:
     before = current()
-    learner = Learner.new(model_file, capacity=9, threads=3)
+    learner = new_learner(model_file, capacity=9, threads=3)
     learner.learn(pictures(7), names(7, 3))
     learner.predict(pictures(3))
     assert current() > before
@@ -99,7 +100,7 @@ def test_the_core_forgets_nothing_and_keeps_nothing(model_file: Path) -> None:
 @pytest.mark.parametrize("capacity", [0, 1, 9, 500])
 def test_info_names_what_is_kept(model_file: Path, tmp_path: Path, capacity: int, head: str, views: int) -> None:
     before = current()
-    learner = Learner.new(model_file, capacity=capacity, head=head, views=views)
+    learner = new_learner(model_file, capacity=capacity, head=head, views=views)
     width = learner.model.network.feature_count
     row = learner.model.network.latent_words * 8 + (width if views > 1 else 0)  # tiny: whole words of features
 
@@ -141,7 +142,7 @@ def test_a_row_of_8192_bits_costs_1024_bytes_and_at_most_16(tmp_path: Path) -> N
     def bytes_with(capacity: int) -> int:
         gc.collect()
         before = current()
-        learner = Learner.new(model, capacity=capacity)
+        learner = new_learner(model, capacity=capacity)
         sizes = learner.info()["bytes"]
         assert sizes["replay_row"] * capacity + sizes["head"] == current() - before
         return current() - before
@@ -160,7 +161,7 @@ def test_the_peak_of_a_lesson_is_the_formula(
 ) -> None:
     if train_blocks and not capacity:
         return  # refused: tests/test_tail.py
-    learner = Learner.new(model, capacity=capacity, threads=threads, train_blocks=train_blocks, head=head, views=views)
+    learner = new_learner(model, capacity=capacity, threads=threads, train_blocks=train_blocks, head=head, views=views)
     for classes in (1, 3, 3, 12):
         stored = learner.info()["replay_rows"]
         labels = names(live, min(classes, live))
@@ -179,7 +180,7 @@ def test_the_learning_peak_is_reached_and_never_passed(
     model: Model, capacity: int, lesson_images: int, max_classes: int, train_blocks: int, threads: int, head: str, views: int
 ) -> None:
     without = current() - model.network.bytes
-    learner = Learner.new(
+    learner = new_learner(
         model, capacity=capacity, lesson_images=lesson_images, max_classes=max_classes, threads=threads, train_blocks=train_blocks,
         head=head, views=views, near_equal=0,
     )  # fmt: skip
@@ -204,7 +205,7 @@ def test_the_learning_peak_is_reached_and_never_passed(
 
 
 def test_without_a_limit_the_peak_is_that_of_1024_images_of_known_classes(model: Model) -> None:
-    learner = Learner.new(model, capacity=6, threads=1)
+    learner = new_learner(model, capacity=6, threads=1)
     learner.learn(pictures(6), names(6, 3))
     info = learner.info()
     assert info["lesson_images"] == 1024
@@ -219,7 +220,7 @@ def test_without_a_limit_the_peak_is_that_of_1024_images_of_known_classes(model:
 @pytest.mark.parametrize("train_blocks", [0, 1])
 @pytest.mark.parametrize("classes", [3, 900])
 def test_predicting_needs_what_info_says(model: Model, train_blocks: int, threads: int, classes: int, head: str) -> None:
-    learner = Learner.new(model, capacity=classes, max_classes=classes, threads=threads, train_blocks=train_blocks, near_equal=0, head=head)
+    learner = new_learner(model, capacity=classes, max_classes=classes, threads=threads, train_blocks=train_blocks, near_equal=0, head=head)
     learner.learn(np.resize(pictures(64), (2 * classes, SIZE, SIZE, 3)), names(2 * classes, classes))
     promised = learner.info()["bytes"]["predicting"]
     images = np.resize(pictures(64), (600, SIZE, SIZE, 3))
@@ -230,10 +231,14 @@ def test_predicting_needs_what_info_says(model: Model, train_blocks: int, thread
         assert peak_of(partial(learner.predict, images, views=views)) == more >= promised
 
 
+def within(model: Model, memory_bytes: int, threads: int | None = None, **values: Any) -> Learner:
+    return Learner.within_memory(memory_bytes, model, settings_of(values), threads=threads)
+
+
 def least(model: Model, **values: Any) -> int:
     """The fewest bytes for these settings, as the error says."""
     with pytest.raises(ValueError, match="memory_bytes: expected at least") as error:
-        Learner.new(model, memory_bytes=1, **values)
+        within(model, 1, **values)
     found = re.search(r"at least (\d+) ", str(error.value))
     assert found
     return int(found[1])
@@ -256,7 +261,7 @@ def test_a_limit_in_bytes_is_kept_and_used(
     values: dict[str, Any] = {"lesson_images": lesson_images, "max_classes": max_classes, "threads": threads, "head": head, "views": views}
     limit = least(model, **values) + extra
     without = current() - model.network.bytes
-    learner = Learner.new(model, memory_bytes=limit, seed=seed, **values)
+    learner = within(model, limit, seed=seed, **values)
     capacity = learner.settings.capacity
     _engine.reset_memory_peak()
     rng = np.random.default_rng(seed)
@@ -266,21 +271,21 @@ def test_a_limit_in_bytes_is_kept_and_used(
         assert _engine.memory()[1] - without <= limit
     learner.learn(pictures(lesson_images), names(lesson_images, max_classes))
     assert _engine.memory()[1] - without <= limit
-    more = Learner.new(model, capacity=capacity + 1, **values)
+    more = new_learner(model, capacity=capacity + 1, **values)
     assert more.info()["bytes"]["learning_peak"] > limit  # one more row would not have fitted
 
 
 def test_too_small_a_limit_says_what_it_takes(model: Model) -> None:
     values: dict[str, Any] = {"lesson_images": 10, "max_classes": 4, "threads": 2}
     bytes_needed = least(model, **values)
-    assert Learner.new(model, memory_bytes=bytes_needed, **values).settings.capacity == 0
+    assert within(model, bytes_needed, **values).settings.capacity == 0
     with pytest.raises(ValueError, match=rf"lessons of 10 images and 4 classes, got {bytes_needed - 1}; allow more"):
-        Learner.new(model, memory_bytes=bytes_needed - 1, **values)
+        within(model, bytes_needed - 1, **values)
     assert least(model, **{**values, "lesson_images": 11}) > bytes_needed
     assert least(model, **{**values, "max_classes": 5}) > bytes_needed
     assert least(model, max_classes=4, threads=2) == least(model, max_classes=4, threads=2, lesson_images=1024)
 
 
 def test_more_bytes_than_any_memory_can_use_give_the_largest_memory(pixel_model: Model) -> None:
-    learner = Learner.new(pixel_model, memory_bytes=2**40, lesson_images=1, max_classes=1, threads=1)
+    learner = within(pixel_model, 2**40, lesson_images=1, max_classes=1, threads=1)
     assert learner.settings.capacity == 2**24

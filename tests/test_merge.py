@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_model
+from new_learner import new_learner
 from reference.merge import joined
 
 from bitreplay import Cancelled, FormatError, Learner
@@ -32,7 +33,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 
 def taught(model: Model, seed: int, *lessons: str, **more: Any) -> Learner:
-    learner = Learner.new(model, seed=seed, **{**QUICK, **more})
+    learner = new_learner(model, seed=seed, **{**QUICK, **more})
     for number, lesson in enumerate(lessons):
         learner.learn(tiny_model.random_images(10 * seed + number, len(lesson), SIZE), list(lesson))
     return learner
@@ -101,10 +102,10 @@ def remembered(state: State) -> set[tuple[str, bytes]]:
 def devices(model: Model, seed: int, count: int, **more: Any) -> tuple[list[Learner], Learner]:
     """Devices that were taught some pictures each, and one that was taught all of them."""
     rng = np.random.default_rng(seed)
-    whole = Learner.new(model, **{**QUICK, "near_equal": 0, **more})
+    whole = new_learner(model, **{**QUICK, "near_equal": 0, **more})
     found = []
     for number in range(count):
-        found.append(Learner.new(model, **{**QUICK, "near_equal": 0, **more}))
+        found.append(new_learner(model, **{**QUICK, "near_equal": 0, **more}))
         for lesson in range(int(rng.integers(1, 4))):
             labels = [str(name) for name in rng.choice(list("vwxyz"), rng.integers(1, 12))]
             images = tiny_model.random_images(1000 * seed + 10 * number + lesson, len(labels), SIZE)
@@ -157,7 +158,7 @@ def test_rows_that_devices_share_leave_the_order_unseen(model: Model) -> None:
     for seed in range(30):
         rng = np.random.default_rng(seed)
         pool, labels = tiny_model.random_images(seed, 60, SIZE), [str(name) for name in rng.choice(list("wxyz"), 60)]
-        learners = [Learner.new(model, capacity=3 + seed, near_equal=0, threads=1) for _ in range(3)]
+        learners = [new_learner(model, capacity=3 + seed, near_equal=0, threads=1) for _ in range(3)]
         for learner in learners:
             own = rng.permutation(60)[: rng.integers(1, 25)]
             learner.learn(pool[own], [labels[i] for i in own])

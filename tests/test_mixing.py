@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from new_learner import new_learner
 from numpy.typing import NDArray
 from reference.arithmetic import PURPOSE_HELD_BACK, row_hash
 from reference.comparison import assert_same
@@ -119,7 +120,7 @@ def test_the_choice_equals_the_references_after_every_lesson(tmp_path: Path, fam
 
 def taught(folder: Path, **settings: Any) -> Learner:
     model, _, _ = make(folder, "quicknet")
-    learner = Learner.new(model, **{**SETTINGS, "train_blocks": 1, "threads": 1, **settings})
+    learner = new_learner(model, **{**SETTINGS, "train_blocks": 1, "threads": 1, **settings})
     for number, names in enumerate(LESSONS[:3]):
         learner.learn(pictures(names, number), names)
     return learner
@@ -138,7 +139,7 @@ def test_without_rows_to_train_on_the_branch_has_not_begun_and_is_not_heard(tmp_
     model, _, _ = make(tmp_path, "quicknet")
     names = LESSONS[0]
     images = pictures(names, 0)
-    with_tail, without = (Learner.new(model, **{**SETTINGS, "train_blocks": blocks}) for blocks in (1, 0))
+    with_tail, without = (new_learner(model, **{**SETTINGS, "train_blocks": blocks}) for blocks in (1, 0))
     for learner in (with_tail, without):
         learner.learn(images, names)
     assert not with_tail._core.tail_weight().any()
@@ -166,7 +167,7 @@ def test_the_weight_of_the_tail_and_the_class_that_it_harmed_are_told(tmp_path: 
 
 def test_with_the_papers_head_both_count_alike_once_the_tail_was_trained(tmp_path: Path) -> None:
     model, _, _ = make(tmp_path, "quicknet")
-    learner = Learner.new(model, **{**SETTINGS, "train_blocks": 1, "head": "cwr"})
+    learner = new_learner(model, **{**SETTINGS, "train_blocks": 1, "head": "cwr"})
     for number, expected in enumerate([(ONE, 0), (ONE // 2, ONE // 2)]):
         learner.learn(pictures(LESSONS[number], number), LESSONS[number])
         assert learner._core.mixing == expected

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_model
+from new_learner import new_learner
 from numpy.typing import NDArray
 from reference.branch import ReferenceBranchLearner
 from reference.comparison import assert_same, assert_same_answers
@@ -149,15 +150,15 @@ def test_threads_and_a_saved_state_change_nothing(tmp_path: Path, weight_bits: i
 
 def test_a_tail_needs_replay_and_blocks(tmp_path: Path) -> None:
     model, _, _ = make(tmp_path, "quicknet")
-    with pytest.raises(ValueError, match="train_blocks: expected 0 with capacity 0"):
-        Learner.new(model, capacity=0, train_blocks=1)
+    with pytest.raises(ValueError, match="tail: expected None with capacity 0"):
+        new_learner(model, capacity=0, train_blocks=1)
     with pytest.raises(ValueError, match="train_blocks: expected at most 2"):
-        Learner.new(model, train_blocks=3)
-    learner = Learner.new(model, capacity=2, train_blocks=1)
+        new_learner(model, train_blocks=3)
+    learner = new_learner(model, capacity=2, train_blocks=1)
     images = tiny_model.random_images(1, 3, 16)
     with pytest.raises(ValueError, match="labels: expected at most 2 classes in all, got 3"):
         learner.learn(images, ["a", "b", "c"])
     assert learner.names == []
     for name, value in (("gradient_bits", 1), ("forward_bits", 17), ("weight_bits", 4), ("weight_step", 0), ("train_blocks", -1)):
         with pytest.raises(ValueError, match=name):
-            Learner.new(model, **{name: value})
+            new_learner(model, **{"train_blocks": 1, name: value})

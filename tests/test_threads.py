@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_model
+from new_learner import new_learner
 
 from bitreplay import Learner, Model
 from bitreplay.model import write_model
@@ -45,7 +46,7 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def learner(model_file: Path) -> Learner:
-    made = Learner.new(model_file, capacity=12, threads=2, near_equal=0)
+    made = new_learner(model_file, capacity=12, threads=2, near_equal=0)
     made.learn(pictures(1, 9), list("aabbaabbc"))
     return made
 
@@ -74,7 +75,7 @@ def test_any_number_of_threads_says_the_same_of_any_number_of_pictures(tmp_path:
     model: Model = write_model(tmp_path / "m", network, tensors, {"name": "tiny"})
     state, seen = set(), []
     for threads in (1, 2, 3, 5, 24):
-        learner = Learner.new(model, capacity=12, threads=threads, near_equal=0, train_blocks=train_blocks)
+        learner = new_learner(model, capacity=12, threads=threads, near_equal=0, train_blocks=train_blocks)
         for count in (1, 4, 7):  # one picture, fewer than threads, more
             learner.learn(pictures(count, count), list("abcabca"[:count]))
         state.add(learner.to_bytes())
@@ -189,7 +190,7 @@ def test_who_waits_may_be_interrupted_and_keeps_nobody_waiting(learner: Learner)
 BEGIN = """
 import os, sys, threading
 import numpy as np
-from bitreplay import Learner
+from bitreplay import Learner, Settings
 
 def pictures(seed, count):
     return np.random.default_rng(seed).integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
@@ -211,7 +212,7 @@ def child(action):
     assert os.waitpid(pid, 0)[1] == 0
     return said
 
-learner = Learner.new(sys.argv[1], capacity=12, threads=2, near_equal=0)
+learner = Learner(sys.argv[1], Settings(capacity=12, near_equal=0), threads=2)
 learner.learn(pictures(1, 9), list("aabbaabbc"))
 asked = pictures(3, 1)
 answer = learner.predict(asked).probabilities.tobytes().hex()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_model
+from new_learner import new_learner
 from numpy.typing import NDArray
 from reference.lda import Floats, sums_of
 from reference.mixing import ONE, frozen_weight, inverse_temperature
@@ -33,7 +34,7 @@ def pictures(seed: int, count: int) -> NDArray[np.uint8]:
 
 
 def taught(model: Model, **settings: Any) -> Learner:
-    learner = Learner.new(model, **{"capacity": 40, "near_equal": 0, "threads": 2, **settings})
+    learner = new_learner(model, **{"capacity": 40, "near_equal": 0, "threads": 2, **settings})
     learner.learn(pictures(1, len(NAMES)), NAMES)
     return learner
 
@@ -185,11 +186,11 @@ def test_the_threshold_follows_every_change_and_threads_do_not_matter(model: Mod
 
 
 def test_one_class_can_be_unsure_too_and_what_cannot_be_asked_is_told(model: Model) -> None:
-    learner = Learner.new(model, capacity=8, threads=1, near_equal=0)
+    learner = new_learner(model, capacity=8, threads=1, near_equal=0)
     learner.learn(pictures(1, 8), ["a"] * 8)
     assert 0 < learner.predict(pictures(8, 40), reject=0.3).unknown.sum() < 40
     message = "reject: expected a learner that remembers a row of a class with at least two pictures"
-    bare, single = (Learner.new(model, capacity=capacity, threads=1, near_equal=0) for capacity in (0, 8))
+    bare, single = (new_learner(model, capacity=capacity, threads=1, near_equal=0) for capacity in (0, 8))
     bare.learn(pictures(1, 8), ["a"] * 8)
     single.learn(pictures(1, 3), list("abc"))
     for learner in (bare, single):
@@ -202,7 +203,7 @@ def test_one_class_can_be_unsure_too_and_what_cannot_be_asked_is_told(model: Mod
 def test_of_real_pictures_about_the_share_asked_for_is_called_unknown_and_more_of_other_things(real_data: Path) -> None:
     data = read_split(real_data / "cifar10", "valid", 32)
     assert data is not None
-    learner = Learner.new(capacity=300)
+    learner = new_learner(capacity=300)
     of = [np.flatnonzero(data.labels == c) for c in range(10)]
     for c in range(5):
         learner.learn(data.images[of[c][:60]], [data.names[c]] * 60)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import reference as ref
 import tiny_model
+from new_learner import new_learner
 
-from bitreplay import Learner
 from bitreplay.model import write_model
 
 
@@ -45,7 +45,7 @@ def test_the_core_learns_the_means_over_the_views(tmp_path: Path, size: int, vie
     network, tensors = tiny_model.make_model(3, image_size=size, widths=(8, 12), blocks=(1, 1))
     model = write_model(tmp_path / "tiny.model", network, tensors, {})
     reference = ref.ReferenceNetwork(network, tensors)
-    learner = Learner.new(model, views=views, near_equal=0, capacity=30, threads=3)
+    learner = new_learner(model, views=views, near_equal=0, capacity=30, threads=3)
     images = tiny_model.random_images(4, 20, size)
     learner.learn(images, [str(i) for i in range(20)])  # a class for each: its sum is the picture's features
     seen = np.stack([reference.features(reference.latents(view)).astype(np.int64) for view in ref.views_of(images, views)])

@@ -13,7 +13,7 @@ from random_models import make, picture
 from works import Loaded
 
 import bitreplay
-from bitreplay import Learner
+from bitreplay import Learner, Settings
 from bitreplay.model import write_model
 
 TESTS = Path(__file__).resolve().parents[2] / "tests"
@@ -48,7 +48,7 @@ def features(work: str) -> Any:
 
 
 def new(work: str, folder: str, threads: int) -> Learner:
-    return Learner.new(model_path(work, folder), threads=threads, capacity=0)
+    return Learner(model_path(work, folder), Settings(capacity=0), threads=threads)
 
 
 def probabilities(learner: Learner) -> Any:

@@ -5,8 +5,8 @@ and then, in integers, in a memory whose size is known beforehand, forgets nothi
 cut.
 
 >>> import numpy as np
->>> from bitreplay import Learner
->>> learner = Learner.new(capacity=100)
+>>> from bitreplay import Learner, Settings
+>>> learner = Learner(settings=Settings(capacity=100))
 >>> photos = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
 >>> photos[:10] //= 2  # of mugs in the dark
 >>> learner.learn(photos, ["mug"] * 10 + ["spoon"] * 10)
@@ -21,8 +21,20 @@ from .datasets.pictures import load_pictures
 from .errors import FormatError
 from .learner import Answer, Learner, Prediction
 from .model import Model
-from .settings import Settings
+from .settings import Settings, TailSettings
 from .store import StateFile
 
 __version__ = "0.1.0"
-__all__ = ["Answer", "Cancelled", "FormatError", "Learner", "Model", "Prediction", "Settings", "StateFile", "__version__", "load_pictures"]
+__all__ = [
+    "Answer",
+    "Cancelled",
+    "FormatError",
+    "Learner",
+    "Model",
+    "Prediction",
+    "Settings",
+    "StateFile",
+    "TailSettings",
+    "__version__",
+    "load_pictures",
+]

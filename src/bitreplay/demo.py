@@ -18,6 +18,7 @@ from rich.table import Table
 
 from . import metrics
 from .learner import Learner
+from .settings import Settings
 
 CLASSES_A_LESSON = 2
 CAPACITY = 300
@@ -176,7 +177,7 @@ def run_demo(out: Path, *, seed: int = 0, threads: int | None = None, console: C
     ----------
     out : folder for ``demo.png``, ``digits.state`` and ``digits/<class>/*.png``; made if it is missing, files are replaced.
     seed : seed of the learner; the split of the digits stays the same.
-    threads : as `Learner.new` takes it.
+    threads : as `Learner` takes it.
     console : where the table goes; default: standard output.
 
     Raises
@@ -188,7 +189,7 @@ def run_demo(out: Path, *, seed: int = 0, threads: int | None = None, console: C
     console = console or Console()
     out.mkdir(parents=True, exist_ok=True)
     plot, state, examples = out / "demo.png", out / "digits.state", out / "digits"
-    learner = Learner.new(capacity=CAPACITY, seed=seed, threads=threads)
+    learner = Learner(settings=Settings(capacity=CAPACITY, seed=seed), threads=threads)
     train, test = load_digits(learner.image_size)
     digits = sorted({int(label) for label in train.labels})
     lessons = [tuple(digits[i : i + CLASSES_A_LESSON]) for i in range(0, len(digits), CLASSES_A_LESSON)]
@@ -219,7 +220,7 @@ def run_demo(out: Path, *, seed: int = 0, threads: int | None = None, console: C
         )
 
     with console.status("joint: everything in one lesson"):
-        together = Learner.new(capacity=0, seed=seed, threads=threads)
+        together = Learner(settings=Settings(capacity=0, seed=seed), threads=threads)
         began = time.perf_counter()
         together.learn(train.images, train.names)
         learn_s = time.perf_counter() - began

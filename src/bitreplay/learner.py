@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from numbers import Real
 from pathlib import Path
@@ -154,64 +154,50 @@ class Learner:
     # -- making, loading, saving ------------------------------------------------------------------------------------------
 
     @classmethod
-    def new(
+    def within_memory(
         cls,
+        memory_bytes: int,
         model: Model | str | Path | None = None,
+        settings: Settings | None = None,
         *,
-        capacity: int | None = None,
-        memory_bytes: int | None = None,
-        lesson_images: int | None = None,
-        max_classes: int = 256,
-        seed: int = 0,
         threads: int | None = None,
-        **settings: Any,
     ) -> Learner:
-        """Make a learner that knows nothing yet.
+        """Make a learner that knows nothing yet, with the largest capacity that fits into so much memory.
 
         Parameters
         ----------
-        model : a `Model`, the path of a model file, the name of a shipped backbone, or None for the default backbone.
-        capacity : most rows in the replay memory; 0 for none.  Default 1,500, unless `memory_bytes` is given.
-        memory_bytes : instead of `capacity`: the bytes of everything that learning keeps or needs at its peak (network, head,
-            replay memory, the working memory of a lesson, the copy that makes it a transaction).  The capacity becomes the
-            largest that fits with these threads and this processor's kernels (give `capacity` where states of different machines must be
-            equal).  Pixels that the caller holds are the caller's.
-        lesson_images : most images in one lesson; with `memory_bytes` default 1,024, else any number.
-        max_classes : most classes; with `memory_bytes` room for that many is reserved.
-        seed : keys every random choice, 0..2^64-1.
-        threads : threads for the network; default as many as the process may use.  Never changes a result.
-        settings : further fields of `Settings`.
+        memory_bytes : bytes of everything that learning keeps or needs at its peak: network, head, replay memory, the working memory of an
+            experience, the copy that makes it a transaction, and room for `max_classes`.  Pixels that the caller holds are the caller's.
+        model : as in the constructor.
+        settings : all but the capacity; None: `Settings(lesson_images=1024)`.  A `lesson_images` of None counts as 1,024 here.
+        threads : as in the constructor; the capacity depends on it.
 
         Raises
         ------
-        ValueError : a value is out of range, or `memory_bytes` is too small (the message says what it takes).
+        ValueError : `memory_bytes` is too small (the message says what it takes), or a value does not suit the model.
         FormatError : the model file is not sound.
 
         Examples
         --------
-        >>> Learner.new(memory_bytes=4_000_000, max_classes=20, lesson_images=100, threads=1).info()["bytes"]["learning_peak"] <= 4_000_000
+        >>> learner = Learner.within_memory(4_000_000, settings=Settings(max_classes=20, lesson_images=100), threads=1)
+        >>> learner.info()["bytes"]["learning_peak"] <= 4_000_000
         True
         """
-        opened = Model.open(model)
-        if capacity is not None and memory_bytes is not None:
-            raise ValueError("capacity: expected capacity or memory_bytes, got both; give only one, since the other follows from it")
-        if memory_bytes is not None and lesson_images is None:
-            lesson_images = 1024
-        fixed: dict[str, Any] = {"seed": seed, "lesson_images": lesson_images, "max_classes": max_classes, **settings}
-        if memory_bytes is None:
-            return cls(opened, Settings(capacity=1500 if capacity is None else capacity, **fixed), threads=threads)
-        least = 1 if settings.get("train_blocks") else 0
-        probe = cls(opened, Settings(capacity=least, **fixed), threads=threads)
+        opened, settings = Model.open(model), settings or Settings()
+        images = settings.lesson_images or 1024
+        least = 0 if settings.tail is None else 1
+        settings = replace(settings, capacity=least, lesson_images=images)
+        probe = cls(opened, settings, threads=threads)
         if not isinstance(memory_bytes, int) or memory_bytes < probe._peak_bytes(least):
             raise ValueError(
-                f"memory_bytes: expected at least {probe._peak_bytes(least)} for this model, lessons of {lesson_images} images and "
-                f"{max_classes} classes, got {memory_bytes}; allow more, or lower lesson_images or max_classes"
+                f"memory_bytes: expected at least {probe._peak_bytes(least)} for this model, lessons of {images} images and "
+                f"{settings.max_classes} classes, got {memory_bytes!r}; allow more, or lower lesson_images or max_classes"
             )
         low, high = least, min(memory_bytes // (opened.network.latent_words * 8) + 1, MAX_CAPACITY)
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if probe._peak_bytes(middle) <= memory_bytes else (low, middle - 1)
-        return cls(opened, Settings(capacity=low, **fixed), threads=threads)
+        return cls(opened, replace(settings, capacity=low), threads=threads)
 
     @classmethod
     def load(cls, path: str | Path, *, model: Model | str | Path | None = None, threads: int | None = None) -> Learner:
@@ -221,7 +207,7 @@ class Learner:
         ----------
         path : file written by `save`.
         model : the model it was taught on; needed only when that is neither shipped with the package nor in the file.
-        threads : as in `new`.
+        threads : as in the constructor.
 
         Raises
         ------
@@ -301,7 +287,7 @@ class Learner:
         if self._settings.train_blocks and len(known) > capacity:
             raise ValueError(
                 f"labels: expected at most {capacity} classes in all, got {len(known)}: where the tail is trained, every class needs a row in "
-                "the replay memory; make the learner with a larger capacity, or with train_blocks=0"
+                "the replay memory; make the learner with a larger capacity, or with tail=None"
             )
         limit = self._settings.lesson_images
         if limit is not None and len(images) > limit:

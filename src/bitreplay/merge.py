@@ -55,8 +55,9 @@ def check_fits(model: Model, settings: Settings, state: State, where: str) -> No
             f"{where}: expected one taught on model {model.digest[:12]}, as the first, got {state.model.digest[:12]}; "
             "only devices with the same model can be merged"
         )
+    these, those = settings.to_dict(), state.settings.to_dict()
     for name in _ALIKE:
-        mine, its = getattr(settings, name), getattr(state.settings, name)
+        mine, its = these.get(name), those.get(name)  # without a tail neither has its widths
         if mine != its:
             raise ValueError(f"{where}: expected {name} {mine}, as the first, got {its}; only devices that learn alike can be merged")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bitreplay import Learner, Model
+from bitreplay import Learner, Model, Settings, TailSettings
 from bitreplay.store import StateFile, previous_of
 
 pytest.importorskip("PIL", reason="pictures need Pillow (extra demo)")
@@ -143,3 +143,37 @@ def test_info_of_a_backbone_by_name() -> None:
     assert json.loads(run("info", "reactnet-32", "--json")[0])["name"] == "reactnet-32"
     assert json.loads(run("info", "--json")[0])["name"] == "quicknet-32"
     assert "no such file" in run("info", "quicknet-33", code=1)[1]
+
+
+def test_new_reaches_every_setting(tmp_path: Path) -> None:
+    state = tmp_path / "a.state"
+    run(
+        "new", state, "--capacity", 30, "--train-blocks", 2, "--set", "tail_noise=13", "--set", "near_equal=0", "--set", "class_priors=true"
+    )
+    settings = Learner.load(state).settings
+    assert settings == Settings(capacity=30, tail=TailSettings(noise=13), near_equal=0, class_priors=True)
+    for words, message in (
+        (("--set", "tail_noise"), "expected NAME=VALUE, got 'tail_noise'"),
+        (("--views", 2, "--set", "views=2"), "views is given twice"),
+        (("--capacity", 3, "--memory-bytes", 10_000_000), "give --capacity or --memory-bytes, not both"),
+    ):
+        assert message in run("new", tmp_path / "none.state", *words, code=2)[1].replace("\n", " ")
+    for pair, message in (
+        ("capacitty=3", "capacitty: no such setting; did you mean capacity?"),
+        ("tail_noise=3", "tail_noise: expected only where the tail is trained"),
+        ("lesson_images=many", "lesson_images: expected a whole number from 1"),
+    ):
+        assert message in run("new", tmp_path / "none.state", "--set", pair, code=1)[1]
+    assert not (tmp_path / "none.state").exists()
+
+
+def test_serve_makes_a_state_with_settings_and_leaves_one_that_exists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = pytest.importorskip("bitreplay.serve.server", reason="the page needs Starlette (extra serve)")
+    monkeypatch.setattr(server, "run", lambda *_, **__: None)
+    state = tmp_path / "a.state"
+    run("serve", state, "--capacity", 40, "--train-blocks", 1, "--views", 2)
+    assert Learner.load(state).settings == Settings(capacity=40, views=2, tail=TailSettings(train_blocks=1))
+    run("serve", state)
+    before = state.read_bytes()
+    assert "exists already, and --views is for a new state" in run("serve", state, "--views", 1, code=1)[1]
+    assert state.read_bytes() == before

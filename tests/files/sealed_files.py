@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import tiny_model
+from new_learner import new_learner
 from reference.files import pack, unpack
 
 from bitreplay import Learner
@@ -53,7 +54,7 @@ class Shelf:
         self.network, self.tensors = tiny_model.make_model(3, image_size=8, widths=(8,), blocks=(1,), stem_strides=(2, 2))
         self.model = write_model(folder / "tiny.model", self.network, self.tensors, {"name": "tiny"})
         self.model_bytes = (folder / "tiny.model").read_bytes()
-        self.learner = Learner.new(self.model, capacity=4, threads=1, near_equal=0, head=head)
+        self.learner = new_learner(self.model, capacity=4, threads=1, near_equal=0, head=head)
         self.images = tiny_model.random_images(1, 6, 8)
         self.learner.learn(self.images, ["a", "b", "c", "b", "b", "c"])
         self.learner.save(folder / "s")

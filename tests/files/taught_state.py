@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import tiny_model
+from new_learner import new_learner
 from numpy.typing import NDArray
 from reference.files import pack, unpack
 from tail_model import make
-
-from bitreplay import Learner
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -23,7 +22,7 @@ class Taught:
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.model, _, _ = make(folder, "birealnet", channels=6, image_size=8)
         self.images = tiny_model.random_images(1, 4, 8)
-        self.learner = Learner.new(self.model, capacity=4, threads=1, near_equal=0, **settings)
+        self.learner = new_learner(self.model, capacity=4, threads=1, near_equal=0, **settings)
         for names in ("abab", "bcba"):
             self.learner.learn(self.images, list(names))
         self.content = self.learner.to_bytes()

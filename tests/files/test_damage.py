@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from new_learner import new_learner
 from sealed_files import NO_DIGEST, Shelf, edited, load, parts, with_header
 
 from bitreplay import FormatError, Learner, Model, _engine
@@ -105,7 +106,7 @@ def test_a_model_is_no_state_and_a_state_no_model(shelf: Shelf, tmp_path: Path) 
         load(shelf.model_bytes, tmp_path)
     (tmp_path / "s").write_bytes(shelf.state_bytes)
     with pytest.raises(FormatError, match="expected a bitreplay model, got 'state'"):
-        Learner.new(tmp_path / "s")
+        new_learner(tmp_path / "s")
     with pytest.raises(FormatError, match="expected a bitreplay state, got 'picture'"):
         load(shelf.state(bitreplay="picture"), tmp_path)
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_model
+from new_learner import new_learner
 from reference.files import pack
 
 from bitreplay import FormatError, Learner, Model, _engine
@@ -38,7 +39,7 @@ def with_last(tensors: Tensors, name: str, value: int) -> Tensors:
 
 
 def test_a_model_with_a_down_learns_and_travels_with_its_state(tmp_path: Path) -> None:
-    learner = Learner.new(model(*tiny()), capacity=3, threads=2)
+    learner = new_learner(model(*tiny()), capacity=3, threads=2)
     assert learner.model.info()["latent_bits"] == 2 * 2 * OUT
     images = tiny_model.random_images(1, 6, 8)
     learner.learn(images, list("ababcc"))

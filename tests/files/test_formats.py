@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_model
+from new_learner import new_learner
 from plain_network import BLOCK, CONV, POOL, model_file, plain
 from reference.files import MAX_HEADER, pack, unpack
 from safetensors.numpy import load
@@ -21,7 +22,7 @@ from sealed_files import parts, with_header
 from taught_state import Taught, last
 
 import bitreplay.learner
-from bitreplay import FormatError, Learner, Model, _engine
+from bitreplay import FormatError, Model, _engine
 from bitreplay.state import parse_state
 
 FULL = os.environ.get("BITREPLAY_ALL_DAMAGE") == "1"  # every bit as well, and 10,000 damages of a shipped model
@@ -191,7 +192,7 @@ def test_a_card_whose_name_cannot_be_printed_is_not_named(name: Any) -> None:
 def test_every_byte_and_every_length_counts(taught: Taught, large: bool) -> None:
     content, rng = taught.content, random.Random(1)
     if large:  # a whole state of the shipped backbone: five classes, 40 rows
-        learner = Learner.new(capacity=40, threads=1)
+        learner = new_learner(capacity=40, threads=1)
         learner.learn(tiny_model.random_images(1, 40, 32), list("abcde" * 8))
         content = learner.to_bytes()
     assert len(content) <= 64 * 1024

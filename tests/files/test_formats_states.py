@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from new_learner import new_learner
 from reference.files import pack, unpack
 from tail_model import make
 from taught_state import Taught, Tensors, last
@@ -77,7 +78,7 @@ def test_a_tail_without_replay_memory_is_refused(taught: Taught) -> None:
 
 def test_minibatches_that_32_bits_cannot_sum_are_refused(tmp_path: Path) -> None:
     model, _, _ = make(tmp_path, "quicknet", channels=6, image_size=64)  # 16 x 16 pixels at the cut: 256 rows fill 2^16
-    learner = Learner.new(model, capacity=4, train_blocks=1, threads=1, live_batch=1, tail_replay_batch=254)
+    learner = new_learner(model, capacity=4, train_blocks=1, threads=1, live_batch=1, tail_replay_batch=254)
     words, tensors = unpack(learner.to_bytes(), "state", "s")
     settings = {**json.loads(words["settings"]), "tail_replay_batch": 255}
     words = {**{key: words[key] for key in ("model", "names", "experience")}, "settings": json.dumps(settings)}

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from new_learner import new_learner
 from plain_network import BLOCK, CONV, POOL, model_file, plain
 from reference.files import pack
 from sealed_files import Shelf
 
-from bitreplay import FormatError, Learner, Model
+from bitreplay import FormatError, Model
 from bitreplay.model import write_model
 
 
@@ -20,7 +21,7 @@ def test_a_plain_network_is_a_model() -> None:
     model = Model(model_file(*plain(CONV, POOL, BLOCK)), "m")
     assert model.info()["latent_bits"] == 2 * 2 * 4
     assert Model(model_file(*plain(tail=0)), "m").network.feature_count == 3
-    learner = Learner.new(model, capacity=2)
+    learner = new_learner(model, capacity=2)
     learner.learn(np.zeros((2, 4, 4, 3), np.uint8), ["a", "b"])
     assert learner.predict(np.zeros((1, 4, 4, 3), np.uint8)).names == ["a"]  # all equal: the first
 

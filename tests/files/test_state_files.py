@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_model
+from new_learner import new_learner
 from reference.files import pack, unpack
 from sealed_files import Shelf, Tensors, load
 
@@ -170,7 +171,7 @@ def shipped(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> st
 
 
 def test_a_state_does_not_carry_a_shipped_model(shelf: Shelf, tmp_path: Path, shipped: str) -> None:
-    learner = Learner.new(shipped, capacity=4, threads=1)
+    learner = new_learner(shipped, capacity=4, threads=1)
     learner.learn(shelf.images, ["a", "b", "c", "b", "b", "c"])
     learner.save(tmp_path / "s")
     content = (tmp_path / "s").read_bytes()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from new_learner import new_learner
 from reference.files import pack, unpack
 from tail_model import make
 
@@ -20,7 +21,7 @@ Change = Callable[[dict[str, Any]], object]
 def changed(folder: Path, weight_bits: int, change: Change) -> Path:
     """A state whose tensors were changed, with a digest that fits."""
     model, _, _ = make(folder, "birealnet")
-    learner = Learner.new(model, weight_bits=weight_bits, **SETTINGS)
+    learner = new_learner(model, weight_bits=weight_bits, **SETTINGS)
     learner.learn(np.zeros((2, 16, 16, 3), np.uint8), ["a", "b"])
     learner.save(folder / "sound.state")
     Learner.load(folder / "sound.state")

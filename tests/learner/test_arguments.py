@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from new_learner import new_learner
 from tiny_lessons import QUICK, pictures, state
 
-from bitreplay import Learner, Model
+from bitreplay import Learner, Model, Settings, TailSettings
+from bitreplay.settings import TAIL_NAMES
 
 GOOD = pictures(1, 3)
 
@@ -72,7 +75,7 @@ def test_labels_that_are_no_names_are_refused(
 
 
 def test_more_classes_than_fit_are_refused(model: Model, tmp_path: Path) -> None:
-    learner = Learner.new(model, capacity=5, max_classes=3, **QUICK)
+    learner = new_learner(model, capacity=5, max_classes=3, **QUICK)
     learner.learn(pictures(1, 2), ["a", "b"])
     before = state(learner, tmp_path)
     with pytest.raises(ValueError, match=r"labels: expected at most 3 classes in all, got 4; .*larger max_classes"):
@@ -83,7 +86,7 @@ def test_more_classes_than_fit_are_refused(model: Model, tmp_path: Path) -> None
 
 
 def test_more_images_than_a_lesson_takes_are_refused(model: Model, tmp_path: Path) -> None:
-    learner = Learner.new(model, capacity=5, lesson_images=4, **QUICK)
+    learner = new_learner(model, capacity=5, lesson_images=4, **QUICK)
     before = state(learner, tmp_path)
     with pytest.raises(ValueError, match=r"images: expected at most 4 per lesson, got 5; .*lesson_images"):
         learner.learn(pictures(1, 5), ["a"] * 5)
@@ -94,7 +97,7 @@ def test_more_images_than_a_lesson_takes_are_refused(model: Model, tmp_path: Pat
 
 def test_predicting_before_learning_is_refused(model: Model) -> None:
     with pytest.raises(ValueError, match="predict: expected a learner that knows a class, got one that knows no class; call learn"):
-        Learner.new(model).predict(GOOD)
+        new_learner(model).predict(GOOD)
 
 
 WHOLE = "expected a whole number from"
@@ -110,7 +113,6 @@ BAD_SETTINGS = [
     ({"capacity": True}, ValueError, f"capacity: {WHOLE} 0 to 16777216, got True"),
     ({"capacity": 10.0}, ValueError, f"capacity: {WHOLE} 0 to 16777216, got 10.0"),
     ({"capacity": "10"}, ValueError, f"capacity: {WHOLE} 0 to 16777216, got '10'"),
-    ({"capacity": 10, "memory_bytes": 10**6}, ValueError, "capacity: expected capacity or memory_bytes, got both"),
     ({"memory_bytes": 0}, ValueError, r"memory_bytes: expected at least \d+ .*, got 0; allow more, or lower lesson_images or max_classes"),
     ({"memory_bytes": -5}, ValueError, r"memory_bytes: expected at least \d+ .*, got -5"),
     ({"memory_bytes": 1e6}, ValueError, r"memory_bytes: expected .*, got 1000000.0"),
@@ -139,7 +141,7 @@ BAD_SETTINGS = [
     ({"near_equal": 0.51}, ValueError, r"near_equal: expected 0 to 0\.5, got 0\.51"),
     ({"held_back": 0.6}, ValueError, r"held_back: expected 0 to 0\.5, got 0\.6"),
     ({"near_equal": True}, ValueError, r"near_equal: expected 0 to 0\.5, got True"),
-    ({"class_means": True}, TypeError, "class_means"),
+    ({"class_means": True}, ValueError, "class_means: no such setting"),
     ({"live_batch": 0}, ValueError, f"live_batch: {WHOLE} 1 to .*got 0"),
     ({"replay_batch": 4097}, ValueError, f"replay_batch: {WHOLE} 1 to .*got 4097"),
     ({"ghosts": -1}, ValueError, f"ghosts: {WHOLE} 0 to 1024, got -1"),
@@ -155,14 +157,34 @@ BAD_SETTINGS = [
     ({"head": "cwr", "lda_features": 3}, ValueError, "lda_features: expected 0 with head cwr, got 3"),
     ({"head": "cwr", "class_priors": True}, ValueError, "class_priors: expected False with head cwr, got True"),
     ({"class_priors": 1}, ValueError, "class_priors: expected True or False, got 1"),
-    ({"learning_rte": 0.1}, TypeError, "learning_rte"),
+    ({"learning_rte": 0.1}, ValueError, "learning_rte: no such setting; did you mean learning_rate?"),
+    ({"train_blocks": 0, "tail_noise": 3}, ValueError, "tail_noise: expected only where the tail is trained"),
+    ({"tail": {"noise": 3}}, ValueError, "tail: no such setting"),
 ]
 
 
 @pytest.mark.parametrize(("values", "error", "message"), BAD_SETTINGS, ids=[str(v[0])[:60] for v in BAD_SETTINGS])
 def test_settings_out_of_range_are_refused(model: Model, values: dict, error: type[Exception], message: str) -> None:
+    if "train_blocks" not in values and not TAIL_NAMES.keys().isdisjoint(values):
+        values = {**values, "train_blocks": 1}
+
+    def make(threads: Any = 1, memory_bytes: Any = None, **values: Any) -> Learner:
+        settings = Settings.from_dict(values)
+        if memory_bytes is None:
+            return Learner(model, settings, threads=threads)
+        return Learner.within_memory(memory_bytes, model, settings, threads=threads)
+
     with pytest.raises(error, match=message):
-        Learner.new(model, **values)
+        make(**values)
+
+
+def test_a_tail_that_is_none_is_refused() -> None:
+    with pytest.raises(TypeError, match="tail: expected TailSettings or None, got dict"):
+        Settings(tail={"noise": 3})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="train_blocks: expected at least 1, got 0; for a tail that is not trained, give tail=None"):
+        TailSettings(train_blocks=0)
+    with pytest.raises(ValueError, match="noise: expected a whole number from 0 to 128, got 129"):
+        TailSettings(noise=129)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +198,7 @@ def test_settings_out_of_range_are_refused(model: Model, values: dict, error: ty
     ids=str,
 )  # fmt: skip
 def test_settings_at_the_end_of_their_range_work(model: Model, tmp_path: Path, values: dict) -> None:
-    learner = Learner.new(model, **{"capacity": 3, **QUICK, **values})
+    learner = new_learner(model, **{"capacity": 3, **QUICK, **values})
     learner.learn(pictures(1, 4), ["a", "b"] * 2)
     learner.learn(pictures(2, 4), ["a", "b"] * 2)
     before = state(learner, tmp_path)
@@ -185,6 +207,6 @@ def test_settings_at_the_end_of_their_range_work(model: Model, tmp_path: Path, v
 
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"none\.model"):
-        Learner.new(tmp_path / "none.model")
+        new_learner(tmp_path / "none.model")
     with pytest.raises(ValueError, match=r"model: expected one of .*got 'no such'"):
         Model.from_package("no such")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from new_learner import new_learner
 from tiny_lessons import QUICK, SIZE, pictures
 
 from bitreplay import Learner, Model
@@ -21,7 +22,7 @@ def test_new_names_open_classes_in_the_order_in_which_they_appear(taught: Learne
 
 def test_names_that_look_odd_are_names(model: Model, tmp_path: Path) -> None:
     names = ["a b", "0", "a/b", '"', "\\", "日本語", "👩‍🚀", "x" * 200, "null", "e\u0301", "é"]
-    learner = Learner.new(model, capacity=5, **QUICK)
+    learner = new_learner(model, capacity=5, **QUICK)
     learner.learn(pictures(1, len(names)), names)
     learner.save(tmp_path / "s")
     assert Learner.load(tmp_path / "s").names == names
@@ -33,7 +34,7 @@ def coloured(colour: tuple[int, int, int], count: int) -> np.ndarray:
 
 
 def test_lessons_of_one_class_teach_it_first_and_later(model: Model) -> None:
-    learner = Learner.new(model, capacity=30, threads=1)
+    learner = new_learner(model, capacity=30, threads=1)
     colours = {"night": (10, 10, 20), "snow": (240, 240, 250), "red": (240, 20, 20)}
     for number, (name, colour) in enumerate(colours.items(), 1):
         learner.learn(coloured(colour, 12), [name] * 12)
@@ -45,7 +46,7 @@ def test_lessons_of_one_class_teach_it_first_and_later(model: Model) -> None:
 
 
 def test_one_class_only_is_certain(model: Model) -> None:
-    learner = Learner.new(model, capacity=0, **QUICK)
+    learner = new_learner(model, capacity=0, **QUICK)
     learner.learn(pictures(1, 1), ["only"])
     prediction = learner.predict(pictures(2, 3))
     assert prediction.names == ["only"] * 3
@@ -59,7 +60,7 @@ def test_one_class_only_is_certain(model: Model) -> None:
     lessons=st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=15), min_size=1, max_size=5),
 )
 def test_memory_is_full_balanced_and_holds_what_was_taught(model: Model, capacity: int, seed: int, lessons: list[list[int]]) -> None:
-    learner = Learner.new(model, capacity=capacity, seed=seed, threads=1, near_equal=0)
+    learner = new_learner(model, capacity=capacity, seed=seed, threads=1, near_equal=0)
     offered: dict[tuple[str, bytes], int] = {}
     taught: dict[str, int] = {}
     for number, classes in enumerate(lessons):
@@ -83,7 +84,7 @@ def test_memory_is_full_balanced_and_holds_what_was_taught(model: Model, capacit
 
 
 def test_capacity_is_shared_within_one_row_once_every_class_has_enough(model: Model) -> None:
-    learner = Learner.new(model, capacity=20, threads=1, **QUICK)
+    learner = new_learner(model, capacity=20, threads=1, **QUICK)
     for number, name in enumerate("abcdef"):
         learner.learn(pictures(number, 25), [name] * 25)
         counts = [c["replay_rows"] for c in learner.info()["classes"]]

@@ -28,7 +28,7 @@ def test_the_import_brings_nothing_that_learning_does_not_need() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system has no /proc to read resident memory from")
 def test_the_shipped_backbone_fits_in_45_mb() -> None:
-    code = "from bitreplay import Learner; l = Learner.new(); print(next(x for x in open('/proc/self/status') if x.startswith('VmRSS')))"
+    code = "from bitreplay import Learner; l = Learner(); print(next(x for x in open('/proc/self/status') if x.startswith('VmRSS')))"
     name, size, unit = run(code).split()
     assert (name, unit) == ("VmRSS:", "kB")
     assert int(size) <= 45_000

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from new_learner import new_learner
 from tiny_lessons import HEADS, QUICK, SIZE, pictures, state
 
 from bitreplay import Learner, Model
-from bitreplay.settings import Settings
+from bitreplay.settings import Settings, TailSettings
 
 LESSONS = [["a"] * 5, ["b", "c"] * 4, ["c"], ["d", "a", "e"] * 3, ["b"] * 6]
 
@@ -24,10 +25,10 @@ def teach(learner: Learner, first: int, last: int) -> None:
 @pytest.mark.parametrize("capacity", [0, 5, 12, 1000])
 def test_stopping_between_lessons_cannot_be_seen(model: Model, tmp_path: Path, capacity: int, head: str) -> None:
     settings = {**QUICK, "capacity": capacity, "seed": 2**64 - 1, "head": head}
-    never = Learner.new(model, threads=2, **settings)
+    never = new_learner(model, threads=2, **settings)
     teach(never, 0, len(LESSONS))
     expected = state(never, tmp_path)
-    stopped = Learner.new(model, threads=1, **settings)
+    stopped = new_learner(model, threads=1, **settings)
     for number in range(len(LESSONS)):
         teach(stopped, number, number + 1)
         stopped.save(tmp_path / "s")
@@ -42,7 +43,7 @@ def test_stopping_between_lessons_cannot_be_seen(model: Model, tmp_path: Path, c
 
 
 def test_a_learner_that_knows_nothing_can_be_saved_and_taught_later(model: Model, tmp_path: Path) -> None:
-    new = Learner.new(model, capacity=5, **QUICK)
+    new = new_learner(model, capacity=5, **QUICK)
     new.save(tmp_path / "new")
     loaded = Learner.load(tmp_path / "new")
     assert loaded.names == []
@@ -59,10 +60,10 @@ def test_settings_and_model_come_back(model: Model, tmp_path: Path) -> None:
         "held_back": 0.25, "tail_epochs": 3, "tail_passes": 6, "tail_replay_batch": 9, "tail_noise": 3, "tail_mirror": False,
         "tail_distillation": False, "tail_prior": 0.25,
     }  # fmt: skip
-    assert not any(value == Settings().to_dict()[name] for name, value in values.items())
+    assert not any(value == Settings(tail=TailSettings()).to_dict()[name] for name, value in values.items())
     lda, cwr = values | {"head": "lda"}, values | {"lda_features": 0, "class_priors": False}
     for number, chosen in enumerate((lda, cwr)):
-        Learner.new(model, **chosen).save(tmp_path / f"{number}")
+        new_learner(model, **chosen).save(tmp_path / f"{number}")
         loaded = Learner.load(tmp_path / f"{number}")
         assert loaded.settings.to_dict() == chosen
         assert loaded.model.digest == model.digest
@@ -72,7 +73,7 @@ def test_every_input_that_should_matter_does(model: Model, tmp_path: Path) -> No
     images, labels = pictures(5, 8), ["a", "b"] * 4
 
     def learned(images: np.ndarray, labels: list[str], **changes: object) -> bytes:
-        learner = Learner.new(model, threads=1, **{"capacity": 4, "seed": 1, **QUICK, **changes})
+        learner = new_learner(model, threads=1, **{"capacity": 4, "seed": 1, **QUICK, **changes})
         learner.learn(images, labels)
         return state(learner, tmp_path)
 

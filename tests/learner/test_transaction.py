@@ -136,9 +136,9 @@ def test_predict_and_save_inside_a_lesson_see_the_state_before_it(taught: Learne
 NESTED = """
 import sys
 import numpy as np
-from bitreplay import Learner
+from bitreplay import Learner, Settings
 rng = np.random.default_rng(1)
-learner = Learner.new(sys.argv[1], capacity=8, threads=1, head=sys.argv[2])
+learner = Learner(sys.argv[1], Settings(capacity=8, head=sys.argv[2]), threads=1)
 images = rng.integers(0, 256, (64, 8, 8, 3), dtype=np.uint8)
 learner.learn(images[:4], ["a"] * 4)
 errors = []

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 import tiny_model
+from new_learner import new_learner
 
-from bitreplay import Learner, Model
+from bitreplay import Model
 from bitreplay.model import write_model
 
 if TYPE_CHECKING:  # from the extras: without them the tests are skipped, file by file
@@ -28,7 +29,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 @pytest.fixture
 def path(model: Model, tmp_path: Path) -> Path:
-    Learner.new(model, capacity=30, threads=1, near_equal=0).save(tmp_path / "x.state")
+    new_learner(model, capacity=30, threads=1, near_equal=0).save(tmp_path / "x.state")
     return tmp_path / "x.state"
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from new_learner import new_learner
 
 from bitreplay.store import StateFile
 
@@ -28,7 +29,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
-from bitreplay import Learner, cli
+from bitreplay import cli
 from bitreplay.serve.app import make_app
 from bitreplay.serve.openapi import document
 from bitreplay.serve.session import Session
@@ -153,7 +154,7 @@ def test_what_cannot_be_served_is_said(tmp_path: Path, words: list[str], token: 
     if words[0] == "--camera":
         pytest.importorskip("cv2", reason="--camera needs OpenCV (extra camera)")
     state = tmp_path / "x.state"
-    Learner.new(capacity=10).save(state)
+    new_learner(capacity=10).save(state)
     environment = {"XDG_STATE_HOME": str(tmp_path / "home"), "COLUMNS": "200", "BITREPLAY_TOKEN": token}
     done = CliRunner().invoke(cli.app, ["serve", str(state), "--port", "0", *words], env=environment)
     assert done.exit_code in (1, 2)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny_model
 from api_lessons import SIZE, names, picture, teach
+from new_learner import new_learner
 
 from bitreplay.model import write_model
 from bitreplay.store import StateFile
@@ -58,7 +59,7 @@ def test_unknown_things_are_called_so_where_asked(client: TestClient) -> None:
 
 def test_another_devices_state_is_merged(client: TestClient, model: Model, tmp_path: Path) -> None:
     teach(client, "red")
-    other = Learner.new(model, capacity=30, threads=1)
+    other = new_learner(model, capacity=30, threads=1)
     other.learn(np.full((10, SIZE, SIZE, 3), 250, np.uint8), ["white"] * 10)
     before = client.get("/api/v1/file").content
     assert client.post("/api/v1/merge", content=other.to_bytes()).json() == {"equal_tails": True}
@@ -67,7 +68,7 @@ def test_another_devices_state_is_merged(client: TestClient, model: Model, tmp_p
     assert client.get("/api/v1/file").content == before
     assert client.post("/api/v1/merge", content=b"no state").status_code == 400
     network, tensors = tiny_model.make_model(9, image_size=SIZE)
-    stranger = Learner.new(write_model(tmp_path / "s.model", network, tensors, {"name": "s"}), capacity=30, threads=1)
+    stranger = new_learner(write_model(tmp_path / "s.model", network, tensors, {"name": "s"}), capacity=30, threads=1)
     assert "same model" in client.post("/api/v1/merge", content=stranger.to_bytes()).json()["error"]
     assert client.get("/api/v1/file").content == before
 

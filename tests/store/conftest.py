@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import tiny_model
+from new_learner import new_learner
 from tiny_states import QUICK, SIZE, pictures
 
-from bitreplay import Learner, Model
+from bitreplay import Model
 from bitreplay.model import write_model
 from bitreplay.store import StateFile
 
@@ -22,7 +23,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 @pytest.fixture
 def path(model: Model, tmp_path: Path) -> Path:
     """A state that knows a, b and c from two lessons, and was saved after each."""
-    learner = Learner.new(model, **QUICK)
+    learner = new_learner(model, **QUICK)
     learner.learn(pictures(1, 8), list("aabbabab"))
     learner.save(tmp_path / "x.state")
     with StateFile(tmp_path / "x.state") as file:

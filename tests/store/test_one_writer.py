@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from new_learner import new_learner
 from tiny_states import QUICK, SIZE, pictures
 
 from bitreplay import FormatError, Learner, Model
@@ -167,7 +168,7 @@ with StateFile({str(path)!r}) as file:
 def test_killed_at_any_moment_the_state_is_a_whole_one(model: Model, tmp_path: Path) -> None:
     """kill -9 while learning and saving: BITREPLAY_KILLS times, 50 where it is not set."""
     path = tmp_path / "x.state"
-    Learner.new(model, **QUICK).save(path)
+    new_learner(model, **QUICK).save(path)
     code = f"""
 import os, sys, numpy as np
 from bitreplay.store import StateFile
@@ -217,7 +218,7 @@ with StateFile({str(path)!r}) as file:
 def test_names_come_and_go_and_neither_memory_nor_file_grows(model: Model, tmp_path: Path) -> None:
     """BITREPLAY_LESSONS lessons, 1,500 where it is not set: the last fifth adds less than 1 MB."""
     path = tmp_path / "x.state"
-    learner = Learner.new(model, **{**QUICK, "capacity": 12, "max_classes": 20})
+    learner = new_learner(model, **{**QUICK, "capacity": 12, "max_classes": 20})
     learner.save(path)
     rng = np.random.default_rng(3)
     names = [f"name-{i}" for i in range(20)]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import reference as ref
+from new_learner import new_learner
 from tiny_states import QUICK, pictures
 
 from bitreplay import Learner, Model
@@ -47,7 +48,7 @@ def test_a_forgotten_class_is_in_no_file_and_the_others_keep_their_order(
 ) -> None:
     path = tmp_path / "x.state"
     names = {"a": "alpha-class", "b": "beta-class", "c": "gamma-class"}
-    learner = Learner.new(model, train_blocks=train_blocks, head=head, **QUICK)
+    learner = new_learner(model, train_blocks=train_blocks, head=head, **QUICK)
     for seed, labels in ((1, "aabbabab"), (2, "cccacb")):
         learner.learn(pictures(seed, len(labels)), [names[c] for c in labels])
         with StateFile(path) if path.exists() else open(os.devnull) as file:
@@ -86,7 +87,7 @@ def test_a_forgotten_class_is_in_no_file_and_the_others_keep_their_order(
 
 
 def test_room_that_came_back_is_filled_by_later_lessons(model: Model) -> None:
-    learner = Learner.new(model, **QUICK)
+    learner = new_learner(model, **QUICK)
     learner.learn(pictures(1, 24), list("abc" * 8))
     learner.forget("b")
     core = learner._core
@@ -106,7 +107,7 @@ def test_room_that_came_back_is_filled_by_later_lessons(model: Model) -> None:
 
 
 def test_the_last_class_can_be_forgotten(model: Model, tmp_path: Path) -> None:
-    learner = Learner.new(model, **QUICK)
+    learner = new_learner(model, **QUICK)
     learner.learn(pictures(1, 4), ["a"] * 4)
     learner.forget("a")
     assert learner.names == []

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="training is tested where torch is installed (extra train)")
+from new_learner import new_learner  # noqa: E402
 from tiny_runs import CONFIG, RECIPE  # noqa: E402
 
-from bitreplay import Learner, Model  # noqa: E402
+from bitreplay import Model  # noqa: E402
 from bitreplay.training.checkpoint import CHECKPOINT  # noqa: E402
 from bitreplay.training.export import export_model, load_network  # noqa: E402
 from bitreplay.training.pretrain import pretrain  # noqa: E402
@@ -32,7 +33,7 @@ def test_the_exported_network_agrees_with_the_float_one_and_can_be_taught(tmp_pa
     assert model.card["integer_top1"] == figures["integer_top1"]
     network, _ = load_network(tmp_path / "run" / CHECKPOINT)
     assert isinstance(network, CutNetwork)
-    learner = Learner.new(model, capacity=30)
+    learner = new_learner(model, capacity=30)
     from bitreplay.datasets.image_sets import read_split
 
     train, valid = read_split(pictures, "train", 16), read_split(pictures, "valid", 16)

@@ -9,9 +9,21 @@ from typing import Annotated
 
 import typer
 
-from .. import Learner
 from ..store import StateFile
-from .options import SeedOption, StateArgument
+from .options import (
+    CapacityOption,
+    HeadOption,
+    LessonImagesOption,
+    MaxClassesOption,
+    MemoryBytesOption,
+    NewModelOption,
+    SeedOption,
+    SetOption,
+    StateArgument,
+    TrainBlocksOption,
+    ViewsOption,
+    make_learner,
+)
 from .state_file import check_may_write, saving
 from .terminal import say
 
@@ -21,79 +33,29 @@ app = typer.Typer()
 @app.command()
 def new(
     state: StateArgument,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", help="Model file, or the name of a shipped backbone. Default: quicknet-32.", metavar="FILE|NAME"),
-    ] = None,
-    capacity: Annotated[int | None, typer.Option("--capacity", min=0, help="Maximum number of rows in the replay memory.")] = None,
-    memory_bytes: Annotated[
-        int | None,
-        typer.Option("--memory-bytes", min=1, help="Instead of --capacity: bytes for everything that learning keeps or needs at its peak."),
-    ] = None,
-    lesson_images: Annotated[
-        int | None,
-        typer.Option("--lesson-images", min=1, help="Maximum pictures in a lesson. Default: no limit; 1024 with --memory-bytes."),
-    ] = None,
-    max_classes: Annotated[
-        int | None, typer.Option("--max-classes", min=1, help="Maximum number of classes the state can ever know.")
-    ] = None,
-    train_blocks: Annotated[
-        int,
-        typer.Option(
-            "--train-blocks",
-            min=0,
-            help="Blocks behind the cut that lessons train too, counted from the last. Worthwhile from a few hundred replay rows.",
-        ),
-    ] = 0,
-    head: Annotated[
-        str,
-        typer.Option(
-            "--head", metavar="lda|cwr", help="How pictures are classified: from exact sums (lda), or by the papers' trained head (cwr)."
-        ),
-    ] = "lda",
-    views: Annotated[
-        int,
-        typer.Option(
-            "--views",
-            metavar="1|2|6",
-            help="Views of each picture to learn from and predict with. 2: its mirror image too; 6: also enlarged parts of both.",
-        ),
-    ] = 1,
-    lda_features: Annotated[
-        int,
-        typer.Option("--lda-features", min=0, metavar="N", help="Number of features that lda uses, the most informative first. 0: all."),
-    ] = 0,
-    class_priors: Annotated[
-        bool,
-        typer.Option("--class-priors", help="Weight each class by its share of the pictures. Default: all classes are equally likely."),
-    ] = False,
+    model: NewModelOption = None,
+    capacity: CapacityOption = None,
+    memory_bytes: MemoryBytesOption = None,
+    lesson_images: LessonImagesOption = None,
+    max_classes: MaxClassesOption = None,
+    train_blocks: TrainBlocksOption = None,
+    head: HeadOption = None,
+    views: ViewsOption = None,
     seed: SeedOption = 0,
+    further: SetOption = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads that --memory-bytes reserves memory for. Default: all cores.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing state.")] = False,
 ) -> None:
     """Make an empty state: nothing learned yet."""
-    if capacity is not None and memory_bytes is not None:
-        raise typer.BadParameter("give --capacity or --memory-bytes, not both")
     if os.path.lexists(state) and not force:
         raise ValueError(f"{state}: already exists; use --force to overwrite it")
     if state.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(state))
     check_may_write(state)
-    limits = {"max_classes": max_classes} if max_classes is not None else {}
-    learner = Learner.new(
-        model,
-        capacity=capacity,
-        memory_bytes=memory_bytes,
-        lesson_images=lesson_images,
-        seed=seed,
-        threads=threads,
-        train_blocks=train_blocks,
-        head=head,
-        lda_features=lda_features,
-        class_priors=class_priors,
-        views=views,
-        **limits,
-    )
+    learner = make_learner(
+        model, memory_bytes, threads, further, capacity=capacity, lesson_images=lesson_images, max_classes=max_classes,
+        train_blocks=train_blocks, head=head, views=views, seed=seed,
+    )  # fmt: skip
     with StateFile(state) if state.exists() else nullcontext() as file, saving(state):
         learner.save(state) if file is None else file.save(learner)
     info = learner.info()

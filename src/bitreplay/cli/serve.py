@@ -8,8 +8,18 @@ from typing import Annotated
 
 import typer
 
-from .. import Learner
-from .options import StateArgument, ThreadsOption
+from .options import (
+    CapacityOption,
+    HeadOption,
+    MemoryBytesOption,
+    NewModelOption,
+    SetOption,
+    StateArgument,
+    ThreadsOption,
+    TrainBlocksOption,
+    ViewsOption,
+    make_learner,
+)
 from .state_file import check_may_write, saving
 from .terminal import note, say
 
@@ -32,18 +42,34 @@ def serve(
         str | None,
         typer.Option("--camera", metavar="NUMBER|STREAM", help="This device's own camera (0 is the first), or the address of a stream."),
     ] = None,
+    model: NewModelOption = None,
+    capacity: CapacityOption = None,
+    memory_bytes: MemoryBytesOption = None,
+    train_blocks: TrainBlocksOption = None,
+    head: HeadOption = None,
+    views: ViewsOption = None,
+    further: SetOption = None,
     threads: ThreadsOption = None,
 ) -> None:
-    """Teach and query a state on a page in the browser; a missing state is created."""
+    """Teach and query a state on a page in the browser.
+
+    A missing state is created, with --model, --capacity, --memory-bytes, --train-blocks, --head, --views and --set as in `new`.
+    """
     from ..serve.server import run
 
     if host is not None:
         _check_address(host)
+    made = {"capacity": capacity, "train_blocks": train_blocks, "head": head, "views": views}
     if not os.path.lexists(state):
         check_may_write(state)
+        learner = make_learner(model, memory_bytes, threads, further, **made)
         with saving(state):
-            Learner.new(threads=threads).save(state)
+            learner.save(state)
         note(f"{state}: created")
+    elif given := [name for name, value in (made | {"model": model, "memory_bytes": memory_bytes, "set": further}).items() if value]:
+        raise ValueError(
+            f"{state}: exists already, and --{given[0].replace('_', '-')} is for a new state; leave it out, or name another file"
+        )
     check_may_write(state)
     run(
         state,

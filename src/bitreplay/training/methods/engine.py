@@ -19,10 +19,7 @@ class EngineSettings:
     def __init__(self, values: dict[str, Any]) -> None:
         self.at_once = bool(values.pop("at_once", False))
         self.predict_views = values.pop("predict_views", None)
-        unknown = sorted(set(values) - set(Settings().to_dict()))
-        if unknown:
-            raise ValueError(f"settings: expected those of Settings, got {unknown[0]!r:.40}")
-        Settings(**values)
+        Settings.from_dict(values)
         self.values = values
 
     @classmethod
@@ -41,7 +38,7 @@ class Engine:
         threads = torch.get_num_threads()
         self.at_once, self._views = settings.at_once, settings.predict_views
         values = {"max_classes": max(256, classes), "seed": seed} | settings.values
-        self.learner = Learner.new(start.model, threads=threads, **values)
+        self.learner = Learner(start.model, Settings.from_dict(values), threads=threads)
 
     def learn(self, rows: NDArray[np.uint8], labels: NDArray[np.int64]) -> dict[str, Any]:
         """One experience: pictures uint8 (N, S, S, 3), labels int64 (N,)."""
