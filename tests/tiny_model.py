@@ -72,7 +72,7 @@ def _add_conv(
     largest = min(127, 65535 // fan_in)  # the format asks for sum |w| * 32768 < 2^31
     shape = (out, kernel, kernel) if depthwise else (out, kernel, kernel, channels)
     weight = rng.integers(-largest, largest + 1, shape).astype(np.int8)
-    acc = ref.conv_sums(x, weight, stride)
+    acc = ref.conv_sums(x, weight, ref.Window.of({"kernel": kernel, "stride": stride}))
     mean, std = _statistics(acc)
     ratio = _gains(rng, out, STREAM_STD, loud=12) / std
     multiplier, bias, shift = _fixed_point(ratio, rng.normal(0, STREAM_STD / 3, out) - ratio * mean, 46)
@@ -126,7 +126,7 @@ def _add_down(
         for name, centre, spread in (("alpha", 0, STREAM_STD / 4), ("beta", 0, STREAM_STD / 4), ("high", 8192, 900), ("low", 2048, 900)):
             found[name] = rng.normal(centre, spread, out).astype(np.int16)
     weight = ref.pack_bits(rng.integers(0, 2, (out, 3, 3, channels)).astype(np.bool_))
-    z = ref.binary_conv(ref.signs(x + threshold < 0), ref.signs(ref.unpack_bits(weight, channels)), 2)
+    z = ref.binary_conv(ref.signs(x + threshold < 0), ref.signs(ref.unpack_bits(weight, channels)), ref.Window(3, 2, (1, 1, 1, 1)))
     mean, std = _statistics(np.maximum(z, 0) if flags.get("relu") else z)
     ratio = _gains(rng, out, STREAM_STD / 2, loud=6) / std
     multiplier, bias, shift = _fixed_point(ratio, rng.normal(0, STREAM_STD / 4, out), 30)

@@ -92,7 +92,7 @@ void check_replay() {
         rows[i] = static_cast<uint64_t>(labels[i]) << 32 | seen[static_cast<size_t>(labels[i])]++;
       }
       const std::vector<uint8_t> offered(labels.size(), 1);
-      replay.commit(replay.plan(rows.data(), labels, offered, classes, g_seed, -1), rows.data());
+      replay.commit(replay.plan(rows.data(), labels, offered, classes, g_seed, {}), rows.data());
       expect(replay.size() <= capacity, "replay: above its capacity");
       std::vector<size_t> stored(classes, 0);
       for (size_t slot = 0; slot < replay.size(); ++slot) {

@@ -43,7 +43,7 @@ LdaSettings Learner::lda_settings() const {
   return {real(settings_.shrinkage) * lda_width(), real(settings_.pseudo_pictures), static_cast<double>(one * one)};
 }
 
-int64_t Learner::near_bits() const { return settings_.near_equal == 0 ? -1 : settings_.near_equal * network_.latent_bits() >> 16; }
+Near Learner::near() const { return {settings_.near_equal == 0 ? -1 : network_.near(settings_.near_equal), !network_.has_cut()}; }
 
 int64_t Learner::frozen_weight() const {
   return has_lda() ? std::min(round_shift(temperature(statistics_) * mixing_.frozen, kMixingBits), kMostMixing) : mixing_.frozen;
@@ -81,7 +81,7 @@ int64_t Learner::lesson_bytes(size_t capacity, size_t replay_rows, size_t live, 
   // One after the other: the rows are looked at, it is found which count and what they are to a tail, everything is learned beside the state.
   const size_t rows = live * (replay_.row_words() * sizeof(uint64_t) + sizeof(uint8_t)) + seen * features;
   const int64_t looking = rows_bytes(network, seen, threads, Eye::bytes(network, settings_.views)) - static_cast<int64_t>(live * sizeof(uint8_t));
-  const int64_t counting = count_once_bytes(live, near_bits()) - static_cast<int64_t>(live * sizeof(uint8_t));
+  const int64_t counting = count_once_bytes(live, near()) - static_cast<int64_t>(live * sizeof(uint8_t));
   const int64_t classifier = lda ? LinearClassifier::bytes(classes, lda_width()) : 0;
   const int64_t fresh = head_bytes_at(classes) + tail_.bytes() +
                         (has_tail ? static_cast<int64_t>(classes * features * sizeof(int32_t)) + (lda ? classifier : 0) : 0);
@@ -131,7 +131,7 @@ void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> la
   for (size_t i = 0; settings_.views > 1 && i < live; ++i) {
     std::memcpy(latents.data() + i * words + network.latent_words(), features.data() + i * width, width);
   }
-  Buffer<uint8_t> counts = count_once(latents.data(), words, network.latent_words(), labels, near_bits());
+  Buffer<uint8_t> counts = count_once(latents.data(), words, network.latent_words(), labels, near());
 
   const Buffer<uint8_t> roles = tail_.blocks().empty() ? Buffer<uint8_t>() : roles_of(view(latents), labels, view(counts), classes);
 
@@ -171,7 +171,7 @@ void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> la
     std::copy(tail_weight_.begin(), tail_weight_.end(), fresh.tail_weight.begin());
     learn_tail(lesson, view(latents), view(features), {roles.data(), roles.size()}, fresh, workers, [&](size_t done, size_t total) { report(Phase::tail, done, total); });
   }
-  Replay::Plan plan = replay_.plan(latents.data(), labels, {counts.data(), counts.size()}, classes, settings_.seed, near_bits());
+  Replay::Plan plan = replay_.plan(latents.data(), labels, {counts.data(), counts.size()}, classes, settings_.seed, near());
 
   flipped_ = fresh.tail.differing_weights(tail_);
   counted_ = static_cast<size_t>(std::count(counts.begin(), counts.end(), 1));

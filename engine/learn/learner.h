@@ -142,7 +142,7 @@ class Learner {
                          Fresh& fresh, Workers& workers) const;
   int64_t mixing_bytes(size_t replay_rows, size_t live, size_t classes, int threads) const;
   static int64_t roles_bytes(size_t replay_rows, size_t live, size_t classes);
-  int64_t near_bits() const;  // rows that differ in no more bits are near-equal; negative: none is
+  Near near() const;  // which rows are near-equal
 
   // What one image shows.  Each may be null: its latent row as it is; the means over its views of the features of the frozen network and of the
   // trained branch.

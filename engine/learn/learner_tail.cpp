@@ -71,9 +71,9 @@ Buffer<uint8_t> Learner::roles_of(std::span<const uint64_t> latents, std::span<c
     const uint64_t* row = latents.data() + i * words;
     if (is_held_back(row) && rank[label] < std::max(kOfRows, replay_.capacity())) roles[i] = kHeld;
     ++rank[label];
-    for (size_t slot = 0; roles[i] == kTrained && near_bits() >= 0 && slot < replay_.size(); ++slot) {
+    for (size_t slot = 0; roles[i] == kTrained && near().most >= 0 && slot < replay_.size(); ++slot) {
       if (held[slot] == 0 || replay_.labels()[slot] != label) continue;
-      if (near_equal(row, replay_.row(slot), replay_.latent_words(), near_bits())) roles[i] = kIdle;
+      if (near()(row, replay_.row(slot), replay_.latent_words())) roles[i] = kIdle;
     }
   }
   return roles;

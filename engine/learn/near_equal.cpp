@@ -1,6 +1,7 @@
 #include "near_equal.h"
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "kernels/kernels.h"
 #include "random.h"
@@ -16,13 +17,18 @@ struct Entry {
 
 }  // namespace
 
-bool near_equal(const uint64_t* a, const uint64_t* b, size_t words, int64_t distance) {
-  return kernels().differing_bits(a, b, static_cast<int64_t>(words)) <= distance;
+bool Near::operator()(const uint64_t* a, const uint64_t* b, size_t words) const {
+  if (most < 0) return false;
+  if (!of_features) return kernels().differing_bits(a, b, static_cast<int64_t>(words)) <= most;
+  const auto *x = reinterpret_cast<const int8_t*>(a), *y = reinterpret_cast<const int8_t*>(b);
+  int32_t sum = 0;  // of at most 1024 features
+  for (size_t j = 0; j < words * sizeof(uint64_t); ++j) sum += std::abs(x[j] - y[j]);
+  return sum <= most;
 }
 
-Buffer<uint8_t> count_once(const uint64_t* rows, size_t stride, size_t words, std::span<const int32_t> labels, int64_t distance) {
+Buffer<uint8_t> count_once(const uint64_t* rows, size_t stride, size_t words, std::span<const int32_t> labels, const Near& near) {
   Buffer<uint8_t> counts(labels.size(), 1);
-  if (distance < 0) return counts;
+  if (near.most < 0) return counts;
   Buffer<Entry> entries(labels.size());
   for (size_t i = 0; i < labels.size(); ++i) entries[i] = {row_hash(0, Purpose::row_order, {rows + i * stride, words}), labels[i], static_cast<uint32_t>(i)};
   std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
@@ -33,7 +39,7 @@ Buffer<uint8_t> count_once(const uint64_t* rows, size_t stride, size_t words, st
     if (counted > first && entries[first].label != entry.label) first = counted;
     const size_t compared = std::min(counted, first + kMostCompared);
     const auto known = std::find_if(entries.begin() + static_cast<ptrdiff_t>(first), entries.begin() + static_cast<ptrdiff_t>(compared), [&](const Entry& other) {
-      return near_equal(rows + other.row * stride, rows + entry.row * stride, words, distance);
+      return near(rows + other.row * stride, rows + entry.row * stride, words);
     });
     if (known != entries.begin() + static_cast<ptrdiff_t>(compared)) {
       counts[entry.row] = 0;
@@ -44,6 +50,6 @@ Buffer<uint8_t> count_once(const uint64_t* rows, size_t stride, size_t words, st
   return counts;
 }
 
-int64_t count_once_bytes(size_t rows, int64_t distance) { return static_cast<int64_t>(rows * (1 + (distance < 0 ? 0 : sizeof(Entry)))); }
+int64_t count_once_bytes(size_t rows, const Near& near) { return static_cast<int64_t>(rows * (1 + (near.most < 0 ? 0 : sizeof(Entry)))); }
 
 }  // namespace bitreplay

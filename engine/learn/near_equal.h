@@ -1,4 +1,4 @@
-// Packed rows that differ in so few bits that they are one piece of evidence (docs/method.md, 5.1): frames of a camera that stands still.
+// Rows that differ so little that they are one piece of evidence (docs/method.md, 5.1): frames of a camera that stands still.
 // Knows rows, classes and a distance; nothing of what is done with a row that counts.
 #pragma once
 
@@ -12,12 +12,17 @@ namespace bitreplay {
 
 inline constexpr size_t kMostCompared = 4096;  // rows that one row is compared with
 
-// Whether the rows differ in at most `distance` bits; never where that is negative.
-bool near_equal(const uint64_t* a, const uint64_t* b, size_t words, int64_t distance);
+// What near-equal rows differ in at most: so many bits or, of rows that are features, a byte each, so many units in all.
+struct Near {
+  int64_t most = -1;  // negative: no two rows are near-equal
+  bool of_features = false;
+
+  bool operator()(const uint64_t* a, const uint64_t* b, size_t words) const;
+};
 
 // Which of the rows count, 1 or 0: in the order of their hashes, a row does unless one of its class that counts is near-equal to it.  A function of the
-// rows of each class, not of their order.  stride: words from one row to the next.  distance: the most bits in which near-equal rows differ; negative: all count.
-Buffer<uint8_t> count_once(const uint64_t* rows, size_t stride, size_t words, std::span<const int32_t> labels, int64_t distance);
-int64_t count_once_bytes(size_t rows, int64_t distance);  // that it allocates at its highest, the result included
+// rows of each class, not of their order.  stride: words from one row to the next.  Where none are near-equal all count.
+Buffer<uint8_t> count_once(const uint64_t* rows, size_t stride, size_t words, std::span<const int32_t> labels, const Near& near);
+int64_t count_once_bytes(size_t rows, const Near& near);  // that it allocates at its highest, the result included
 
 }  // namespace bitreplay

@@ -52,7 +52,7 @@ int64_t Replay::planning_bytes(size_t capacity, size_t stored, size_t live, size
 }
 
 Replay::Plan Replay::plan(const uint64_t* live, std::span<const int32_t> labels, std::span<const uint8_t> offered, size_t classes, uint64_t seed,
-                          int64_t near) const {
+                          const Near& near) const {
   Plan plan;
   plan.writes.reserve(capacity_);
   plan.seen.assign(classes, 0);
@@ -71,9 +71,9 @@ Replay::Plan Replay::plan(const uint64_t* live, std::span<const int32_t> labels,
   // Whether a row of that class which is near-equal is stored.
   const auto is_stored = [&](const uint64_t* own, size_t label) {
     size_t compared = 0;
-    for (size_t slot = 0; near >= 0 && slot < labels_.size() && compared < kMostCompared; ++slot) {
+    for (size_t slot = 0; near.most >= 0 && slot < labels_.size() && compared < kMostCompared; ++slot) {
       if (labels_[slot] != label) continue;
-      if (near_equal(own, row(slot), latent_words_, near)) return true;
+      if (near(own, row(slot), latent_words_)) return true;
       ++compared;
     }
     return false;

@@ -8,6 +8,7 @@
 #include <span>
 
 #include "memory.h"
+#include "near_equal.h"
 
 namespace bitreplay {
 
@@ -49,7 +50,7 @@ class Replay {
 
   // Decides which of the live rows (their classes in `labels`, all < classes) enter, and what they replace.  offered: which may, 1 or 0.
   // near: a live row that differs from a stored one of its class in at most so many bits does not stand beside it; negative: all may.
-  Plan plan(const uint64_t* live, std::span<const int32_t> labels, std::span<const uint8_t> offered, size_t classes, uint64_t seed, int64_t near) const;
+  Plan plan(const uint64_t* live, std::span<const int32_t> labels, std::span<const uint8_t> offered, size_t classes, uint64_t seed, const Near& near) const;
 
   // Carries a plan out; `live` holds the rows that `plan` was given.  Cannot fail.
   void commit(Plan&& plan, const uint64_t* live) noexcept;

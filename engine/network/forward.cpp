@@ -5,7 +5,6 @@
 #include "bits.h"
 #include "fixed_point.h"
 #include "kernels/kernels.h"
-#include "workers.h"
 
 namespace bitreplay {
 namespace {
@@ -14,44 +13,48 @@ constexpr int kAlign = 32;        // int16 values of a cache line
 constexpr int kConvPixels = 64;   // of a tile
 
 int64_t lines(int64_t values) { return (values + kAlign - 1) / kAlign * kAlign; }
-// One value behind a map may be read.
-int64_t space(Shape shape) { return lines(shape.size() + 1); }
 
 // Values from one padded input row to the next, in a part's copy of the rows under a window.
-int64_t padded_pitch(Shape in) { return lines((int64_t{in.width} + 2) * in.channels + 1); }
-
-int groups_of(const Conv& conv) { return (conv.out + kDenseChannels - 1) / kDenseChannels; }
-int pairs_of(const Conv& conv) { return (conv.kernel * conv.in + 1) / 2; }
-
-// f(part, begin, end) for nearly equal shares of 0 .. total.
-template <class F>
-void share(int64_t total, int most_parts, Workers* workers, const F& f) {
-  const int parts = workers == nullptr ? 1 : std::min(workers->count(), most_parts);
-  const auto job = [&](int part) {
-    const int64_t begin = total * part / parts, end = total * (part + 1) / parts;
-    if (begin < end) f(part, begin, end);
-  };
-  if (parts == 1) return job(0);
-  workers->run(parts, job);
+int64_t padded_pitch(const Conv& conv, Shape in) {
+  const Pad pad = conv.window().padding();
+  // A depth-wise one's kernels pad by themselves, by half of the kernel: another pad is written out, one window further on.
+  const int columns = in.width + pad.left + pad.right + (conv.depthwise ? conv.stride + 1 : 0);
+  return lines(int64_t{columns} * (conv.depthwise ? conv.in : conv.in / conv.groups) + 1);
 }
 
-// Requantised output of the pixels of a tile.
-void dense_pixels(const Conv& conv, const DenseTile& tile, int16_t* y) {
+// Whether its windows leave the map by as much on every side, as the depth-wise kernels take it.
+bool has_plain_pad(const Conv& conv) {
+  const Pad pad = conv.window().padding();
+  const int half = (conv.kernel - 1) / 2;
+  return pad.top == half && pad.left == half && pad.bottom <= half && pad.right <= half;
+}
+
+// Whether its windows are read where they lie.
+bool reads_in_place(const Conv& conv) { return has_plain_pad(conv) && (conv.depthwise || (conv.kernel == 1 && conv.groups == 1)); }
+
+int tiles_of(const Conv& conv) { return (conv.out / conv.groups + kDenseChannels - 1) / kDenseChannels; }  // of output channels, a group
+int pairs_of(const Conv& conv) { return (conv.kernel * (conv.in / conv.groups) + 1) / 2; }
+int64_t group_weights(const Conv& conv) { return int64_t{tiles_of(conv)} * conv.kernel * pairs_of(conv) * 2 * kDenseChannels; }
+
+// Requantised output of the pixels of a tile, of one group's channels.
+void dense_pixels(const Conv& conv, int group, const DenseTile& tile, int16_t* y) {
   alignas(64) int32_t acc[kConvPixels * kDenseChannels];
-  const int64_t group_size = int64_t{tile.rows} * tile.pairs * 2 * kDenseChannels;
-  for (int g = 0; g < groups_of(conv); ++g) {
-    const int c = g * kDenseChannels;
-    kernels().dense_tile(tile, conv.weight.data() + g * group_size, acc);
-    kernels().affine({conv.affine.multiplier.data() + c, conv.affine.bias.data() + c, conv.affine.shift, conv.relu}, acc, tile.pixels,
-                     std::min(kDenseChannels, conv.out - c), y + c, conv.out);
+  const int64_t tile_size = int64_t{tile.rows} * tile.pairs * 2 * kDenseChannels;
+  const int16_t* weight = conv.weight.data() + group * group_weights(conv);
+  const int channels = conv.out / conv.groups, first = group * channels;
+  for (int c = 0; c < channels; c += kDenseChannels, weight += tile_size) {
+    kernels().dense_tile(tile, weight, acc);
+    kernels().affine({conv.affine.multiplier.data() + first + c, conv.affine.bias.data() + first + c, conv.affine.shift, conv.relu}, acc, tile.pixels,
+                     std::min(kDenseChannels, channels - c), y + first + c, conv.out);
   }
 }
 
 // `pixels` neighbours of which pixel p's first row lies at x + p * pixel_stride.
-void dense_run(const Conv& conv, const int16_t* x, int pixel_stride, int64_t row_pitch, int64_t pixels, int16_t* y) {
+void dense_run(const Conv& conv, int group, const int16_t* x, int pixel_stride, int64_t row_pitch, int64_t pixels, int16_t* y) {
   for (int64_t p = 0; p < pixels; p += kConvPixels) {
     const auto count = static_cast<int>(std::min<int64_t>(kConvPixels, pixels - p));
-    dense_pixels(conv, {x + p * pixel_stride, pixel_stride, static_cast<int>(row_pitch), conv.kernel, pairs_of(conv), count}, y + p * conv.out);
+    dense_pixels(conv, group, {x + p * pixel_stride, pixel_stride, static_cast<int>(row_pitch), conv.kernel, pairs_of(conv), count},
+                 y + p * conv.out);
   }
 }
 
@@ -60,27 +63,38 @@ void copy_values(const uint8_t* from, int count, int16_t* to) {
   for (int i = 0; i < count; ++i) to[i] = static_cast<int16_t>(2 * from[i] - 255);
 }
 
+// `width` pixels, of each the channels [first, first + count) of `all`.
 template <class T>
-void dense_3x3(const Conv& conv, Shape in, const T* x, int16_t* y, Scratch& scratch, Workers* workers) {
+void copy_channels(const T* from, int width, int all, int first, int count, int16_t* to) {
+  if (count == all) return copy_values(from, width * all, to);
+  for (int j = 0; j < width; ++j) copy_values(from + int64_t{j} * all + first, count, to + int64_t{j} * count);
+}
+
+// Windows on rows that are copied beside their pads, a group after the other.
+template <class T>
+void dense_windows(const Conv& conv, Shape in, const T* x, int16_t* y, Scratch& scratch, Workers* workers) {
   const Shape out = conv_shape(conv, in);
-  const int64_t pitch = padded_pitch(in);
-  const int row_size = in.width * in.channels;
+  const Pad pad = conv.window().padding();
+  const int64_t pitch = padded_pitch(conv, in);
+  const int channels = conv.in / conv.groups;
   share(out.height, scratch.parts(), workers, [&](int part, int64_t begin, int64_t end) {
     int16_t* rows = scratch.rows(part);
-    std::fill_n(rows, 3 * pitch, int16_t{0});
-    for (int64_t i = begin; i < end; ++i) {
-      const int kept = i == begin ? 0 : 3 - conv.stride;  // rows that the last window saw too
-      std::copy_n(rows + (3 - kept) * pitch, kept * pitch, rows);
-      for (int a = kept; a < 3; ++a) {
-        int16_t* to = rows + a * pitch + in.channels;
-        const int64_t row = i * conv.stride - 1 + a;
-        if (row >= 0 && row < in.height) {
-          copy_values(x + row * row_size, row_size, to);
-        } else {
-          std::fill_n(to, row_size, int16_t{0});
+    for (int group = 0; group < conv.groups; ++group) {
+      std::fill_n(rows, conv.kernel * pitch, int16_t{0});
+      for (int64_t i = begin; i < end; ++i) {
+        const int kept = i == begin ? 0 : std::max(0, conv.kernel - conv.stride);  // rows that the last window saw too
+        std::copy_n(rows + (conv.kernel - kept) * pitch, kept * pitch, rows);
+        for (int a = kept; a < conv.kernel; ++a) {
+          int16_t* to = rows + a * pitch + int64_t{pad.left} * channels;
+          const int64_t row = i * conv.stride - pad.top + a;
+          if (row >= 0 && row < in.height) {
+            copy_channels(x + row * in.width * in.channels, in.width, in.channels, group * channels, channels, to);
+          } else {
+            std::fill_n(to, int64_t{in.width} * channels, int16_t{0});
+          }
         }
+        dense_run(conv, group, rows, conv.stride * channels, pitch, out.width, y + i * out.width * conv.out);
       }
-      dense_run(conv, rows, conv.stride * in.channels, pitch, out.width, y + i * out.width * conv.out);
     }
   });
 }
@@ -89,32 +103,47 @@ void dense_1x1(const Conv& conv, Shape in, const int16_t* x, int16_t* y, Scratch
   const Shape out = conv_shape(conv, in);
   if (conv.stride == 1) {  // any run of pixels
     share(out.pixels(), scratch.parts(), workers, [&](int, int64_t begin, int64_t end) {
-      dense_run(conv, x + begin * in.channels, in.channels, 0, end - begin, y + begin * conv.out);
+      dense_run(conv, 0, x + begin * in.channels, in.channels, 0, end - begin, y + begin * conv.out);
     });
     return;
   }
   share(out.height, scratch.parts(), workers, [&](int, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      dense_run(conv, x + i * conv.stride * in.width * in.channels, conv.stride * in.channels, 0, out.width, y + i * out.width * conv.out);
+      dense_run(conv, 0, x + i * conv.stride * in.width * in.channels, conv.stride * in.channels, 0, out.width, y + i * out.width * conv.out);
     }
   });
 }
 
-void depthwise(const Conv& conv, Shape in, const int16_t* x, int16_t* y, int parts, Workers* workers) {
+void depthwise(const Conv& conv, Shape in, const int16_t* x, int16_t* y, Scratch& scratch, Workers* workers) {
   const Shape out = conv_shape(conv, in);
   const Affine& affine = conv.affine;
-  share(out.height, parts, workers, [&](int, int64_t begin, int64_t end) {
+  const Pad pad = conv.window().padding();
+  const bool plain = has_plain_pad(conv);
+  const int64_t pitch = plain ? int64_t{in.width} * in.channels : padded_pitch(conv, in);
+  // Written out, column c of the map is c + moved, and the first window is the kernel's second.
+  const int moved = conv.stride - conv.kernel / 2 + pad.left, skipped = plain ? 0 : 1;
+  const int width = plain ? in.width : static_cast<int>(pitch / in.channels);
+  share(out.height, scratch.parts(), workers, [&](int part, int64_t begin, int64_t end) {
     alignas(64) int32_t acc[kConvPixels * kDenseChannels];
+    int16_t* copies = plain ? nullptr : scratch.rows(part);
+    if (!plain) std::fill_n(copies, conv.kernel * pitch, int16_t{0});
     for (int64_t i = begin; i < end; ++i) {
+      DepthwiseTile tile{{}, width, in.channels, conv.kernel, conv.stride, 0, 0};
+      for (int a = 0; a < conv.kernel; ++a) {
+        const int64_t row = i * conv.stride - pad.top + a;
+        if (row < 0 || row >= in.height) continue;
+        tile.rows[a] = x + row * in.width * in.channels;
+        if (plain) continue;
+        int16_t* to = copies + a * pitch;
+        std::copy_n(tile.rows[a], int64_t{in.width} * in.channels, to + int64_t{moved} * in.channels);
+        tile.rows[a] = to;
+      }
+      const DepthwiseTile whole = tile;
       for (int c = 0; c < conv.out; c += kDenseChannels) {
         const int count = std::min(kDenseChannels, conv.out - c);
-        DepthwiseTile tile{{}, in.width, in.channels, conv.kernel, conv.stride, 0, 0};
-        for (int a = 0; a < conv.kernel; ++a) {
-          const int64_t row = i * conv.stride - conv.kernel / 2 + a;
-          if (row >= 0 && row < in.height) tile.rows[a] = x + row * in.width * in.channels + c;
-        }
+        for (int a = 0; a < conv.kernel; ++a) tile.rows[a] = whole.rows[a] == nullptr ? nullptr : whole.rows[a] + c;
         for (int j = 0; j < out.width; j += kConvPixels) {
-          tile.first = j;
+          tile.first = j + skipped;
           tile.columns = std::min(kConvPixels, out.width - j);
           kernels().depthwise_tile(tile, conv.weight.data() + c, count, acc);
           kernels().affine({affine.multiplier.data() + c, affine.bias.data() + c, affine.shift, conv.relu}, acc, tile.columns, count,
@@ -127,25 +156,37 @@ void depthwise(const Conv& conv, Shape in, const int16_t* x, int16_t* y, int par
 
 }  // namespace
 
+int64_t space_of(Shape shape) { return lines(shape.size() + 1); }
+
+void ScratchPlan::add_work(const Conv& conv, Shape in) {
+  if (!reads_in_place(conv)) rows = std::max(rows, conv.kernel * padded_pitch(conv, in));
+}
+
+void ScratchPlan::add_bits(Shape in) { bits = std::max(bits, in.pixels() * words_for(in.channels)); }
+
+void ScratchPlan::add_work(const Operation& operation, Shape in) {
+  if (const auto* conv = std::get_if<Conv>(&operation)) return add_work(*conv, in);
+  if (std::holds_alternative<Block>(operation) || std::holds_alternative<Down>(operation) || std::holds_alternative<Binary>(operation)) add_bits(in);
+}
+
 void ScratchPlan::add(const Conv& conv, Shape in, bool image) {
-  stream = std::max(stream, (image ? 0 : space(in)) + space(conv_shape(conv, in)));
-  if (!conv.depthwise && conv.kernel == 3) rows = std::max(rows, 3 * padded_pitch(in));
+  stream = std::max(stream, (image ? 0 : space_of(in)) + space_of(conv_shape(conv, in)));
+  add_work(conv, in);
 }
 
-void ScratchPlan::add(const Block& block, Shape in) {
+void ScratchPlan::add(const Block&, Shape in) {
   add_map(in);
-  bits = std::max(bits, in.pixels() * words_for(block.channels));
+  add_bits(in);
 }
 
-void ScratchPlan::add(const Pool&, Shape in) { stream = std::max(stream, space(in) + space(pool_shape(in))); }
+void ScratchPlan::add(const Pool&, Shape in) { stream = std::max(stream, space_of(in) + space_of(pool_shape(in))); }
 
 void ScratchPlan::add(const Down& down, Shape in) {
-  // The pooled map lies opposite of the input, and the output, which takes the input's place, opposite of that.
-  stream = std::max(stream, space(pool_shape(in)) + std::max(space(in), space(down_shape(down, in))));
-  bits = std::max(bits, in.pixels() * words_for(down.in));
+  stream = std::max(stream, space_of(pool_shape(in)) + std::max(space_of(in), space_of(down_shape(down, in))));
+  add_bits(in);
 }
 
-void ScratchPlan::add_map(Shape map) { stream = std::max(stream, space(map)); }
+void ScratchPlan::add_map(Shape map) { stream = std::max(stream, space_of(map)); }
 
 void ScratchPlan::add_features(int channels) { rows = std::max(rows, lines(3 * int64_t{channels} + 1)); }
 
@@ -157,10 +198,6 @@ Scratch::Scratch(const ScratchPlan& plan, int parts)
       rows_words_(lines(plan.rows) / 4),
       parts_(parts),
       memory_(static_cast<size_t>(plan.bytes(parts) / 8)) {}
-
-int16_t* Scratch::opposite(const int16_t* other, Shape shape) {
-  return other == stream() ? values(stream_words_) - space(shape) : stream();
-}
 
 int64_t bytes_of(const Conv& conv) {
   return bytes_of(conv.weight) + bytes_of(conv.affine.multiplier) + bytes_of(conv.affine.bias);
@@ -179,13 +216,14 @@ Buffer<int16_t> conv_weight(const Conv& conv, FunctionRef<int8_t(size_t)> canoni
     }
     return weight;
   }
-  const int pairs = pairs_of(conv), run = conv.kernel * conv.in;
-  Buffer<int16_t> weight(static_cast<size_t>(groups_of(conv)) * conv.kernel * pairs * 2 * kDenseChannels, 0);
+  const int pairs = pairs_of(conv), run = conv.kernel * (conv.in / conv.groups), channels = conv.out / conv.groups;
+  Buffer<int16_t> weight(static_cast<size_t>(group_weights(conv)) * static_cast<size_t>(conv.groups), 0);
   for (int c = 0; c < conv.out; ++c) {
-    const int64_t group = int64_t{c / kDenseChannels} * conv.kernel * pairs;
+    const int inside = c % channels;
+    const int64_t tile = (int64_t{c / channels} * tiles_of(conv) + inside / kDenseChannels) * conv.kernel * pairs;
     for (int r = 0; r < conv.kernel; ++r) {
       for (int k = 0; k < run; ++k) {
-        const int64_t to = ((group + r * pairs + k / 2) * kDenseChannels + c % kDenseChannels) * 2 + k % 2;
+        const int64_t to = ((tile + r * pairs + k / 2) * kDenseChannels + inside % kDenseChannels) * 2 + k % 2;
         weight[static_cast<size_t>(to)] = canonical((static_cast<size_t>(c) * conv.kernel + r) * run + k);
       }
     }
@@ -193,18 +231,16 @@ Buffer<int16_t> conv_weight(const Conv& conv, FunctionRef<int8_t(size_t)> canoni
   return weight;
 }
 
-Shape conv_shape(const Conv& conv, Shape in) {
-  return {(in.height - 1) / conv.stride + 1, (in.width - 1) / conv.stride + 1, conv.out};
-}
+Shape conv_shape(const Conv& conv, Shape in) { return conv.window().over(in, conv.out); }
 
 void conv_forward(const Conv& conv, Shape in, const int16_t* x, int16_t* y, Scratch& scratch, Workers* workers) {
-  if (conv.depthwise) return depthwise(conv, in, x, y, scratch.parts(), workers);
-  if (conv.kernel == 1) return dense_1x1(conv, in, x, y, scratch, workers);
-  dense_3x3(conv, in, x, y, scratch, workers);
+  if (conv.depthwise) return depthwise(conv, in, x, y, scratch, workers);
+  if (reads_in_place(conv)) return dense_1x1(conv, in, x, y, scratch, workers);
+  dense_windows(conv, in, x, y, scratch, workers);
 }
 
 void conv_forward(const Conv& conv, Shape in, const uint8_t* image, int16_t* y, Scratch& scratch, Workers* workers) {
-  dense_3x3(conv, in, image, y, scratch, workers);
+  dense_windows(conv, in, image, y, scratch, workers);
 }
 
 Shape pool_shape(Shape in) { return {in.height / 2, in.width / 2, in.channels}; }

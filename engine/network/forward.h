@@ -2,16 +2,19 @@
 // nothing of the order of operations, labels or files.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
+#include <type_traits>
 #include <variant>
 
 #include "function_ref.h"
 #include "memory.h"
+#include "workers.h"
 
 namespace bitreplay {
 
-class Workers;
+inline constexpr int kMostChannels = 2048;  // of a stream
 
 // Shape of a tensor, NHWC without N.
 struct Shape {
@@ -29,12 +32,35 @@ struct Affine {
   int shift = 0;
 };
 
+// What lies around a map under a window that leaves it.
+struct Pad {
+  int top = -1, left = 0, bottom = 0, right = 0;  // top -1: (kernel - 1) / 2 on every side
+};
+
+// Where a square window goes.
+struct Window {
+  int kernel = 1, stride = 1;
+  Pad pad;
+  Pad padding() const {
+    const int half = (kernel - 1) / 2;
+    return pad.top < 0 ? Pad{half, half, half, half} : pad;
+  }
+  Shape over(Shape in, int channels) const {
+    const Pad p = padding();
+    const auto side = [&](int room) { return room < 0 ? 0 : room / stride + 1; };
+    return {side(in.height + p.top + p.bottom - kernel), side(in.width + p.left + p.right - kernel), channels};
+  }
+};
+
 struct Conv {  // section 3.2
   int in = 0, out = 0, kernel = 0, stride = 0;
   bool depthwise = false, relu = false;
-  // dense: as dense_tile of kernels.h wants it, for every kDenseChannels of out; depth-wise: (kernel, kernel, channels)
+  // dense: of each group as dense_tile of kernels.h wants it, for every kDenseChannels of its channels; depth-wise: (kernel, kernel, channels)
   Buffer<int16_t> weight;
   Affine affine;
+  int groups = 1;  // of a dense one: each reads in / groups channels and makes out / groups
+  Pad pad;
+  Window window() const { return {kernel, stride, pad}; }
 };
 
 struct Block {  // section 3.3
@@ -45,6 +71,7 @@ struct Block {  // section 3.3
   Buffer<int32_t> bias;                    // channels
   Buffer<int16_t> threshold;               // empty, or channels: bit = x + threshold < 0
   Buffer<int16_t> alpha, beta, high, low;  // empty, or channels each: the activation
+  Buffer<int16_t> tap_sums;                // empty, or with a pad of nothing: (taps, channels), the dot product of a tap's weights with +1
 };
 
 struct Pool {  // section 3.4
@@ -58,7 +85,49 @@ struct Down {  // section 3.7
   Conv shortcut;  // 1x1, weights +1 and -1
 };
 
-using Operation = std::variant<Conv, Block, Pool, Down>;
+// A binary convolution by itself (section 3.8): what a block has, without the stream that it is added to.
+struct Binary {
+  int in = 0, groups = 1;
+  Window window;
+  Block block;  // channels = out; its threshold has `in` values
+};
+
+struct Scale {  // an affine on a stream (section 3.9)
+  int channels = 0;
+  bool relu = false;
+  Affine affine;
+};
+
+struct Activate {  // the activation of a block by itself (section 3.9)
+  Block block;     // whose mean, multiplier and bias are 0
+};
+
+struct Add {  // section 3.9
+  int channels = 0, shift = 0;
+  int16_t multipliers[2] = {};
+  bool relu = false;
+};
+
+struct Concat {  // section 3.9
+  int channels = 0;
+};
+
+struct MaxPool {  // section 3.10
+  int channels = 0;
+  Window window;
+  bool relu = false;
+};
+
+struct AveragePool {  // section 3.10
+  int channels = 0;
+  Window window;
+};
+
+struct ChannelGate {  // section 3.9
+  int channels = 0;
+};
+
+using Operation = std::variant<Conv, Block, Pool, Down, Binary, Scale, Activate, Add, Concat, MaxPool, AveragePool, ChannelGate>;
 
 // A binary convolution by itself: kernel 1 or 3, stride 1 or 2, padded with +1 or, with `zero_pad`, with nothing.
 struct BinaryConv {
@@ -70,14 +139,19 @@ struct BinaryConv {
 
 // What running operations needs at most: sizes grow with every operation that is added.
 struct ScratchPlan {
-  int64_t stream = 0;  // int16 values: the input and the output of one operation
+  int64_t stream = 0;  // int16 values: of an operation by itself its input and its output, of a network all that is alive at one time
   int64_t bits = 0;    // words: the packed signs of a block's input
   int64_t rows = 0;    // int16 values for each part of the work: padded input rows, pooled features
 
+  // An operation by itself, with the streams that it reads and writes.
   void add(const Conv& conv, Shape in, bool image = false);  // image: it is read as it comes
   void add(const Block& block, Shape in);
   void add(const Pool& pool, Shape in);
   void add(const Down& down, Shape in);
+  // What an operation needs beside its streams.
+  void add_work(const Operation& operation, Shape in);
+  void add_work(const Conv& conv, Shape in);
+  void add_bits(Shape in);           // packed signs
   void add_map(Shape map);           // a stream by itself
   void add_features(int channels);
   int64_t bytes(int parts) const;
@@ -90,8 +164,6 @@ class Scratch {
   int parts() const { return parts_; }
   int64_t bytes() const { return bytes_of(memory_); }
   int16_t* stream() { return values(0); }
-  // Where a map of that shape lies so that it does not overlap the map at `other`: at the begin or the end of the stream.
-  int16_t* opposite(const int16_t* other, Shape shape);
   uint64_t* bits() { return memory_.data() + stream_words_; }
   int16_t* rows(int part) { return values(stream_words_ + bits_words_ + part * rows_words_); }
 
@@ -102,11 +174,22 @@ class Scratch {
   Buffer<uint64_t> memory_;
 };
 
+int64_t space_of(Shape shape);  // int16 values that a stream takes: one behind a map may be read
+
 int64_t bytes_of(const Conv& conv);
 int64_t bytes_of(const Block& block);
+inline int64_t bytes_of(const Down& down) { return bytes_of(down.block) + bytes_of(down.shortcut); }
+inline int64_t bytes_of(const Binary& binary) { return bytes_of(binary.block); }
+inline int64_t bytes_of(const Scale& scale) { return bytes_of(scale.affine.multiplier) + bytes_of(scale.affine.bias); }
+inline int64_t bytes_of(const Activate& activate) { return bytes_of(activate.block); }
+template <class T>
+  requires std::is_empty_v<T> || std::is_trivially_copyable_v<T>
+int64_t bytes_of(const T&) {  // nothing but numbers
+  return 0;
+}
 
 // Fills the weights of a block whose channels are set: canonical is (channels, 9, words) as in the model file, unused bits 0.
-void set_block_weight(Block& block, std::span<const uint64_t> canonical);
+void set_block_weight(Block& block, std::span<const uint64_t> canonical, bool zero_pad = false);
 // Replaces those of one output channel: 9 * words words.
 void set_block_channel(Block& block, int channel, const uint64_t* canonical);
 
@@ -124,9 +207,13 @@ void block_forward(const Block& block, Shape shape, int16_t* x, Scratch& scratch
 // unused bits 0.
 void set_down_weight(Down& down, std::span<const uint64_t> canonical, std::span<const uint64_t> shortcut);
 Shape down_shape(const Down& down, Shape in);
-// x (in), at the begin or the end of the stream -> y (down_shape), whose place is returned; x is lost.  Uses scratch.bits();
-// `workers` share the map, at most scratch.parts() of them.
-int16_t* down_forward(const Down& down, Shape in, const int16_t* x, Scratch& scratch, Workers* workers = nullptr);
+// x (in) -> y (down_shape), which may overlap x; mean: of the pooled map, apart from both.  Uses scratch.bits(); `workers` share the map, at most
+// scratch.parts() of them.
+void down_forward(const Down& down, Shape in, const int16_t* x, int16_t* mean, int16_t* y, Scratch& scratch, Workers* workers = nullptr);
+// canonical (out, kernel, kernel, words), words of in / groups bits each.  zero_pad: a tap outside the map counts for nothing.
+void set_weight(Binary& binary, std::span<const uint64_t> canonical, bool zero_pad);
+// x (in) -> y (window.over(in)), apart from x.  Uses scratch.bits() as above.
+void binary_forward(const Binary& binary, Shape in, const int16_t* x, int16_t* y, Scratch& scratch, Workers* workers = nullptr);
 // rs(sum, 2) of the four values of every 2x2 square: x (in) -> y (H/2, W/2, C).
 void average_pool(Shape in, const int16_t* x, int16_t* y);
 
@@ -147,6 +234,29 @@ void conv_forward(const Conv& conv, Shape in, const uint8_t* image, int16_t* y, 
 
 Shape pool_shape(Shape in);
 void pool_forward(Shape in, const int16_t* x, int16_t* y, int parts = 1, Workers* workers = nullptr);
+
+// x (in) -> y; y may be x.
+void scale_forward(const Scale& scale, Shape in, const int16_t* x, int16_t* y, int parts = 1, Workers* workers = nullptr);
+void activate_forward(const Activate& activate, Shape in, int16_t* x, int parts = 1, Workers* workers = nullptr);
+void add_forward(const Add& add, Shape in, const int16_t* a, const int16_t* b, int16_t* y, int parts = 1, Workers* workers = nullptr);
+void gate_forward(Shape in, const int16_t* x, const int16_t* gates, int16_t* y, int parts = 1, Workers* workers = nullptr);
+// x (in), of `channels` channels, -> channels `first` on of y, whose pixels have `all`.
+void concat_forward(Shape in, const int16_t* x, int16_t* y, int first, int all);
+// y apart from x.
+void max_pool_forward(const MaxPool& pool, Shape in, const int16_t* x, int16_t* y, int parts = 1, Workers* workers = nullptr);
+void average_pool_forward(const AveragePool& pool, Shape in, const int16_t* x, int16_t* y, int parts = 1, Workers* workers = nullptr);
+
+// f(part, begin, end) for nearly equal shares of 0 .. total.
+template <class F>
+void share(int64_t total, int most_parts, Workers* workers, const F& f) {
+  const int parts = workers == nullptr ? 1 : std::min(workers->count(), most_parts);
+  const auto job = [&](int part) {
+    const int64_t begin = total * part / parts, end = total * (part + 1) / parts;
+    if (begin < end) f(part, begin, end);
+  };
+  if (parts == 1) return job(0);
+  workers->run(parts, job);
+}
 
 // The affine of one value.
 int16_t apply(const Affine& affine, int channel, int64_t value);

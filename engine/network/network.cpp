@@ -1,7 +1,8 @@
 #include "network.h"
 
 #include <algorithm>
-#include <cstdlib>
+#include <cstring>
+#include <type_traits>
 
 #include "bits.h"
 #include "error.h"
@@ -9,267 +10,137 @@
 #include "kernels/kernels.h"
 
 namespace bitreplay {
-namespace {
-
-constexpr int kMaxImageSize = 1024;
-constexpr int kMaxChannels = 2048;
-constexpr int kMaxBlockChannels = 1024;  // 9 * channels and every sum below stay inside int16
-constexpr int kMaxShift = 46;
-constexpr int kMaxBlockShift = 30;
-constexpr int64_t kMaxBias = int64_t{1} << 61;
-constexpr int32_t kMaxBlockBias = 1 << 29;
-constexpr int64_t kMaxActivation = int64_t{1} << 26;
-constexpr int kMaxOperations = 256;
-
-// The beginnings of messages: "conv weight" is {"conv", " weight"}.
-void require_range(int value, int low, int high, const char* what, const char* of = "") {
-  require(value >= low && value <= high, "{}{}: expected {} to {}, got {}", {what, of, low, high, value});
-}
-
-template <class T>
-void require_count(std::span<const T> values, int64_t count, const char* what, const char* of = "") {
-  require(static_cast<int64_t>(values.size()) == count, "{}{}: expected {} values, got {}", {what, of, count, values.size()});
-}
-
-template <class T>
-Buffer<T> copy(std::span<const T> values) {
-  return Buffer<T>(values.begin(), values.end());
-}
-
-Affine make_affine(int channels, int shift, std::span<const int16_t> multiplier, std::span<const int64_t> bias, const char* what = "") {
-  require_range(shift, 0, kMaxShift, what, "shift");
-  require_count(multiplier, channels, what, "multiplier");
-  require_count(bias, channels, what, "bias");
-  require(std::ranges::all_of(bias, [](int64_t b) { return b > -kMaxBias && b < kMaxBias; }), "{}bias: expected magnitudes below 2^61", {what});
-  return {copy(multiplier), copy(bias), shift};
-}
-
-// Whether a first convolution takes the image as it comes.
-bool reads_image(const Conv& conv) { return conv.kernel == 3 && !conv.depthwise; }
-
-// Every sum of |weight| * 32768 must fit int32.
-void require_sum(std::span<const int8_t> weight, int64_t rows, int64_t length) {
-  for (int64_t r = 0; r < rows; ++r) {
-    int64_t sum = 0;
-    for (int64_t i = 0; i < length; ++i) sum += std::abs(int{weight[r * length + i]});
-    require(sum * 32768 < (int64_t{1} << 31), "weight: a channel's magnitudes sum to 65536 or more; 32-bit sums would overflow");
-  }
-}
-
-void require_unused_bits(std::span<const uint64_t> weight, int channels, const char* what, const char* of) {
-  const size_t words = static_cast<size_t>(words_for(channels));
-  uint64_t unused = 0;
-  for (size_t i = words - 1; i < weight.size(); i += words) unused |= weight[i] & ~last_word_mask(channels);
-  require(unused == 0, "{}{}: unused bits must be 0", {what, of});
-}
-
-// A block, or what a down has of one, of checked values; its weight is checked and not yet set.
-Block make_block(const char* what, int in, int out, int shift, std::span<const uint64_t> weight, std::span<const int16_t> mean,
-                 std::span<const int16_t> multiplier, std::span<const int32_t> bias, const BlockOptions& options) {
-  require_range(in, 1, kMaxBlockChannels, what, " channels");
-  require_range(out, 1, kMaxBlockChannels, what, " channels");
-  require_range(shift, 0, kMaxBlockShift, "shift");
-  const auto count = [&]<class T>(std::span<const T> values, int64_t expected, const char* name) {
-    require_count(values, expected, what, name);
-  };
-  count(weight, int64_t{out} * kTaps * words_for(in), " weight");
-  count(mean, out, " mean");
-  count(multiplier, out, " multiplier");
-  count(bias, out, " bias");
-  require(std::ranges::all_of(mean, [&](int m) { return std::abs(m) <= kTaps * in; }),
-          "{} mean: expected magnitudes up to {}, 9 * input channels", {what, kTaps * in});
-  require(std::ranges::all_of(bias, [](int32_t b) { return b >= -kMaxBlockBias && b <= kMaxBlockBias; }),
-          "{} bias: expected magnitudes up to 2^29", {what});
-  require_unused_bits(weight, in, what, " weight");
-  const bool activation = !options.alpha.empty();
-  count(options.threshold, options.threshold.empty() ? 0 : in, " threshold");
-  count(options.alpha, activation ? out : 0, " alpha");
-  count(options.beta, activation ? out : 0, " beta");
-  count(options.high, activation ? out : 0, " high");
-  count(options.low, activation ? out : 0, " low");
-  return {out, shift, options.relu, {}, copy(mean), copy(multiplier), copy(bias), copy(options.threshold), copy(options.alpha),
-          copy(options.beta), copy(options.high), copy(options.low)};
-}
-
-}  // namespace
-
-Network::Network(int image_size) : image_size_(image_size), shape_{image_size, image_size, 3} {
-  require_range(image_size, 1, kMaxImageSize, "image_size");
-  reserve(shape_);
-}
-
-void Network::expect(size_t prefix, size_t tail) {
-  prefix_.reserve(prefix);
-  tail_.reserve(tail);
-}
-
-void Network::reserve(Shape shape) {
-  require(!complete_, "network: it is complete; nothing can be added");
-  require(shape.height >= 1 && shape.width >= 1, "network: the map has shrunk to nothing");
-  require(shape.size() <= kMaxActivation, "network: an activation has more than 2^26 values");
-  require(prefix_.size() + tail_.size() < kMaxOperations, "network: more than 256 operations");
-  shape_ = shape;
-}
-
-void Network::add_conv(int in, int out, int kernel, int stride, bool depthwise, bool relu, int shift,
-                       std::span<const int8_t> weight, std::span<const int16_t> multiplier, std::span<const int64_t> bias) {
-  require(!has_cut_, "conv: only blocks may follow the cut");
-  require(in == shape_.channels, "conv: expected {} input channels, got {}", {shape_.channels, in});
-  require_range(out, 1, kMaxChannels, "conv channels");
-  require(kernel == 1 || kernel == 3, "conv: expected kernel 1 or 3, got {}", {kernel});
-  require_range(stride, 1, 2, "conv stride");
-  require(!depthwise || in == out, "conv: a depth-wise one keeps its channels");
-  const int64_t length = int64_t{kernel} * kernel * (depthwise ? 1 : in);
-  require_count(weight, out * length, "conv weight");
-  require_sum(weight, out, length);
-  Conv conv{in, out, kernel, stride, depthwise, relu, {}, make_affine(out, shift, multiplier, bias)};
-  conv.weight = conv_weight(conv, weight);
-  const Shape from = shape_;
-  reserve(conv_shape(conv, from));
-  plan_.add(conv, from, prefix_.empty() && reads_image(conv));
-  prefix_.emplace_back(std::move(conv));
-}
-
-void Network::add_block(int channels, int shift, std::span<const uint64_t> weight, std::span<const int16_t> mean,
-                        std::span<const int16_t> multiplier, std::span<const int32_t> bias, const BlockOptions& options) {
-  require(channels == shape_.channels,
-          "block: expected {} channels, got {}", {shape_.channels, channels});
-  Block block = make_block("block", channels, channels, shift, weight, mean, multiplier, bias, options);
-  set_block_weight(block, weight);
-  reserve(shape_);
-  plan_.add(block, shape_);
-  if (has_cut_) {
-    tail_.push_back(std::move(block));
-  } else {
-    prefix_.emplace_back(std::move(block));
-  }
-}
-
-void Network::add_pool() {
-  require(!has_cut_, "pool: only blocks may follow the cut");
-  require(shape_.height % 2 == 0 && shape_.width % 2 == 0, "pool: expected an even map");
-  const Pool pool{shape_.channels};
-  plan_.add(pool, shape_);
-  reserve(pool_shape(shape_));
-  prefix_.emplace_back(pool);
-}
-
-void Network::add_down(int in, int out, int shift, std::span<const uint64_t> weight, std::span<const int16_t> mean,
-                       std::span<const int16_t> multiplier, std::span<const int32_t> bias, const Shortcut& shortcut,
-                       const BlockOptions& options) {
-  require(!has_cut_, "down: only blocks may follow the cut");
-  require(in == shape_.channels, "down: expected {} input channels, got {}", {shape_.channels, in});
-  require(shape_.height % 2 == 0 && shape_.width % 2 == 0, "down: expected an even map");
-  Down down{in, out, make_block("down", in, out, shift, weight, mean, multiplier, bias, options), {}};
-  require_count(shortcut.weight, int64_t{out} * words_for(in), "down shortcut_weight");
-  require_unused_bits(shortcut.weight, in, "down", " shortcut_weight");
-  // No sum of the shortcut passes 1024 * 32768 = 2^25.
-  down.shortcut = {in, out, 1, 1, false, false, {}, make_affine(out, shortcut.shift, shortcut.multiplier, shortcut.bias, "shortcut_")};
-  set_down_weight(down, weight, shortcut.weight);
-  const Shape from = shape_;
-  reserve(down_shape(down, from));
-  plan_.add(down, from);
-  prefix_.emplace_back(std::move(down));
-}
-
-void Network::set_cut(std::span<const int32_t> threshold, std::span<const uint8_t> direction, std::span<const int16_t> alpha) {
-  require(!has_cut_, "cut: there can be only one");
-  require_count(threshold, shape_.channels, "cut threshold");
-  require_count(direction, shape_.channels, "cut direction");
-  require_count(alpha, shape_.channels, "cut alpha");
-  for (const int32_t t : threshold) require_range(t, -32768, 32768, "cut threshold");
-  for (const uint8_t d : direction) require_range(d, 0, 1, "cut direction");
-  for (const int16_t a : alpha) require_range(a, -32767, 32767, "cut alpha");
-  require(int64_t{shape_.height} * shape_.width <= 65536, "cut: expected a map of at most 65536 pixels");
-  // x < t is x + (-t) < 0; -t of t = -32768, which nothing is below, does not fit int16: the opposite of t = 32768 stands for it.
-  threshold_ = Buffer<int16_t>(threshold.size());
-  direction_ = Buffer<uint64_t>(words_for(shape_.channels), 0);
-  for (size_t c = 0; c < threshold.size(); ++c) {
-    const bool never = threshold[c] == INT16_MIN;
-    threshold_[c] = static_cast<int16_t>(never ? INT16_MIN : -threshold[c]);
-    direction_[c / kWordBits] |= static_cast<uint64_t>(never != (direction[c] != 0)) << (c % kWordBits);
-  }
-  alpha_ = copy(alpha);
-  cut_shape_ = shape_;
-  latent_words_ = static_cast<size_t>(shape_.height) * shape_.width * words_for(shape_.channels);
-  plan_.add_map(shape_);
-  has_cut_ = true;
-}
-
-void Network::set_features(int pool_shift, int shift, int feature_bits, std::span<const int32_t> pool_multiplier,
-                           std::span<const int8_t> weight, std::span<const int16_t> multiplier, std::span<const int64_t> bias, bool relu) {
-  require(has_cut_ && !complete_, "features: expected once, after the cut");
-  const int channels = shape_.channels;
-  require_count(pool_multiplier, channels, "pool_multiplier");
-  for (const int32_t p : pool_multiplier) require_range(p, 0, INT32_MAX, "pool_multiplier");
-  require_range(pool_shift, 0, kMaxShift, "pool_shift");
-  require_range(feature_bits, 0, 12, "feature_bits");
-  require_count(weight, int64_t{channels} * channels, "features weight");
-  require_sum(weight, channels, channels);
-  whitening_affine_ = make_affine(channels, shift, multiplier, bias);
-  whitening_ = Buffer<int16_t>(weight.begin(), weight.end());
-  pool_multiplier_ = copy(pool_multiplier);
-  pool_shift_ = pool_shift;
-  feature_bits_ = feature_bits;
-  pool_relu_ = relu;
-  plan_.add_features(channels);
-  complete_ = true;
-}
 
 int64_t Network::bytes() const {
   int64_t total = bytes_of(threshold_) + bytes_of(direction_) + bytes_of(alpha_) + bytes_of(pool_multiplier_) + bytes_of(whitening_) +
                   bytes_of(whitening_affine_.multiplier) + bytes_of(whitening_affine_.bias);
-  for (const Operation& operation : prefix_) {
-    if (const auto* conv = std::get_if<Conv>(&operation)) {
-      total += bytes_of(*conv);
-    } else if (const auto* block = std::get_if<Block>(&operation)) {
-      total += bytes_of(*block);
-    } else if (const auto* down = std::get_if<Down>(&operation)) {
-      total += bytes_of(down->block) + bytes_of(down->shortcut);
-    }
-  }
+  for (const Node& node : prefix_) total += std::visit([](const auto& operation) { return bytes_of(operation); }, node.operation);
   for (const Block& block : tail_) total += bytes_of(block);
   return total;
 }
 
-void Network::latent(const uint8_t* image, uint64_t* row, Scratch& scratch, Workers* workers) const {
-  Shape shape{image_size_, image_size_, 3};
-  int16_t* x = scratch.stream();
-  auto operation = prefix_.begin();
-  const Conv* first = prefix_.empty() ? nullptr : std::get_if<Conv>(&*operation);
-  if (first != nullptr && reads_image(*first)) {
-    conv_forward(*first, shape, image, x, scratch, workers);
-    shape = conv_shape(*first, shape);
-    ++operation;
-  } else {
-    for (int64_t i = 0; i < shape.size(); ++i) x[i] = static_cast<int16_t>(2 * image[i] - 255);
+void Network::plan_prefix() {
+  const auto count = static_cast<int>(prefix_.size());
+  const auto input = [&](int value) { return value == 0 ? 0 : prefix_[static_cast<size_t>(value) - 1].piece; };
+  // What the image becomes is a piece of its own, of no size where the first operation, and no other, reads the image as it comes.
+  const Conv* first = prefix_.empty() ? nullptr : std::get_if<Conv>(&prefix_[0].operation);
+  reads_image_ = first != nullptr && !first->depthwise && first->kernel > 1;
+  for (int i = 1; i < count; ++i) {
+    for (int k = 0; k < prefix_[static_cast<size_t>(i)].from.count; ++k) reads_image_ &= prefix_[static_cast<size_t>(i)].from.values[k] != 0;
   }
-  for (; operation != prefix_.end(); ++operation) {
-    if (const auto* block = std::get_if<Block>(&*operation)) {
-      block_forward(*block, shape, x, scratch, workers);
-      continue;
+  pieces_.clear();
+  pieces_.push_back({reads_image_ ? 0 : space_of(shape_of(0)), 0, 0});
+  const auto last_reader = [&](int value) {
+    for (int i = count - 1; i >= 0; --i) {
+      const Inputs& from = prefix_[static_cast<size_t>(i)].from;
+      if (std::find(from.values, from.values + from.count, value) != from.values + from.count) return i;
     }
-    if (const auto* down = std::get_if<Down>(&*operation)) {
-      x = down_forward(*down, shape, x, scratch, workers);
-      shape = down_shape(*down, shape);
-      continue;
+    return -1;
+  };
+  for (int i = 0; i < count; ++i) {
+    Node& node = prefix_[static_cast<size_t>(i)];
+    require(i == count - 1 || last_reader(i + 1) >= 0, "network: operation {} of the prefix is read by none", {i});
+    const int before = 2 * i + 2, now = before + 1;  // moments: an input that is used up, an output
+    const bool down = std::holds_alternative<Down>(node.operation);
+    for (int k = 0; k < node.from.count; ++k) {
+      Piece& read = pieces_[static_cast<size_t>(input(node.from.values[k]))];
+      read.last = std::max(read.last, down ? before : now);
     }
-    const auto* conv = std::get_if<Conv>(&*operation);
-    const Shape result = conv != nullptr ? conv_shape(*conv, shape) : pool_shape(shape);
-    int16_t* y = scratch.opposite(x, result);
-    if (conv != nullptr) {
-      conv_forward(*conv, shape, x, y, scratch, workers);
+    const int source = input(node.from.values[0]);
+    int beside = source;
+    if (down) {
+      node.mean = static_cast<int>(pieces_.size());
+      pieces_.push_back({space_of(pool_shape(node.in)), before, now, source});
+      beside = node.mean;
+    }
+    const bool in_place = std::holds_alternative<Block>(node.operation) || std::holds_alternative<Activate>(node.operation) ||
+                          std::holds_alternative<Scale>(node.operation) || std::holds_alternative<Add>(node.operation);
+    const bool twice = node.from.count == 2 && node.from.values[0] == node.from.values[1];
+    if (in_place && !twice && last_reader(node.from.values[0]) == i && pieces_[static_cast<size_t>(source)].size > 0) {
+      node.piece = source;
     } else {
-      pool_forward(shape, x, y, scratch.parts(), workers);
+      node.piece = static_cast<int>(pieces_.size());
+      pieces_.push_back({space_of(node.out), now, now, beside});
     }
-    x = y;
-    shape = result;
   }
-  kernels().sign_bits(x, threshold_.data(), shape.pixels(), shape.channels, row);
+  if (count > 0) pieces_[static_cast<size_t>(prefix_.back().piece)].last = 2 * count + 2;
+  plan_.stream = std::max(plan_.stream, place({pieces_.data(), pieces_.size()}));
+}
+
+void Network::run(const Node& node, const uint8_t* image, Scratch& scratch, Workers* workers) const {
+  const auto stream = [&](int piece) { return scratch.stream() + pieces_[static_cast<size_t>(piece)].place; };
+  const auto value = [&](int k) {
+    const int number = node.from.values[k];
+    return stream(number == 0 ? 0 : prefix_[static_cast<size_t>(number) - 1].piece);
+  };
+  const int16_t* x = value(0);
+  int16_t* y = stream(node.piece);
+  const int parts = scratch.parts();
+  const auto moved = [&] {  // for what works in place
+    if (x != y) std::copy_n(x, node.in.size(), y);
+  };
+  std::visit(
+      [&]<class T>(const T& operation) {
+        if constexpr (std::is_same_v<T, Conv>) {
+          if (reads_image_ && node.from.values[0] == 0) return conv_forward(operation, node.in, image, y, scratch, workers);
+          conv_forward(operation, node.in, x, y, scratch, workers);
+        } else if constexpr (std::is_same_v<T, Block>) {
+          moved();
+          block_forward(operation, node.in, y, scratch, workers);
+        } else if constexpr (std::is_same_v<T, Pool>) {
+          pool_forward(node.in, x, y, parts, workers);
+        } else if constexpr (std::is_same_v<T, Down>) {
+          down_forward(operation, node.in, x, stream(node.mean), y, scratch, workers);
+        } else if constexpr (std::is_same_v<T, Binary>) {
+          binary_forward(operation, node.in, x, y, scratch, workers);
+        } else if constexpr (std::is_same_v<T, Scale>) {
+          scale_forward(operation, node.in, x, y, parts, workers);
+        } else if constexpr (std::is_same_v<T, Activate>) {
+          moved();
+          activate_forward(operation, node.in, y, parts, workers);
+        } else if constexpr (std::is_same_v<T, Add>) {
+          add_forward(operation, node.in, x, value(1), y, parts, workers);
+        } else if constexpr (std::is_same_v<T, Concat>) {
+          for (int k = 0, at = 0; k < node.from.count; ++k) {
+            const Shape shape = shape_of(node.from.values[k]);
+            concat_forward(shape, value(k), y, at, node.out.channels);
+            at += shape.channels;
+          }
+        } else if constexpr (std::is_same_v<T, ChannelGate>) {
+          gate_forward(node.in, x, value(1), y, parts, workers);
+        } else if constexpr (std::is_same_v<T, MaxPool>) {
+          max_pool_forward(operation, node.in, x, y, parts, workers);
+        } else {
+          average_pool_forward(operation, node.in, x, y, parts, workers);
+        }
+      },
+      node.operation);
+}
+
+const int16_t* Network::last_value(const uint8_t* image, Scratch& scratch, Workers* workers) const {
+  if (!reads_image_) {
+    int16_t* x = scratch.stream() + pieces_[0].place;
+    for (size_t i = 0; i < image_bytes(); ++i) x[i] = static_cast<int16_t>(2 * image[i] - 255);
+  }
+  for (const Node& node : prefix_) run(node, image, scratch, workers);
+  return scratch.stream() + pieces_[prefix_.empty() ? 0 : static_cast<size_t>(prefix_.back().piece)].place;
+}
+
+void Network::latent(const uint8_t* image, uint64_t* row, Scratch& scratch, Workers* workers) const {
+  const int16_t* x = last_value(image, scratch, workers);
+  if (!has_cut_) {
+    row[latent_words_ - 1] = 0;
+    return pool_features(x, reinterpret_cast<int8_t*>(row), scratch);
+  }
+  kernels().sign_bits(x, threshold_.data(), cut_shape_.pixels(), cut_shape_.channels, row);
   for (size_t w = 0; w < latent_words_; ++w) row[w] ^= direction_[w % direction_.size()];
 }
 
 void Network::features(const uint64_t* row, int8_t* features, Scratch& scratch, Workers* workers) const {
+  if (!has_cut_) {
+    std::memcpy(features, row, static_cast<size_t>(feature_count()));
+    return;
+  }
   int16_t* x = tail_stream(scratch);
   expand(row, x);
   for (const Block& block : tail_) block_forward(block, cut_shape_, x, scratch, workers);

@@ -588,7 +588,7 @@ NB_MODULE(_engine, m) {
            [](Memory& memory, const Array<uint64_t, 2>& rows, const Flat<int32_t>& labels, size_t classes) {
              if (rows.shape(1) != memory.rows.row_words() || rows.shape(0) != labels.size()) throw std::invalid_argument("rows: wrong size");
              const std::vector<uint8_t> offered(labels.size(), 1);
-             memory.rows.commit(memory.rows.plan(rows.data(), view(labels), offered, classes, memory.seed, memory.near), rows.data());
+             memory.rows.commit(memory.rows.plan(rows.data(), view(labels), offered, classes, memory.seed, {memory.near, false}), rows.data());
            })
       .def("rows",
            [](const Memory& memory) {

@@ -12,6 +12,7 @@ from .arithmetic import Int64, Uint64, exact_product, peak, rs, sat16
 
 WORD = 64
 PARAMETER_NAMES = ("mean", "multiplier", "bias", "threshold", "alpha", "beta", "high", "low")
+CHAIN = ("conv", "block", "pool", "down")
 SHORTCUT_NAMES = ("shortcut_weight", "shortcut_multiplier", "shortcut_bias")
 
 
@@ -52,7 +53,34 @@ def dot(a: Uint64, b: Uint64, channels: int) -> int:
     return channels - 2 * sum(int(x ^ y).bit_count() for x, y in zip(a.tolist(), b.tolist(), strict=True))
 
 
-def conv_sums(x: Int64, weight: NDArray[np.int8], stride: int) -> Int64:
+@dataclass(frozen=True)
+class Window:
+    """Where a square window goes (method.md, 3.8): pad is top, left, bottom, right."""
+
+    kernel: int
+    stride: int = 1
+    pad: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    @classmethod
+    def of(cls, op: dict[str, Any]) -> Window:
+        """As an operation of a model file has it."""
+        half = (op["kernel"] - 1) // 2
+        top, left, bottom, right = op.get("pad", [half] * 4)
+        return cls(op["kernel"], op["stride"], (top, left, bottom, right))
+
+    def taps(self, x: Int64, outside: int) -> list[list[Int64]]:
+        """[a][b]: what tap (a, b) sees of x (N, H, W, C) at each output pixel (N, H', W', C)."""
+        top, left, bottom, right = self.pad
+        padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=outside)
+        rows, columns = ((size - self.kernel) // self.stride + 1 for size in padded.shape[1:3])
+        ends = (self.stride * (rows - 1) + 1, self.stride * (columns - 1) + 1)
+        return [
+            [padded[:, a : a + ends[0] : self.stride, b : b + ends[1] : self.stride] for b in range(self.kernel)]
+            for a in range(self.kernel)
+        ]
+
+
+def conv_sums(x: Int64, weight: NDArray[np.int8], window: Window, groups: int = 1) -> Int64:
     """Sums of a convolution before they are rescaled (method.md, 3.2).
 
     Parameters
@@ -60,24 +88,28 @@ def conv_sums(x: Int64, weight: NDArray[np.int8], stride: int) -> Int64:
     x
         Input (N, H, W, C).
     weight
-        (C_out, k, k, C) dense, (C, k, k) depth-wise.
-    stride
-        1 or 2.
+        (C_out, k, k, C / groups) dense, (C, k, k) depth-wise.
+    window, groups
+        Where its windows go; group g reads the g-th part of the channels and makes the g-th part of the outputs.
 
     """
-    n, height, width, _ = x.shape
-    kernel = weight.shape[1]
-    pad = (kernel - 1) // 2
-    rows, columns = (height - 1) // stride + 1, (width - 1) // stride + 1
-    padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     w = weight.astype(np.int64)
-    acc = np.zeros((n, rows, columns, len(w)), np.int64)
-    for a in range(kernel):
-        for b in range(kernel):
-            tap = padded[:, a : a + stride * (rows - 1) + 1 : stride, b : b + stride * (columns - 1) + 1 : stride]
-            acc += tap @ w[:, a, b].T if w.ndim == 4 else tap * w[:, a, b]
+    acc: Any = 0
+    for a, row in enumerate(window.taps(x, 0)):
+        for b, tap in enumerate(row):
+            if w.ndim == 3:
+                acc = acc + tap * w[:, a, b]
+            else:
+                parts = zip(np.split(tap, groups, axis=-1), np.split(w[:, a, b], groups), strict=True)
+                acc = acc + np.concatenate([part @ own.T for part, own in parts], axis=-1)
     assert peak(acc) < 1 << 31, "the sum of a convolution leaves int32"
-    return acc
+    return np.asarray(acc)
+
+
+def affine(values: Int64, multiplier: NDArray[np.int16], bias: Int64, *, shift: int, relu: bool) -> Int64:
+    """sat16(rs(v * M + B, F)), then the positive part with relu (method.md, 3.2)."""
+    y = sat16(rs(values * multiplier.astype(np.int64) + bias, shift))
+    return np.maximum(y, 0) if relu else y
 
 
 def conv(
@@ -90,9 +122,10 @@ def conv(
     relu: bool,
     shift: int,
 ) -> Int64:
-    """Compute a `conv` operation (method.md, 3.2)."""
-    y = sat16(rs(conv_sums(x, weight, stride) * multiplier.astype(np.int64) + bias, shift))
-    return np.maximum(y, 0) if relu else y
+    """Compute a `conv` operation of 3x3 or 1x1 with its usual pad (method.md, 3.2)."""
+    kernel = weight.shape[1]
+    window = Window.of({"kernel": kernel, "stride": stride})
+    return affine(conv_sums(x, weight, window), multiplier, bias, shift=shift, relu=relu)
 
 
 @dataclass(frozen=True)
@@ -116,6 +149,7 @@ class BlockConstants:
     relu: bool = True
     threshold: Int64 | None = None
     activation: Activation | None = None
+    zero_pad: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,15 +169,14 @@ class BlockValues:
     y: Int64
 
 
-def binary_conv(s: Int64, weight: Int64, stride: int = 1) -> Int64:
-    """z of signs s (N, H, W, C) and weights +1 or -1 (C_out, 3, 3, C), padded with +1 (method.md, 3.3)."""
-    height, width = s.shape[1:3]
-    padded = np.pad(s, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=1)
-    z = np.zeros((len(s), (height - 1) // stride + 1, (width - 1) // stride + 1, len(weight)), np.int64)
-    for i in range(3):
-        for j in range(3):
-            z += exact_product(padded[:, i : i + height : stride, j : j + width : stride], weight[:, i, j].T)
-    return z
+def binary_conv(s: Int64, weight: Int64, window: Window = Window(3, 1, (1, 1, 1, 1)), *, outside: int = 1, groups: int = 1) -> Int64:
+    """z of signs s (N, H, W, C) and weights +1 or -1 (C_out, k, k, C / groups); `outside` is what lies around the map: +1, or 0 for nothing."""
+    z: Any = 0
+    for i, row in enumerate(window.taps(s, outside)):
+        for j, tap in enumerate(row):
+            parts = zip(np.split(tap, groups, axis=-1), np.split(weight[:, i, j], groups), strict=True)
+            z = z + np.concatenate([exact_product(part, own.T) for part, own in parts], axis=-1)
+    return np.asarray(z)
 
 
 def block_values(x: Int64, weight: Int64, constants: BlockConstants) -> BlockValues:
@@ -157,7 +190,7 @@ def joined_values(x: Int64, shortcut: Int64, weight: Int64, constants: BlockCons
     assert (np.abs(c.mean) <= 9 * x.shape[-1]).all(), "mu lies outside the range of z"
     a = x if c.threshold is None else x + c.threshold
     s = signs(a < 0)
-    z = binary_conv(s, weight, stride)
+    z = binary_conv(s, weight, Window(3, stride, (1, 1, 1, 1)), outside=0 if c.zero_pad else 1)
     r = np.maximum(z, 0) if c.relu else z
     total = (r - c.mean) * c.multiplier + c.bias
     assert peak(total) + (1 << c.shift) // 2 < 1 << 31, "the sum of a block leaves int32"
@@ -246,28 +279,80 @@ def block_constants(op: dict[str, Any], tensors: dict[str, NDArray[Any]], name: 
     wide = {key: tensors[f"{name}.{key}"].astype(np.int64) for key in PARAMETER_NAMES if f"{name}.{key}" in tensors}
     slopes = ("alpha", "beta", "high", "low")
     activation = Activation(**{key: wide[key] for key in slopes}) if "alpha" in wide else None
-    return BlockConstants(
-        wide["mean"], wide["multiplier"], wide["bias"], op["shift"], op.get("relu", op["op"] == "block"), wide.get("threshold"), activation
-    )
+    relu, zero_pad = op.get("relu", op["op"] == "block"), op.get("zero_pad", False)
+    return BlockConstants(wide["mean"], wide["multiplier"], wide["bias"], op["shift"], relu, wide.get("threshold"), activation, zero_pad)
+
+
+def activated(x: Int64, activation: Activation) -> Int64:
+    """The activation of 3.3 by itself (method.md, 3.9)."""
+    w = sat16(x - activation.alpha)
+    return sat16(sat16(rs(w * np.where(w >= 0, activation.high, activation.low), 13)) - activation.beta)
+
+
+def max_pool(x: Int64, window: Window, *, relu: bool) -> Int64:
+    """Largest of the taps inside the map (method.md, 3.10)."""
+    y = np.stack([tap for row in window.taps(x, -(1 << 15)) for tap in row]).max(0)
+    return np.maximum(y, 0) if relu else y
+
+
+def window_average(x: Int64, window: Window) -> Int64:
+    """divr(sum, number) of the taps inside the map (method.md, 3.10)."""
+    total = sum(tap for row in window.taps(x, 0) for tap in row)
+    number = sum(tap for row in window.taps(np.ones_like(x), 0) for tap in row)
+    return (2 * total + number) // (2 * number)
+
+
+def binary(x: Int64, weight: Uint64, op: dict[str, Any], constants: BlockConstants) -> Int64:
+    """Compute a `binary` operation with packed weights (method.md, 3.8)."""
+    c, groups = constants, op.get("groups", 1)
+    own = signs(unpack_bits(weight, op["in"] // groups))
+    s = signs((x if c.threshold is None else x + c.threshold) < 0)
+    z = binary_conv(s, own, Window.of(op), outside=0 if c.zero_pad else 1, groups=groups)
+    r = np.maximum(z, 0) if c.relu else z
+    return sat16(rs((r - c.mean) * c.multiplier + c.bias, c.shift))
+
+
+def operation(op: dict[str, Any], read: list[Int64], tensors: dict[str, NDArray[Any]], name: str) -> Int64:
+    """One operation on the values that it reads (method.md, 3); its tensors begin with `name`."""
+    x, kind = read[0], op["op"]
+    own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+    relu, shift = op.get("relu", False), op.get("shift", 0)
+    if kind == "conv":
+        sums = conv_sums(x, own["weight"], Window.of(op), op.get("groups", 1))
+        return affine(sums, own["multiplier"], own["bias"], shift=shift, relu=relu)
+    if kind == "block":
+        return block_values(x, signs(unpack_bits(own["weight"], op["channels"])), block_constants(op, tensors, name)).y
+    if kind == "down":
+        weight, *shortcut = (own[key] for key in ("weight", *SHORTCUT_NAMES))
+        return down(x, weight, block_constants(op, tensors, name), *shortcut, shortcut_shift=op["shortcut_shift"])
+    if kind == "pool":
+        return pool(x)
+    if kind == "binary":
+        return binary(x, own["weight"], op, block_constants(op, tensors, name))
+    if kind == "affine":
+        return affine(x, own["multiplier"], own["bias"], shift=shift, relu=relu)
+    if kind == "activate":
+        return activated(x, Activation(*(own[key].astype(np.int64) for key in ("alpha", "beta", "high", "low"))))
+    if kind == "add":
+        y = sat16(rs(x * op["multipliers"][0] + read[1] * op["multipliers"][1], shift))
+        return np.maximum(y, 0) if relu else y
+    if kind == "concat":
+        return np.concatenate(read, axis=-1)
+    if kind == "gate":
+        return sat16(rs(x * read[1], 13))
+    if kind == "max_pool":
+        return max_pool(x, Window.of(op), relu=relu)
+    if kind == "average_pool":
+        return window_average(x, Window.of(op))
+    raise ValueError(f"unknown operation {kind!r}")
 
 
 def run_operations(x: Int64, operations: list[dict[str, Any]], tensors: dict[str, NDArray[Any]], part: str) -> Int64:
-    """Run the operations of `part`, "prefix" or "tail", one after another (method.md, 3)."""
+    """Run the operations of `part`, "prefix" or "tail", from value 0 on; one without `from` reads the value before it (method.md, 3)."""
+    values = [x]
     for i, op in enumerate(operations):
-        if op["op"] == "conv":
-            weight, multiplier, bias = (tensors[f"{part}.{i}.{name}"] for name in ("weight", "multiplier", "bias"))
-            x = conv(x, weight, multiplier, bias, stride=op["stride"], relu=op["relu"], shift=op["shift"])
-        elif op["op"] == "block":
-            weight = signs(unpack_bits(tensors[f"{part}.{i}.weight"], op["channels"]))
-            x = block_values(x, weight, block_constants(op, tensors, f"{part}.{i}")).y
-        elif op["op"] == "down" and part == "prefix":
-            weight, *shortcut = (tensors[f"prefix.{i}.{name}"] for name in ("weight", *SHORTCUT_NAMES))
-            x = down(x, weight, block_constants(op, tensors, f"prefix.{i}"), *shortcut, shortcut_shift=op["shortcut_shift"])
-        elif op["op"] == "pool":
-            x = pool(x)
-        else:
-            raise ValueError(f"unknown operation {op['op']!r}")
-    return x
+        values.append(operation(op, [values[k] for k in op.get("from", [i])], tensors, f"{part}.{i}"))
+    return values[-1]
 
 
 class ReferenceNetwork:
@@ -286,26 +371,40 @@ class ReferenceNetwork:
         self.network = network
         self.tensors = tensors
         self.image_size: int = network["image_size"]
-        self.channels: int = network["cut"]["channels"]
-        self.words = words_of(self.channels)
         self.feature_count: int = network["features"]["channels"]
         self.feature_bits: int = network["features"]["feature_bits"]
+        self.has_cut = "cut" in network
+        if not self.has_cut:
+            self.row_words = -(-self.feature_count // 8)
+            self.latent_bits = 8 * self.feature_count
+            return
+        self.channels: int = network["cut"]["channels"]
+        self.words = words_of(self.channels)
+        blank = np.zeros((1, self.image_size, self.image_size, 3), np.uint8)
+        self.map_size = self._map_size() if all(op["op"] in CHAIN for op in network["prefix"]) else self.stream(blank).shape[1]
+        self.row_words = self.map_size**2 * self.words
+        self.latent_bits = self.map_size**2 * self.channels
+
+    def _map_size(self) -> int:
         size = self.image_size
-        for op in network["prefix"]:
+        for op in self.network["prefix"]:
             if op["op"] == "conv":
-                size = (size - 1) // op["stride"] + 1
+                top, left, bottom, right = Window.of(op).pad
+                size = (size + top + bottom - op["kernel"]) // op["stride"] + 1
             elif op["op"] in ("pool", "down"):
                 size //= 2
-        self.map_size = size
-        self.row_words = size * size * self.words
-        self.latent_bits = size * size * self.channels
+        return size
 
     def stream(self, images: NDArray[np.uint8]) -> Int64:
         """Stream (N, H, W, C) that reaches the cut (method.md, 3.2 to 3.4)."""
         return run_operations(input_values(images), self.network["prefix"], self.tensors, "prefix")
 
     def latents(self, images: NDArray[np.uint8]) -> Uint64:
-        """Latent rows (N, H*W*words) of uint8 images (N, S, S, 3) (method.md, 3.5)."""
+        """Latent rows (N, words) of uint8 images (N, S, S, 3) (method.md, 3.5): packed bits, or without a cut the features, a byte each."""
+        if not self.has_cut:
+            row = np.zeros((len(images), 8 * self.row_words), np.int8)
+            row[:, : self.feature_count] = self._features(self.stream(images))
+            return row.view(np.uint64)
         bits = cut_bits(self.stream(images), self.tensors["cut.threshold"], self.tensors["cut.direction"])
         return pack_bits(bits).reshape(len(images), self.row_words)
 
@@ -316,7 +415,12 @@ class ReferenceNetwork:
 
     def features(self, latents: Uint64) -> NDArray[np.int8]:
         """Features (N, D_f) of latent rows (method.md, 3.6)."""
+        if not self.has_cut:
+            return np.ascontiguousarray(latents).view(np.int8)[:, : self.feature_count]
+        return self._features(self.tail(latents))
+
+    def _features(self, x: Int64) -> NDArray[np.int8]:
         spec = self.network["features"]
-        q = pooled(self.tail(latents), self.tensors["features.pool_multiplier"], spec["pool_shift"], relu=spec.get("relu", True))
+        q = pooled(x, self.tensors["features.pool_multiplier"], spec["pool_shift"], relu=spec.get("relu", True))
         weight, multiplier, bias = (self.tensors[f"features.{name}"] for name in ("weight", "multiplier", "bias"))
         return whitened(q, weight, multiplier, bias, spec["shift"])
