@@ -28,6 +28,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import graph_model
 import numpy as np
 import tiny_model
 from new_learner import new_learner
@@ -46,14 +47,14 @@ NO_DIGEST = "0" * 64
 MOST = "bytes beyond twice the input, at most"
 PARSERS = {"reference.files"}  # what coverage is seen of: it refuses what the core refuses
 VALUES = [None, True, False, 0, 1, -1, 2, 3, 7, 8, 16, 255, 256, 65535, 2**24, 2**31 - 1, 2**31, 2**63, 2**64, 10**400, 0.5, float("nan"),
-          float("inf"), "", "\ud800", "\x1b[2J", "a" * 100, [], {}, [[[[]]]], "conv", "block", "down", "pool", "lda", "cwr", "U8", "I32", "I64", "F32"]  # fmt: skip
+          float("inf"), "", "\ud800", "\x1b[2J", "a" * 100, [], {}, [[[[]]]], "conv", "block", "down", "pool", "binary", "affine", "add", "concat", "max_pool", [0], [1, 2], "lda", "cwr", "U8", "I32", "I64", "F32"]  # fmt: skip
 seen: Counter[str] = Counter()
 sound_seeds: list[bytes] = []
 shipped: dict[str, SoundModel] = {}
 
 
 def seeds(folder: Path) -> list[bytes]:
-    """Small states of every shape: both heads, no class, several views, no tail, tails of all widths, a `down`, a shipped model."""
+    """Small states of every shape: both heads, no class, several views, no tail, tails of all widths, a `down`, graphs, a shipped model."""
     quick: dict[str, Any] = {"capacity": 3, "threads": 1}
     shape: dict[str, Any] = {"image_size": 8, "widths": (4, 6), "blocks": (1, 0), "stem_strides": (1, 2)}
     plain = write_model(folder / "plain.model", *tiny_model.make_model(1, **shape), {"name": "plain"})
@@ -65,13 +66,16 @@ def seeds(folder: Path) -> list[bytes]:
     sound = check_model((folder / "plain.model").read_bytes(), "tiny")
     shipped[sound.digest] = sound
     found = [new_learner(plain, **quick, head=head).to_bytes() for head in ("lda", "cwr")]
+    graphs = [
+        write_model(folder / f"graph{i}.model", *graph_model.make_graph(i, image_size=8, operations=6, cut=i % 2 > 0), {}) for i in range(4)
+    ]
     for taught, more in [
-        (plain, {}), (plain, {"head": "cwr"}), (plain, {"views": 2}), (down, {}), ("tiny", {}), (tail, {"train_blocks": 1, "head": "cwr"}),
+        *[(graph, {}) for graph in graphs], (graphs[0], {"views": 2}), (plain, {}), (plain, {"head": "cwr"}), (plain, {"views": 2}), (down, {}), ("tiny", {}), (tail, {"train_blocks": 1, "head": "cwr"}),
         *[(tail, {"train_blocks": 1, "weight_bits": b}) for b in (1, 8, 16)],
     ]:  # fmt: skip
         learner = new_learner(taught, **quick, **more)
         for names in ("ab", "bc"):
-            learner.learn(tiny_model.random_images(1, 2, 8), list(names))
+            learner.learn(tiny_model.random_images(1, 2, learner.image_size), list(names))
         found.append(learner.to_bytes())
     return found
 

@@ -84,7 +84,7 @@ def set_from(values: Any) -> Any:
 
 
 def many(network: dict[str, Any], tensors: dict[str, Any]) -> None:
-    network["prefix"] = [{"op": "max_pool", "channels": 3, "kernel": 1, "stride": 1}] * 10**5
+    network["prefix"] = [{"op": "max_pool", "channels": 3, "kernel": 1, "stride": 1}] * 20_000
 
 
 @pytest.mark.parametrize(

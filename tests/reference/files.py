@@ -204,10 +204,16 @@ class _Fields:
             raise self.fail(f"{name}: expected true or false")
         return value
 
-    def items(self, name: str) -> list[Any]:
+    def items(self, name: str, most: int) -> list[Any]:
         value = self.values.get(name)
-        if not isinstance(value, list) or len(value) > 256:
-            raise self.fail(f"{name}: expected a list of at most 256 operations")
+        if not isinstance(value, list) or len(value) > most:
+            raise self.fail(f"{name}: expected a list of at most {most} operations")
+        return value
+
+    def numbers(self, name: str, most: int, low: int, high: int) -> list[int]:
+        value = self.items(name, most)
+        if not all(isinstance(n, int) and not isinstance(n, bool) and low <= n <= high for n in value):
+            raise self.fail(f"{name}: expected {low} to {high}")
         return value
 
 
@@ -217,7 +223,9 @@ class _Reader:
     def __init__(self, top: _Fields, tensors: Tensors, where: str) -> None:
         self.tensors, self.where = tensors, where
         self.height = self.width = top.integer("image_size", 1, 1024)
-        self.channels, self.operations = 3, 0
+        self.channels = 3
+        self.shapes = [(self.height, self.width, 3)]
+        self.unread: set[int] = set()
 
     def expect(self, condition: object, what: str) -> None:
         if not condition:
@@ -240,28 +248,47 @@ class _Reader:
         self.expect(np.all(sums < 65536), f"{name}: sums would overflow")
 
     def grown(self) -> None:
-        self.operations += 1
-        self.expect(self.operations <= 256, "more than 256 operations")
+        self.expect(self.height >= 1 and self.width >= 1, "the map has shrunk to nothing")
         self.expect(self.height * self.width * self.channels <= 2**26, "more than 2^26 values")
+
+    def windowed(self, f: _Fields, kernel: int, stride: int) -> int:
+        k, s = f.integer("kernel", 1, kernel), f.integer("stride", 1, stride)
+        top, left, bottom, right = [(k - 1) // 2] * 4
+        if "pad" in f.values:
+            pad = f.numbers("pad", 4, 0, k - 1)
+            self.expect(len(pad) == 4, "pad: expected four")
+            top, left, bottom, right = pad
+        self.height, self.width = (
+            0 if size < k else (size - k) // s + 1 for size in (self.height + top + bottom, self.width + left + right)
+        )
+        return k
 
     def conv(self, f: _Fields, name: str) -> None:
         size_in, size_out = f.integer("in", 1, 2048), f.integer("out", 1, 2048)
-        kernel, stride = f.integer("kernel", 1, 3), f.integer("stride", 1, 2)
-        depthwise, _, _ = f.flag("depthwise"), f.flag("relu"), f.integer("shift", 0, 46)
-        self.expect(size_in == self.channels and kernel != 2 and (not depthwise or size_in == size_out), "conv: does not fit")
-        self.summed(f"{name}.weight", *((size_out, kernel, kernel) if depthwise else (size_out, kernel, kernel, size_in)))
-        self.take(f"{name}.multiplier", "int16", size_out)
-        self.bounded(f"{name}.bias", "int64", size_out, -(2**61) + 1, 2**61 - 1)
-        self.height, self.width = (self.height - 1) // stride + 1, (self.width - 1) // stride + 1
+        groups = f.integer("groups", 1, size_in) if "groups" in f.values else 1
+        kernel = self.windowed(f, 7, 4)
+        depthwise, _, _ = f.flag("depthwise", False), f.flag("relu", False), f.integer("shift", 0, 46)
+        self.expect(size_in == self.channels and size_in % groups == 0 and size_out % groups == 0, "conv: does not fit")
+        plain = size_in == size_out and kernel in (1, 3) and f.integer("stride", 1, 4) <= 2 and groups == 1
+        self.expect(not depthwise or plain, "conv: a depth-wise one does not fit")
+        self.summed(f"{name}.weight", *((size_out, kernel, kernel) if depthwise else (size_out, kernel, kernel, size_in // groups)))
+        self.affine(name, size_out)
         self.channels = size_out
-        self.grown()
 
-    def binary(self, f: _Fields, name: str, size_in: int, size_out: int, relu: bool) -> NDArray[Any]:
+    def affine(self, name: str, channels: int) -> None:
+        self.take(f"{name}.multiplier", "int16", channels)
+        self.bounded(f"{name}.bias", "int64", channels, -(2**61) + 1, 2**61 - 1)
+
+    def binary(
+        self, f: _Fields, name: str, size_in: int, size_out: int, relu: bool, kernel: int = 3, groups: int = 1
+    ) -> NDArray[np.uint64]:
         self.expect(size_in == self.channels, "channels do not fit")
         f.integer("shift", 0, 30)
         f.flag("relu", relu)
-        bits = self.bits(f"{name}.weight", size_in, size_out, 3, 3)
-        self.bounded(f"{name}.mean", "int16", size_out, -9 * size_in, 9 * size_in)
+        f.flag("zero_pad", False)
+        sees, taps = size_in // groups, kernel * kernel
+        bits = self.bits(f"{name}.weight", sees, size_out, kernel, kernel)
+        self.bounded(f"{name}.mean", "int16", size_out, -taps * sees, taps * sees)
         self.take(f"{name}.multiplier", "int16", size_out)
         self.bounded(f"{name}.bias", "int32", size_out, -(2**29), 2**29)
         for flag, names in _OPTIONAL.items():
@@ -269,11 +296,18 @@ class _Reader:
                 self.take(f"{name}.{each}", "int16", size_in if each == "threshold" else size_out)
         return bits
 
-    def block(self, f: _Fields, name: str) -> NDArray[Any]:
+    def block(self, f: _Fields, name: str) -> NDArray[np.uint64]:
         channels = f.integer("channels", 1, 1024)
-        bits = self.binary(f, name, channels, channels, relu=True)
-        self.grown()
-        return bits
+        return self.binary(f, name, channels, channels, relu=True)
+
+    def alone(self, f: _Fields, name: str) -> None:
+        size_in, size_out = f.integer("in", 1, 1024), f.integer("out", 1, 1024)
+        groups = f.integer("groups", 1, size_in) if "groups" in f.values else 1
+        kernel = self.windowed(f, 3, 2)
+        fits = kernel != 2 and size_in % groups == 0 and size_out % groups == 0 and (groups == 1 or size_in // groups % 64 == 0)
+        self.expect(fits and not f.flag("activation", False), "binary: does not fit")
+        self.binary(f, name, size_in, size_out, relu=False, kernel=kernel, groups=groups)
+        self.channels = size_out
 
     def halve(self) -> None:
         self.expect(self.height % 2 == 0 and self.width % 2 == 0, "expected an even map")
@@ -282,27 +316,68 @@ class _Reader:
     def down(self, f: _Fields, name: str) -> None:
         size_in, size_out = f.integer("in", 1, 1024), f.integer("out", 1, 1024)
         self.binary(f, name, size_in, size_out, relu=False)
+        self.expect(not f.flag("zero_pad", False), "down: expected a pad of +1")
         f.integer("shortcut_shift", 0, 46)
         self.bits(f"{name}.shortcut_weight", size_in, size_out)
         self.take(f"{name}.shortcut_multiplier", "int16", size_out)
         self.bounded(f"{name}.shortcut_bias", "int64", size_out, -(2**61) + 1, 2**61 - 1)
         self.halve()
         self.channels = size_out
-        self.grown()
+
+    def single(self, operation: str, f: _Fields, name: str, others: list[tuple[int, int, int]]) -> None:
+        """An operation without a convolution; `others`: shapes of what it reads beside the first value."""
+        own = (self.height, self.width, self.channels)
+        if operation == "concat":
+            self.expect(others and all(other[:2] == own[:2] for other in others), "concat: does not fit")
+            self.channels += sum(other[2] for other in others)
+            self.expect(self.channels <= 2048, "concat: more than 2048 channels")
+            return
+        self.expect(len(others) == (operation in ("add", "gate")), "reads another number of values")
+        if operation in ("affine", "activate"):
+            self.expect(f.integer("channels", 1, 2048) == self.channels, "channels do not fit")
+        else:
+            f.integer("channels", self.channels, self.channels)
+        if operation == "affine":
+            f.integer("shift", 0, 46), f.flag("relu", False)
+            self.affine(name, self.channels)
+        elif operation == "activate":
+            for each in ("alpha", "beta", "high", "low"):
+                self.take(f"{name}.{each}", "int16", self.channels)
+        elif operation == "add":
+            self.expect(len(f.numbers("multipliers", 2, -32768, 32767)) == 2, "multipliers: expected two")
+            f.integer("shift", 0, 30), f.flag("relu", False)
+            self.expect(others == [own], "add: does not fit")
+        elif operation == "gate":
+            self.expect(others == [(1, 1, self.channels)], "gate: does not fit")
+        elif operation == "max_pool":
+            f.flag("relu", False)
+            self.windowed(f, 7, 4)
+        else:
+            self.expect(operation == "average_pool", f"{name}.op: expected one that there is")
+            self.windowed(f, 1024, 4)
 
     def prefix(self, f: _Fields, name: str) -> None:
+        read = [len(self.shapes) - 1]
+        if "from" in f.values:
+            read = f.numbers("from", 8, 0, len(self.shapes) - 1)
+            self.expect(read, "from: expected one at least")
+        self.unread -= set(read)
+        (self.height, self.width, self.channels), *others = (self.shapes[k] for k in read)
         operation = f.values.get("op")
-        if operation == "conv":
-            self.conv(f, name)
-        elif operation == "block":
-            self.block(f, name)
+        convolutions = {"conv": self.conv, "block": self.block, "down": self.down, "binary": self.alone}
+        if operation in convolutions:
+            self.expect(not others, "expected one value to read")
+            convolutions[operation](f, name)
         elif operation == "pool":
+            self.expect(not others, "expected one value to read")
             f.integer("channels", self.channels, self.channels)
             self.halve()
-            self.grown()
         else:
-            self.expect(operation == "down", f"{name}.op: expected conv, block, pool or down")
-            self.down(f, name)
+            self.expect(isinstance(operation, str), f"{name}.op: expected a text")
+            self.single(str(operation), f, name, others)
+        self.grown()
+        self.unread.add(len(self.shapes))
+        self.shapes.append((self.height, self.width, self.channels))
 
     def tail(self, f: _Fields, name: str) -> None:
         self.expect(f.values.get("op") == "block", f"{name}.op: expected block")
@@ -327,15 +402,22 @@ def check_model(content: bytes, where: str) -> SoundModel:
             raise FormatError(f"{where}: {key}: expected JSON") from error
     top = _Fields(texts["network"], "network", where)
     reader = _Reader(top, tensors, where)
-    for i, item in enumerate(top.items("prefix")):
+    prefix, items = top.items("prefix", 512), top.items("tail", 256)
+    for i, item in enumerate(prefix):
         reader.prefix(_Fields(item, f"prefix[{i}]", where), f"prefix.{i}")
-    channels = _Fields(top.values.get("cut"), "cut", where).integer("channels", 1, 1024)
+    (reader.height, reader.width, reader.channels), last = reader.shapes[-1], len(reader.shapes) - 1
+    reader.expect(not reader.unread - {last}, "an operation is read by none")
+    has_cut = "cut" in top.values
+    channels = _Fields(top.values.get("cut" if has_cut else "features"), "cut or features", where).integer("channels", 1, 1024)
     reader.expect(channels == reader.channels and reader.height * reader.width <= 65536, "cut: does not fit")
-    reader.bounded("cut.threshold", "int32", channels, -32768, 32768)
-    reader.bounded("cut.direction", "uint8", channels, 0, 1)
-    reader.bounded("cut.alpha", "int16", channels, -32767, 32767)
-    tail = [_Fields(item, f"tail[{i}]", where) for i, item in enumerate(top.items("tail"))]
+    reader.expect(has_cut or not items, "tail: expected no operation where there is no cut")
+    if has_cut:
+        reader.bounded("cut.threshold", "int32", channels, -32768, 32768)
+        reader.bounded("cut.direction", "uint8", channels, 0, 1)
+        reader.bounded("cut.alpha", "int16", channels, -32767, 32767)
+    tail = [_Fields(item, f"tail[{i}]", where) for i, item in enumerate(items)]
     for i, f in enumerate(tail):
+        reader.expect(not f.flag("zero_pad", False), "block: expected a pad of +1 behind the cut")
         reader.tail(f, f"tail.{i}")
     f = _Fields(top.values.get("features"), "features", where)
     f.integer("channels", channels, channels)
@@ -345,7 +427,8 @@ def check_model(content: bytes, where: str) -> SoundModel:
     reader.take("features.multiplier", "int16", channels)
     reader.bounded("features.bias", "int64", channels, -(2**61) + 1, 2**61 - 1)
     reader.expect(not tensors, "expected no further tensor")
-    return SoundModel(words["digest"], channels, reader.height * reader.width * _words(channels), [f.values for f in tail])
+    latent_words = reader.height * reader.width * _words(channels) if has_cut else -(-channels // 8)
+    return SoundModel(words["digest"], channels, latent_words, [f.values for f in tail])
 
 
 # -- states -------------------------------------------------------------------------------------------------------------------

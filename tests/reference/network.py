@@ -380,16 +380,19 @@ class ReferenceNetwork:
             return
         self.channels: int = network["cut"]["channels"]
         self.words = words_of(self.channels)
-        blank = np.zeros((1, self.image_size, self.image_size, 3), np.uint8)
-        self.map_size = self._map_size() if all(op["op"] in CHAIN for op in network["prefix"]) else self.stream(blank).shape[1]
-        self.row_words = self.map_size**2 * self.words
-        self.latent_bits = self.map_size**2 * self.channels
+        if all(op["op"] in CHAIN for op in network["prefix"]):
+            self.map = (self._map_size(),) * 2
+        else:
+            self.map = self.stream(np.zeros((1, self.image_size, self.image_size, 3), np.uint8)).shape[1:3]
+        self.map_size = self.map[0]
+        self.row_words = self.map[0] * self.map[1] * self.words
+        self.latent_bits = self.map[0] * self.map[1] * self.channels
 
     def _map_size(self) -> int:
         size = self.image_size
         for op in self.network["prefix"]:
             if op["op"] == "conv":
-                top, left, bottom, right = Window.of(op).pad
+                top, _, bottom, _ = Window.of(op).pad
                 size = (size + top + bottom - op["kernel"]) // op["stride"] + 1
             elif op["op"] in ("pool", "down"):
                 size //= 2
@@ -403,23 +406,23 @@ class ReferenceNetwork:
         """Latent rows (N, words) of uint8 images (N, S, S, 3) (method.md, 3.5): packed bits, or without a cut the features, a byte each."""
         if not self.has_cut:
             row = np.zeros((len(images), 8 * self.row_words), np.int8)
-            row[:, : self.feature_count] = self._features(self.stream(images))
+            row[:, : self.feature_count] = self.features_of(self.stream(images))
             return row.view(np.uint64)
         bits = cut_bits(self.stream(images), self.tensors["cut.threshold"], self.tensors["cut.direction"])
         return pack_bits(bits).reshape(len(images), self.row_words)
 
     def tail(self, latents: Uint64) -> Int64:
         """Stream (N, H, W, C) behind the last block of the tail (method.md, 3.3 and 3.5)."""
-        bits = unpack_bits(latents.reshape(len(latents), self.map_size, self.map_size, self.words), self.channels)
+        bits = unpack_bits(latents.reshape(len(latents), *self.map, self.words), self.channels)
         return run_operations(tail_stream(bits, self.tensors["cut.alpha"]), self.network["tail"], self.tensors, "tail")
 
     def features(self, latents: Uint64) -> NDArray[np.int8]:
         """Features (N, D_f) of latent rows (method.md, 3.6)."""
         if not self.has_cut:
             return np.ascontiguousarray(latents).view(np.int8)[:, : self.feature_count]
-        return self._features(self.tail(latents))
+        return self.features_of(self.tail(latents))
 
-    def _features(self, x: Int64) -> NDArray[np.int8]:
+    def features_of(self, x: Int64) -> NDArray[np.int8]:
         spec = self.network["features"]
         q = pooled(x, self.tensors["features.pool_multiplier"], spec["pool_shift"], relu=spec.get("relu", True))
         weight, multiplier, bias = (self.tensors[f"features.{name}"] for name in ("weight", "multiplier", "bias"))
