@@ -16,7 +16,7 @@ from reference.comparison import assert_same
 from reference.files import pack
 from remembering_network import RememberingNetwork
 
-from bitreplay import FormatError, Model
+from bitreplay import FormatError, Learner, Model
 from bitreplay.model import write_model
 
 
@@ -54,6 +54,7 @@ def test_a_network_without_a_cut_keeps_its_features(tmp_path: Path, head: str, v
         ours.learn(images, names)
         theirs.learn(images, names)
         assert_same(ours, theirs)
+        ours = Learner.from_bytes(ours.to_bytes(), threads=2)
     with pytest.raises(ValueError, match="train_blocks: expected at most 0"):
         new_learner(model, capacity=10, train_blocks=1)
 

@@ -43,12 +43,18 @@ bool has_unused_bits(std::span<const uint64_t> rows, int channels) {
 }
 
 // Latents, and what goes with them: features, then zeros.
-void check_rows(const Checker& check, std::span<const uint64_t> rows, size_t latent_words, size_t row_words, size_t features) {
+// A row: its latent, bits or without a cut features, and with several views features behind it.
+void check_rows(const Checker& check, std::span<const uint64_t> rows, size_t row_words, const Network& network) {
+  const size_t latent_words = network.latent_words(), features = static_cast<size_t>(network.feature_count());
+  const size_t feature_words = (features + sizeof(uint64_t) - 1) / sizeof(uint64_t);
   for (size_t first = 0; first < rows.size(); first += row_words) {
-    check(!has_unused_bits(rows.subspan(first, latent_words), static_cast<int>(features)), "replay.rows: expected unused bits to be 0");
-    const auto* bytes = reinterpret_cast<const int8_t*>(rows.data() + first + latent_words);
-    const size_t count = (row_words - latent_words) * sizeof(uint64_t);
-    for (size_t j = 0; j < count; ++j) check(j < features ? bytes[j] >= -127 : bytes[j] == 0, "replay.rows: expected features in -127..127");
+    check(!network.has_cut() || !has_unused_bits(rows.subspan(first, latent_words), network.feature_count()), "replay.rows: expected unused bits to be 0");
+    for (size_t word = network.has_cut() ? latent_words : 0; word < row_words; word += feature_words) {
+      const auto* bytes = reinterpret_cast<const int8_t*>(rows.data() + first + word);
+      for (size_t j = 0; j < feature_words * sizeof(uint64_t); ++j) {
+        check(j < features ? bytes[j] >= -127 : bytes[j] == 0, "replay.rows: expected features in -127..127");
+      }
+    }
   }
 }
 
@@ -141,7 +147,7 @@ Content read_content(File& file, const StateHead& head, const Network& network) 
   Content content;
   content.experience = head.experience;
   content.seen = file.take<uint64_t>("replay.seen", {classes});
-  const size_t latent_words = network.latent_words(), row_words = latent_words + Learner::further_words(network, settings.views);
+  const size_t row_words = network.latent_words() + Learner::further_words(network, settings.views);
   content.rows = file.take<uint64_t>("replay.rows", {rows, static_cast<int64_t>(row_words)});
   content.labels = file.take<uint16_t>("replay.labels", {rows});
   const auto mixing = file.take<int64_t>("head.mixing", {2});
@@ -159,7 +165,7 @@ Content read_content(File& file, const StateHead& head, const Network& network) 
   }
   if (settings.train_blocks > 0) content.tail_weight = file.take<int32_t>("tail.weight", {classes, features});
   check_labels(check, content.labels, content.seen);
-  check_rows(check, content.rows, latent_words, row_words, static_cast<size_t>(features));
+  check_rows(check, content.rows, row_words, network);
   return content;
 }
 

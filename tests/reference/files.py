@@ -178,6 +178,7 @@ class SoundModel:
     channels: int
     latent_words: int
     tail: list[dict[str, Any]]
+    has_cut: bool = True
 
 
 class _Fields:
@@ -428,7 +429,7 @@ def check_model(content: bytes, where: str) -> SoundModel:
     reader.bounded("features.bias", "int64", channels, -(2**61) + 1, 2**61 - 1)
     reader.expect(not tensors, "expected no further tensor")
     latent_words = reader.height * reader.width * _words(channels) if has_cut else -(-channels // 8)
-    return SoundModel(words["digest"], channels, latent_words, [f.values for f in tail])
+    return SoundModel(words["digest"], channels, latent_words, [f.values for f in tail], has_cut)
 
 
 # -- states -------------------------------------------------------------------------------------------------------------------
@@ -574,9 +575,11 @@ def check_state(content: bytes, where: str, shipped: Mapping[str, SoundModel]) -
         _read_block(tensors, f"tail.{i}", block, settings["weight_bits"], width, where)
     expect(not tensors, "expected no further tensor")
     latents, further = np.split(rows, [model.latent_words], axis=1)
-    expect(not np.any(latents[:, _words(width) - 1 :: _words(width)] & _unused_bits(width)), "replay.rows: unused bits")
-    features = np.ascontiguousarray(further).view(np.int8)
-    expect(not np.any(features == -128) and not np.any(features[:, width:]), "replay.rows: features")
+    if model.has_cut:
+        expect(not np.any(latents[:, _words(width) - 1 :: _words(width)] & _unused_bits(width)), "replay.rows: unused bits")
+    for part in (further,) if model.has_cut else (latents, further):
+        features = np.ascontiguousarray(part).view(np.int8)
+        expect(not np.any(features == -128) and not np.any(features[:, width:]), "replay.rows: features")
     counts = np.bincount(labels, minlength=classes)
     expect(len(counts) <= classes and not np.any(counts > seen) and not np.any(seen >= 2**32), "replay.labels: out of range")
     expect(not np.any(seen == 0), "replay.seen: expected a picture of each class")
