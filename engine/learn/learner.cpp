@@ -96,6 +96,11 @@ int64_t Learner::lesson_bytes(size_t capacity, size_t replay_rows, size_t live, 
 
 void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> labels, size_t classes, Workers& workers,
                     const Progress& progress) {
+  const auto where = [&](size_t first, size_t) { return images.data() + first * network_.image_bytes(); };
+  learn(where, labels.size(), labels, classes, workers, progress);
+}
+
+void Learner::learn(Pictures pictures, size_t batch, std::span<const int32_t> labels, size_t classes, Workers& workers, const Progress& progress) {
   require(experience_ < kMostLessons, "learn: expected at most {} lessons in all; make a new learner", {kMostLessons});
   for (const uint64_t seen : replay_.seen()) {
     require(seen + labels.size() <= kMostLessons, "learn: expected at most {} pictures of a class in all; make a new learner", {kMostLessons});
@@ -111,23 +116,28 @@ void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> la
 
   Buffer<uint64_t> latents(live * words, 0);
   Buffer<int8_t> features((live + trained_on) * width);  // of the images, then of stored rows
-  {
+  size_t begin = 0;
+  do {
+    const size_t count = std::min(batch, live - begin);
+    const uint8_t* pixels = count > 0 ? pictures(begin, count) : nullptr;
+    const size_t rows = count + (begin + count == live ? trained_on : 0);  // the stored ones last
     List<Eye> eyes;
-    const size_t at_once = RowShares(live + trained_on, workers.count()).at_once;
+    const size_t at_once = RowShares(rows, workers.count()).at_once;
     eyes.reserve(at_once);
     for (size_t i = 0; i < at_once; ++i) eyes.emplace_back(network, tail_, settings_.views);
     for_rows(
-        network, live + trained_on, workers,
+        network, rows, workers,
         [&](size_t row, size_t place, Scratch& scratch, Workers* inside) {
-          int8_t* to = features.data() + row * width;
-          if (row < live) {
-            eyes[place].look(images.data() + row * network.image_bytes(), {latents.data() + row * words, to, nullptr}, scratch, inside);
+          int8_t* to = features.data() + (begin + row) * width;
+          if (row < count) {
+            eyes[place].look(pixels + row * network.image_bytes(), {latents.data() + (begin + row) * words, to, nullptr}, scratch, inside);
           } else {
-            network.features(replay_.row(row - live), to, scratch, inside);
+            network.features(replay_.row(row - count), to, scratch, inside);
           }
         },
-        [&](size_t done) { report(Phase::latents, done, live + trained_on); });
-  }
+        [&](size_t done) { report(Phase::latents, begin + done, live + trained_on); });
+    begin += count;
+  } while (begin < live);
   for (size_t i = 0; settings_.views > 1 && i < live; ++i) {
     std::memcpy(latents.data() + i * words + network.latent_words(), features.data() + i * width, width);
   }

@@ -26,6 +26,9 @@ enum class Phase { latents, head, tail };
 // Told how far a lesson is; returns false to give it up.
 using Progress = FunctionRef<bool(Phase phase, uint64_t done, uint64_t total)>;
 
+// The pictures of a lesson, some at a time: `count` of them from the `first` on, where they stay until the next are asked for.
+using Pictures = FunctionRef<const uint8_t*(size_t first, size_t count)>;
+
 // What is said of each row.
 struct Answers {
   std::span<int32_t> best;           // the class
@@ -84,6 +87,9 @@ class Learner {
   // Learns `labels.size()` images; labels below `classes`, which is at least classes() (new classes follow the known ones).
   // Throws Cancelled, or std::bad_alloc; then nothing has changed.
   void learn(std::span<const uint8_t> images, std::span<const int32_t> labels, size_t classes, Workers& workers, const Progress& progress);
+
+  // The same of pictures that are asked for one batch, of so many at least one, after the other; so they need not be in memory together.
+  void learn(Pictures pictures, size_t batch, std::span<const int32_t> labels, size_t classes, Workers& workers, const Progress& progress);
 
   // Trains the tail, or CWR*'s head, on the stored rows alone (docs/method.md, 8.2); as `learn` otherwise.
   void rehearse(Workers& workers, const Progress& progress);
