@@ -270,10 +270,10 @@ def lesson_parts(lines: Lines) -> list[str]:
         ratio = f"{line['lesson_ms'] / line['network_ms']:.2f}"
         rows.append((line["note"] or line["commit"], f"{line['pictures']:,}", str(line["threads"]), *cells, ratio, str(line["rounds"])))
     return [
-        "\n## Time of a lesson\n\n"
-        "A lesson of the head alone, for a learner that knows ten classes from 10,000 pictures and has 1,500 rows; the network's own time for the same pictures (`features`); and a prediction of them. Milliseconds, median (minimum) of the rounds, which take turns.\n\n"
+        "\n## Time of an experience\n\n"
+        "An experience of the head alone, for a learner that knows ten classes from 10,000 pictures and has 1,500 rows; the network's own time for the same pictures (`features`); and a prediction of them. Milliseconds, median (minimum) of the rounds, which take turns.\n\n"
         + commands("python benchmarks/lesson_time.py CIFAR10_FOLDER"),
-        table(("version", "pictures", "threads", "lesson", "network alone", "prediction", "lesson / network", "rounds"), rows),
+        table(("version", "pictures", "threads", "experience", "network alone", "prediction", "experience / network", "rounds"), rows),
     ]
 
 
