@@ -108,7 +108,7 @@ def short_table(runs: Runs, streams: Lines, experiments: Lines) -> str:
     for capacity, lines in nc5(streams, 2).items():
         memory = f"{capacity:,} rows, {lines[0]['learned_bytes'] / 1e6:.2f} MB in all"
         rows.append(("two classes a lesson, the tail trained", memory, percent(lines), below(lines, bound) if bound else ""))
-    return table(("", "what learning keeps", "accuracy, %", "below joint"), rows)
+    return table(("", "memory that learning keeps", "accuracy, %", "below joint"), rows)
 
 
 def gradient_parts(lines: list[dict[str, Any]]) -> list[str]:
