@@ -71,7 +71,7 @@ def main() -> None:
         (folder / "m").write_bytes(model.file_content())
         lines += ["", "Memory with `quicknet-32`, head only, 20 classes at most, scalar kernels; bytes.", ""]
         lines += [
-            "| capacity | pictures a lesson | kept | working memory of a lesson | both | `info`: learning_peak | of a prediction |",
+            "| capacity | pictures an experience | kept | working memory of an experience | both | `info`: learning_peak | of a prediction |",
             "|---|---|---|---|---|---|---|",
         ]
         for capacity in (300, 1500):

@@ -108,7 +108,7 @@ def short_table(runs: Runs, streams: Lines, experiments: Lines) -> str:
     for capacity, lines in nc5(streams, 2).items():
         memory = f"{capacity:,} rows, {lines[0]['learned_bytes'] / 1e6:.2f} MB in all"
         rows.append(("two classes a lesson, the tail trained", memory, percent(lines), below(lines, bound) if bound else ""))
-    return table(("", "what learning keeps", "accuracy, %", "below joint"), rows)
+    return table(("", "memory that learning keeps", "accuracy, %", "below joint"), rows)
 
 
 def gradient_parts(lines: list[dict[str, Any]]) -> list[str]:
@@ -128,8 +128,10 @@ def gradient_parts(lines: list[dict[str, Any]]) -> list[str]:
         rows.append(tuple(row))
     return [
         "\n## The tail's gradients against float autograd\n\n"
-        "Cosine, median / minimum over 20 minibatches of 50 live and 128 replayed rows of the second lesson of nc5, of the worse block. *start*: new classes have no weights yet, as in the first minibatch; "
-        "*trained*: the head as it is after the lesson, when gradients are small. Same binary signs, everything else in float. quicknet is the shipped tail; reactnet and bireal are the same bits with random thresholds and activations.\n\n"
+        "Cosine, median / minimum over 20 minibatches of 50 current and 128 replay rows of the second experience of nc5, for the worse block. The binary signs are the same, everything else is in float.\n\n"
+        "* *start*: new classes have no weights yet, as in the first minibatch.\n"
+        "* *trained*: the head as it is after the experience, when gradients are small.\n"
+        "* quicknet is the shipped tail; reactnet and bireal are the same bits with random thresholds and activations.\n\n"
         + commands("python benchmarks/gradients.py CIFAR10_FOLDER"),
         table(("parameter", *(f"{family}, q_b {bits}" for family, bits in columns)), rows),
         "",
@@ -145,7 +147,7 @@ def merge_parts(lines: Lines) -> list[str]:
         rows.append((halves, head, tail, str(lessons), *(mean_sd(found, column) for column in columns), str(len(found))))
     return [
         "\n## Two devices merged\n\n"
-        "One device was taught one half of CIFAR-10, another the other half; then the one took over the other's state. Beside it one device that was taught both halves in turn. "
+        "One device was taught one half of CIFAR-10, another device the other half; then their states were merged. For comparison, one device was taught both halves in turn. "
         "Halves are five classes each, or half of the pictures of every class; 1,500 rows each; test pictures; paired by seed.\n\n"
         + commands(
             "python benchmarks/merge.py CIFAR10_FOLDER",
@@ -165,8 +167,8 @@ def fleet_parts(lines: Lines) -> list[str]:
         rows.append((how, *size, *same, line["commit"]))
     return [
         "\n## A fleet merged\n\n"
-        "States of 20 classes with 20 replay rows each, made from real lessons, each a different sum of some of them; the files were written just before. The sums, counts and second moments of the merged state against the plain sum of all; the replay "
-        "rows against those of one process. *Most held*: by the process or one of its workers.\n\n"
+        "States of 20 classes with 20 replay rows each, made from real experiences: each is a different sum of some of them. The files were written just before. The sums, counts and second moments of the merged state are compared with the plain sum of all; its replay "
+        "rows with those of one process. *Most held* is the memory of the process, or of one of its workers.\n\n"
         + commands("python benchmarks/fleet.py DATA --folder FLEET"),
         table(("", "states", "GB of files", "s", "most held, MB", "equals the sum", "same rows", "commit"), rows),
     ]
@@ -203,14 +205,14 @@ def stream_parts(lines: Lines) -> list[str]:
     commits = ", ".join(sorted({line["commit"] for line in mine}))
     return [
         "\n## Streams that no one tuned to\n\n"
-        "After each stream, on pictures that were not learned: where few classes of unlike size are asked for, accuracy is the mean over these (and *other*, *nothing* count as one class). Tiny-ImageNet's training pictures are learned, which the backbone "
-        f"knows, and its validation pictures named; digits are scikit-learn's. The settings of `Settings`; head alone and with two trained blocks, on the same pictures, paired by seed; commit {commits}.\n\n{what}\n\n"
+        "Accuracy after each stream, on pictures that were not learned. Where few classes of unequal size are tested, it is the mean over classes (*other* and *nothing* count as one class each). Of Tiny-ImageNet, the training pictures are learned, which the backbone "
+        f"knows, and the validation pictures are named; the digits are scikit-learn's. Default settings; head alone and with two trained blocks, on the same pictures, paired by seed; commit {commits}.\n\n{what}\n\n"
         + commands("python benchmarks/streams.py DATA", "python benchmarks/streams.py DATA --only nc5 ni10 --capacity 100 300 6000"),
         table(
-            ("stream", "", "rows", "head alone, %", "two blocks, %", "gain, points", "worst seed", "tail heard at the end", "seeds"),
+            ("stream", "", "rows", "head alone, %", "two blocks, %", "gain, points", "worst seed", "tail used at the end", "seeds"),
             compared,
         ),
-        "\nWhat stands behind these figures, means over the seeds, shares in %:\n",
+        "\nDetails of these figures: means over the seeds, shares in %.\n",
         table(("stream", "", "rows", "trained", ""), figures),
     ]
 
@@ -228,10 +230,12 @@ def few_parts(lines: Lines) -> list[str]:
         rows.append((name, str(count), *cells, str(len(found))))
     return [
         "\n## Few pictures a class\n\n"
-        "Accuracy in %, mean ± sd over draws. photos: 30 groceries, learned in some shops, tested in others; CIFAR-10: training pictures, then test pictures; Tiny-ImageNet, which the backbone was trained on: half of the validation pictures, then the "
-        "other half. All methods learn the same pictures. Class means, LDA in float64 and logistic regression (scikit-learn, standardised features, C = 1, not chosen) have the learner's int8 features of one view; the colour histogram has 4 × 4 × 4 boxes of RGB, nearest "
-        "neighbour by the chi-square distance. The learner with the settings of `Settings`, and with `views=6`.\n\n"
-        + commands("python benchmarks/few_shot.py DATA"),
+        "Accuracy in %, mean ± sd over draws. All methods learn the same pictures:\n\n"
+        "* *photos*: 30 groceries, learned in some shops, tested in others;\n"
+        "* *cifar10*: learned from training pictures, tested on test pictures;\n"
+        "* *tiny-imagenet*, which the backbone was trained on: learned from half of the validation pictures, tested on the other half.\n\n"
+        "The learner has its default settings, and once `views=6`. Class means, LDA in float64 and logistic regression (scikit-learn, standardised features, C = 1, not tuned) use the learner's int8 features of one view. The colour histogram has 4 × 4 × 4 bins of RGB "
+        "and takes the nearest neighbour by the chi-square distance.\n\n" + commands("python benchmarks/few_shot.py DATA"),
         table(("set", "pictures a class", *FEW.values(), "draws"), rows),
     ]
 
@@ -247,10 +251,13 @@ def reject_parts(lines: Lines) -> list[str]:
             rows.append((name, str(classes), str(count), auroc, f"{100 * float(share):.0f}", *columns, *within, str(len(found))))
     return [
         '\n## "I don\'t know"\n\n'
-        "`predict(reject=…)`: the share of pictures of known things that may be called unknown, so that others are. Half of a set's classes are known (of CIFAR-10 one and two as well), from 10 or 30 pictures each in one lesson; asked about are the other "
-        "pictures of these, and pictures of the other classes, from the same pool (photos: both splits; CIFAR-10: test pictures; Tiny-ImageNet: validation pictures). *False reject*: known things called unknown, the mean over classes; *false accept*: unknown "
-        "things that are not; *AUROC*: the area under the ROC curve of the familiarity, in %. *Within twice the error*: the share of single draws whose false rejects lie so near to what was asked, by the binomial error of the tested pictures alone, "
-        "and with that of the remembered rows that set the threshold. New objects of a known class, or another light, are not in this: they are called unknown more often.\n\n"
+        "`predict(reject=…)` takes the share of pictures of known things that may be called unknown. Half of a set's classes are known (for CIFAR-10 also one and two classes), from 10 or 30 pictures each in one experience. Tested are the other pictures of these "
+        "classes and pictures of the other classes, from the same pool (photos: both splits; CIFAR-10: test pictures; Tiny-ImageNet: validation pictures). New objects of a known class, or new lighting, are not part of this test: they are called unknown more often.\n\n"
+        "* *False reject*: known things called unknown, the mean over classes.\n"
+        "* *False accept*: unknown things that are not called unknown.\n"
+        "* *AUROC*: the area under the ROC curve of the familiarity, in %.\n"
+        "* *Within twice the error*: the share of single draws whose false rejects lie within twice the standard error of what was asked for; the error is the binomial error of the tested pictures alone, then together with that of the remembered rows that set "
+        "the threshold.\n\n"
         + commands("python benchmarks/reject.py DATA"),
         table(("set", "known classes", "pictures a class", "AUROC", "asked for, %", "false reject, %", "false accept, %", "within twice the error, tested, %", "and remembered, %", "draws"), rows),
     ]  # fmt: skip
@@ -263,10 +270,10 @@ def lesson_parts(lines: Lines) -> list[str]:
         ratio = f"{line['lesson_ms'] / line['network_ms']:.2f}"
         rows.append((line["note"] or line["commit"], f"{line['pictures']:,}", str(line["threads"]), *cells, ratio, str(line["rounds"])))
     return [
-        "\n## Time of a lesson\n\n"
-        "Lessons of the head, given to a learner that knows ten classes from 10,000 pictures and has 1,500 rows; the network's own time for the same pictures (`features`); a prediction of them. Milliseconds, median (least) of the rounds, which take turns.\n\n"
+        "\n## Time of an experience\n\n"
+        "An experience of the head alone, for a learner that knows ten classes from 10,000 pictures and has 1,500 rows; the network's own time for the same pictures (`features`); and a prediction of them. Milliseconds, median (minimum) of the rounds, which take turns.\n\n"
         + commands("python benchmarks/lesson_time.py CIFAR10_FOLDER"),
-        table(("version", "pictures", "threads", "lesson", "network alone", "prediction", "lesson / network", "rounds"), rows),
+        table(("version", "pictures", "threads", "experience", "network alone", "prediction", "experience / network", "rounds"), rows),
     ]
 
 
@@ -373,8 +380,8 @@ def lda_parts(lines: Lines) -> list[str]:
     heads = ("integer, %", "float64, %", "same answers, %", "class means, %", "to add a row, µs", "to solve, ms")
     return [
         "\n## LDA from exact sums\n\n"
-        "The head of [method.md](method.md), 4, in integers, beside the same in float64 by numpy's solver and beside the nearest class mean, all on the int8 features of the frozen network, one view. CIFAR-10 and photos (30 classes of groceries): training pictures, "
-        "then test pictures; Tiny-ImageNet, which the backbone was trained on: half of the validation pictures, then the other half. Every picture counts, near-equal or not.\n\n"
+        "The head of [method.md](method.md), 4, in integers, compared with the same in float64 by numpy's solver and with the nearest class mean, all on the int8 features of the frozen network, one view. CIFAR-10 and photos (30 classes of groceries): learned from training "
+        "pictures, tested on test pictures; Tiny-ImageNet, which the backbone was trained on: learned from half of the validation pictures, tested on the other half. Every picture counts, near-equal or not.\n\n"
         + commands("python benchmarks/lda_head.py DATA"),
         table(("model", "set", "classes", "pictures learned", *heads), rows),
     ]
@@ -407,12 +414,12 @@ def head_settings_parts(lines: Lines) -> list[str]:
     ]
     return [
         "\n## Fewer features\n\n"
-        "`lda_features`: LDA looks at the first of the features alone, which come in the order in which they tell the classes of the pre-training pictures apart ([method.md](method.md), 3.6). Accuracy in %; sets as above, *ten a class* the mean of ten draws; "
-        "digits are scikit-learn's. Tiny-ImageNet's classes are those that the order was made from.\n\n"
+        "With `lda_features`, LDA uses only the first features. They are ordered by how well they separate the classes of the pre-training pictures ([method.md](method.md), 3.6). Accuracy in %; sets as above; *ten a class* is the mean of ten draws; "
+        "the digits are scikit-learn's. Tiny-ImageNet's classes are those that the order was made from.\n\n"
         + commands("python benchmarks/head_settings.py DATA"),
         table(("set", "pictures learned", *(f"{width} features, {sizes[width] / 1024:.0f} KiB" for width in widths)), rows),
-        "\n`class_priors`, where the classes are unlike in size, in learning and in asking alike: of the classes, in an order that is drawn, the share 1/rank of the pictures is kept.\n",
-        table(("set", "all as likely, %", "by their shares, %", "gain, points", "draws"), skewed),
+        "\n`class_priors`, where classes differ in size, in training and in testing alike: the classes are ordered at random, and of each the share 1/rank of the pictures is kept.\n",
+        table(("set", "all equally likely, %", "by their shares, %", "gain, points", "draws"), skewed),
     ]
 
 
@@ -453,16 +460,17 @@ def main() -> None:
     pages.write_text(text)
     commits = sorted({line["commit"] for lines in runs.values() for line in lines})
     parts = [
-        "# Accuracy\n\nWritten by `python benchmarks/report.py` from `benchmarks/results/`; every row is a run that happened.\n",
-        "## CIFAR-10, five lessons of two classes\n\n"
-        "50,000 training pictures in the order frog bird / airplane ship / horse automobile / dog deer / truck cat, 10,000 test pictures after the last lesson, "
-        f"the settings of `Settings`, model {SHIPPED}, commit {', '.join(commits)}.\n\n"
-        + commands("python benchmarks/accuracy.py CIFAR10_FOLDER"),
+        "# Accuracy\n\nWritten by `python benchmarks/report.py` from `benchmarks/results/`; every row is a recorded run.\n",
+        "## CIFAR-10, five experiences of two classes\n\n"
+        "50,000 training pictures in the order frog bird / airplane ship / horse automobile / dog deer / truck cat; 10,000 test pictures after the last experience; "
+        f"default settings, model {SHIPPED}, commit {', '.join(commits)}.\n\n" + commands("python benchmarks/accuracy.py CIFAR10_FOLDER"),
         table(("method", "capacity", "accuracy, %, mean ± sd", "below joint", "seeds"), accuracy_rows(runs)),
         "",
     ]
     parts.append((RESULTS / "notes.md").read_text())  # prose beside the figures of one run, written by hand; figures come from the files
-    parts.append("\nWhat training the tail adds, in which widths, and beside which methods: [papers.md](papers.md).\n")
+    parts.append(
+        "\nThe streams nc5 and ni10 below show what training the tail adds; [papers.md](papers.md) compares an older engine, at several widths, with other methods.\n"
+    )
     for name, section in (
         ("streams", stream_parts), ("few_shot", few_parts), ("reject", reject_parts), ("lda_head", lda_parts), ("head_settings", head_settings_parts), ("merge", merge_parts),
         ("fleet", fleet_parts), ("lesson_time", lesson_parts), ("gradients", gradient_parts),

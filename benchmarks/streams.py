@@ -111,7 +111,7 @@ def nothing(sets: Sets, seed: int, make: Make) -> Iterator[Case]:
 
 
 def two(sets: Sets, seed: int, make: Make) -> Iterator[Case]:
-    """Two classes of 20 pictures, one a lesson: the mean of ten such pairs, and the worst first class."""
+    """Two classes of 20 pictures, one an experience: the mean of ten such pairs, and the worst first class."""
     kinds, found = Kinds(sets, seed), []
     for pair in range(10):
         classes = np.random.default_rng(900 + 10 * seed + pair).choice(200, 2, replace=False)
@@ -124,7 +124,7 @@ def two(sets: Sets, seed: int, make: Make) -> Iterator[Case]:
 
 
 def noise(sets: Sets, seed: int, make: Make) -> Iterator[Case]:
-    """Five lessons of two classes; a share of the pictures has one of the ten names at random."""
+    """Five experiences of two classes; a share of the pictures has one of the ten names at random."""
     kinds, rng = Kinds(sets, seed), np.random.default_rng(700 + seed)
     classes = rng.choice(200, 10, replace=False)
     chance, names = rng.random(1000), kinds.names_of(rng.choice(classes, 1000), 1)
@@ -138,7 +138,7 @@ def noise(sets: Sets, seed: int, make: Make) -> Iterator[Case]:
 
 
 def noise_digits(sets: Sets, seed: int, make: Make) -> Iterator[Case]:
-    """Five lessons of two digits; a share of the pictures has one of the ten names at random."""
+    """Five experiences of two digits; a share of the pictures has one of the ten names at random."""
     (train, test), rng = digits(seed), np.random.default_rng(seed)
     chance, names = rng.random(len(train)), rng.integers(0, 10, len(train))
     for share in (0.0, 0.02, 0.05, 0.2):
@@ -150,7 +150,7 @@ def noise_digits(sets: Sets, seed: int, make: Make) -> Iterator[Case]:
 
 
 def two_hundred(sets: Sets, seed: int, make: Make) -> Iterator[Case]:
-    """200 lessons of one class; accuracy on all of them, time of the last lesson, bytes of the saved state."""
+    """200 experiences of one class; accuracy on all of them, time of the last experience, bytes of the saved state."""
     kinds, order = Kinds(sets, seed), np.random.default_rng(seed).permutation(200)
     for count in (100, 20):
         device = make()
@@ -173,7 +173,7 @@ def _blurred(images: Images) -> Images:
 
 
 def drift(sets: Sets, seed: int, make: Make) -> Iterator[Case]:
-    """Ten names, 50 pictures each, then 50 others each in a new look; both looks before, after, and when all is one lesson."""
+    """Ten names, 50 pictures each, then 50 others each in a new look; both looks before, after, and when all is one experience."""
     kinds, classes = Kinds(sets, seed), np.random.default_rng(300 + seed).choice(200, 10, replace=False)
     names, old = kinds.names_of(classes, 50), kinds.train(classes, 50)
     for look, change in (("dark", _dark), ("bright", _bright), ("blurred", _blurred)):
@@ -213,7 +213,7 @@ def imbalance(sets: Sets, seed: int, make: Make) -> Iterator[Case]:
 
 
 def burst(sets: Sets, seed: int, make: Make) -> Iterator[Case]:
-    """Ten classes of 50, one a lesson, the first of which begins with 300 near-copies of one picture: the mean over five that come first, and the same without."""
+    """Ten classes of 50, one an experience; the first begins with 300 near-copies of one picture: the mean over five that come first, and the same without."""
     kinds, classes = Kinds(sets, seed), np.random.default_rng(100 + seed).choice(200, 10, replace=False)
 
     def copies(image: Images, rng: np.random.Generator) -> Images:
@@ -235,7 +235,7 @@ def burst(sets: Sets, seed: int, make: Make) -> Iterator[Case]:
 
 
 def photos(sets: Sets, seed: int, make: Make) -> Iterator[Case]:
-    """30 groceries, six a lesson."""
+    """30 groceries, six an experience."""
     train, test, order, device = sets.train("photos"), sets.test("photos"), np.random.default_rng(seed).permutation(30), make()
     for i in range(0, 30, 6):
         rows = np.flatnonzero(np.isin(train.labels, order[i : i + 6]))
@@ -251,14 +251,14 @@ def _cifar10(sets: Sets, make: Make, lessons: Sequence[Rows]) -> Case:
 
 
 def nc5(sets: Sets, seed: int, make: Make) -> Iterator[Case]:
-    """CIFAR-10, two classes a lesson."""
+    """CIFAR-10, two classes an experience."""
     train = sets.train("cifar10")
     names = np.array(train.names)[train.labels]
     yield _cifar10(sets, make, [np.flatnonzero(np.isin(names, pair)) for pair in CIFAR10_NC5])
 
 
 def ni10(sets: Sets, seed: int, make: Make) -> Iterator[Case]:
-    """CIFAR-10, a tenth of the pictures of every class a lesson."""
+    """CIFAR-10, a tenth of the pictures of every class an experience."""
     yield _cifar10(sets, make, [lesson.rows for lesson in new_instances(sets.train("cifar10").labels, 10, seed)])
 
 

@@ -320,28 +320,29 @@ def write(run: Run) -> str:
         f"{m['date']}, commit {m['commit']}. {m['cpu']} (family {m['cpu_family']}), {m['cores']} cores, {m['memory_gib']} GiB, Linux {m['kernel']}, "
         f"Python {m['python']}; {', '.join(m['flags'])}. {m['rounds']} rounds of {m['seconds']:g} s an engine, in turn. {busy}\n",
         "A cell is the median over the rounds of each round's median and, in brackets, the smallest and largest of these; × is how many times longer than "
-        "ours in the same column. Batch 1. Before it is timed, every result is compared with NumPy's: binary convolutions alone and our networks must be "
-        "equal, other convolutions and gradients correlate to ≥ .999, networks after what another picture gives was taken off (float ≥ .99, int8 and bfloat16 ≥ .9); Avalanche must have learned its first classes.\n",
+        "ours in the same column. Batch 1.\n",
+        "Before it is timed, every result is compared with NumPy's. Binary convolutions alone and our networks must be equal; other convolutions and gradients must correlate to ≥ .999; other networks must correlate, after the "
+        "result for another picture was subtracted (float ≥ .99, int8 and bfloat16 ≥ .9). Avalanche must have learned its first classes.\n",
         "## Bars\n",
-        "Against the fastest variant of each peer, by the medians; the ratio of the best single calls, which other work on the machine disturbs least, is beside it.\n",
+        "Compared with the fastest variant of each peer, by the medians; beside it the ratio of the best single calls, which other work on the machine disturbs least.\n",
         bars_table(bars),
-        "¹ `ONEDNN_MAX_CPU_ISA=AVX2` does not keep OpenVINO's BinaryConvolution to AVX2: it only takes VPOPCNTDQ from it; its byte shuffles stay 512 bits wide. "
+        "¹ `ONEDNN_MAX_CPU_ISA=AVX2` does not restrict OpenVINO's BinaryConvolution to AVX2: it only loses VPOPCNTDQ, and its byte shuffles stay 512 bits wide. "
         "Its float layers do follow. ncnn, ONNX Runtime and LCE have no switch (LCE's binary kernel is portable C++ anyway); torch and NumPy follow theirs.\n",
         *([notes.read_text()] if notes.exists() else []),
-        "## Roofline\n\nThe fastest inner loop of xor and popcount that we can show, from L1, against the convolutions with everything that belongs to them; and memory.\n",
+        "## Roofline\n\nThe fastest inner loop of xor and popcount that we know, from L1, compared with whole convolutions; and memory bandwidth.\n",
         roofline_section(run),
         "## 3×3 convolutions\n\nOurs: int16 residual stream in and out; threshold, packing, convolution, ReLU, scale, offset and shortcut. *binary*, *indirect* and *default* are "
         "the convolution alone, float in and out, binarised inside; *block* adds ReLU, batch norm and shortcut. int8 and fp32 are convolutions of the same size.\n",
         times_tables(run, CONVS, mean=True),
-        "## Whole networks, 224×224×3\n\nRandom weights; ours up to the features in front of the head (*whole*) and all that `Learner.predict` does, five classes known (*predict*), the others with a dense layer to 1,000 classes. *bf16*: OpenVINO chooses the "
+        "## Whole networks, 224×224×3\n\nRandom weights. Ours: up to the features in front of the head (*whole*), and everything that `Learner.predict` does with five known classes (*predict*). The others have a dense layer to 1,000 classes. *bf16*: OpenVINO chooses the "
         "precision of the float layers. MobileNetV1 ran in the rounds of QuickNet.\n",
         times_tables(run, QUICKNETS, (1, 2)),
-        "## The learning step\n\n178 binary latents (4×4×512; 50 live, 128 replayed) through three binary blocks of 512 channels, pooling and a head of 10 classes: forward, "
-        "backward, one step of everything. torch: eager, straight-through signs, batch norm with frozen statistics; its bytes are the peak of its own "
-        "allocator (profiler), gradients included; the growth of the process also holds what its convolutions take for themselves.\n",
+        "## The learning step\n\n178 binary latents (4×4×512; 50 current, 128 replay samples) through three binary blocks of 512 channels, pooling and a head of 10 classes: forward, "
+        "backward, one step of everything. torch: eager, straight-through signs, batch norm with frozen statistics. Its bytes are the peak of its own "
+        "allocator (profiler), gradients included; the growth of the process also includes what its convolutions allocate for themselves.\n",
         times_tables(run, ("learning_step",)),
         lesson_bytes_table(run),
-        "## A step of the trained head\n\nOf CWR* and of the tail's own head; LDA takes no steps. 128 patterns of 1,024 features, 50 classes: softmax, cross-entropy, step. Avalanche: one of the 48 steps of an experience.\n",
+        "## A step of the trained head\n\nOf CWR\\* and of the tail's own head; LDA takes no steps. 128 patterns of 1,024 features, 50 classes: softmax, cross-entropy, step. Avalanche: one of the 48 steps of an experience.\n",
         times_tables(run, ("head_step",)),
         "## Memory of a process\n\nA fresh Python process that loads one network and runs it once.\n",
         memory_table(run),

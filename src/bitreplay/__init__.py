@@ -1,8 +1,8 @@
 """bitreplay: learning on the device with binary neural networks.
 
-A camera device carries a network whose weights and activations are one bit.  Someone shows it new things; it learns them there
-and then, in integers, in a memory whose size is known beforehand, forgets nothing, sends nothing anywhere, and survives a power
-cut.
+A camera device carries a network whose weights and activations are one bit each.  Shown something new, it learns on the spot, in a
+memory whose size is known in advance; it sends nothing anywhere and survives a power cut.  The default head is computed from exact
+sums, so lessons one after another give the same head as one big lesson (near-equal pictures aside: docs/method.md, 4 and 5.1).
 
 >>> import numpy as np
 >>> from bitreplay import Learner, Settings

@@ -338,11 +338,11 @@ class Learner:
         progress: Callable[[str, int, int], object] | None = None,
         cancel: Callable[[], bool] | None = None,
     ) -> bool:
-        """Take over what other learners know (docs/method.md 8): all of it, or, when anything fails, nothing.
+        """Take over what other learners know (docs/method.md 8), or change nothing if anything fails.
 
-        The sums that LDA is made from add up: its head becomes that of one device which was taught everything.  Memories are cut to this
-        learner's capacity by class balance; where a tail is trained, or the head is CWR*, these then learn from the stored rows.  Settings stay this
-        learner's.  A name that several know is one class.
+        The sums that LDA is made from add up: its head becomes that of one device which was taught everything.  Of trained tails that differ one is
+        kept.  Memories are cut to this learner's capacity by class balance; where a tail is trained, or the head is CWR*, these then learn from the
+        replay samples.  Settings stay this learner's.  A name that several know is one class.
 
         Parameters
         ----------
@@ -479,12 +479,12 @@ class Learner:
         return float(np.mean([name == label for name, label in zip(self.predict(images, views=views).names, given, strict=True)]))
 
     def recall(self) -> dict[str, float | None]:
-        """Share of each class's remembered rows that the learner names rightly, by name; None for a class of which that cannot be said.
+        """Replay accuracy: the share of each class's remembered rows that are named correctly, by name; None where that cannot be said.
 
-        Each row is judged as if it had not been learned from (docs/method.md 4.5), and where a trained tail is heard those alone that were held back
-        from it (7.7).  So it is a figure for new pictures of the same kind; not for new objects or another light, of which no remembered row tells.
-        With CWR* it is of rows as they were learned: an upper bound.  Looks at every row, once after each change, and keeps 4 bytes a row of what it
-        saw, which are in no figure of `info`.
+        Each row is judged as if it had not been learned from (docs/method.md 4.5); where a trained tail is used, only rows that were held back from it
+        are judged (7.7).  So it is a figure for new pictures of the same kind, not for new objects or new lighting.
+        With CWR* rows are judged as they were learned: an upper bound.  Looks at every row, once after each change, and keeps 4 bytes a row of what
+        it saw, which are in no figure of `info`.
         """
         with self._turn:
             best = self._recalled()
@@ -543,9 +543,9 @@ class Learner:
     def info(self) -> dict[str, Any]:
         """What is known, and every byte: a dict of plain values.
 
-        ``last_lesson`` counts the binary weights that are trained, those that the last lesson in this process turned over, and the pictures of it that
+        ``last_lesson`` counts the binary weights that are trained, those that the last lesson in this process flipped, and the pictures of it that
         counted (near-equal ones count once); with a trained tail its weight beside the head, 0 where it does not help, and the class that it would have
-        harmed, if it is not heard for that.  ``saturated`` is the share of all features learned from that lie at the end of their range: more than
+        harmed, if it is ignored for that.  ``saturated`` is the share of all features learned from that lie at the end of their range: more than
         some percent means that the pictures are far from what the network was trained on.
         ``bytes`` holds what the core keeps (network, head with the sums it is made from, trained tail, replay_rows, replay_counts; ``kept`` is their sum), what a lesson of
         ``lesson_images`` images needs on top (lesson), the highest total while learning (learning_peak), and the working memory of

@@ -86,13 +86,13 @@ class TailSettings:
     weight_step : a binary weight's shadow moves by at most 2^-weight_step of its range a step.
     parameter_step : likewise for scales, biases, thresholds and slopes of the blocks; 0 leaves them as they are.
     held_back : share of all rows, 0 to .5, that the tail never learns from: on these it is compared with the head alone after each
-        experience, and ignored where it does not help (7.7); kept with 8 fraction bits.  0: both are always heard.
+        experience, and ignored where it does not help (7.7); kept with 8 fraction bits.  0: both are always used.
     epochs : passes over an experience's images with the tail in training.
     passes : most passes over the replay samples in that time, so that a small memory is not overfitted (7.6).
     prior : how much of the log of a class's share of distinct rows is taken out of its logit beside that of its share of the
         minibatches, 0 to 1; kept with 8 fraction bits (7.6).
     replay_batch : most replay samples in a step.
-    noise : share of a latent row's bits, in 256ths, that are turned over at random each time the row is trained on.
+    noise : share of a latent row's bits, in 256ths, that are flipped at random each time the row is trained on.
     mirror : whether rows are mirrored left to right at random as well.
     distillation : whether the trained branch is held, among the classes that an experience does not show, to what it said of them
         before (7.6).
@@ -147,8 +147,8 @@ class Settings:
     learning_rate : of the first step of CWR* and of the tail's head; falls linearly to 0 within an experience.  Up to 4; kept with 16 fraction bits.
     epochs : CWR*: passes over the experience's images.
     live_batch, replay_batch : most images of the experience in a step; most replay samples in a step of CWR*.
-    ghosts : classes of constant logit 0 beside those of the experience, where no row is stored (6.2).
-    prior_correction : whether class shares are taken out of the logits in training (6.2).
+    ghosts : classes of constant logit 0 beside those of the experience, where there are no replay samples (6.2).
+    prior_correction : logit adjustment: whether class shares are taken out of the logits in training (6.2).
 
     Examples
     --------

@@ -29,7 +29,7 @@ app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Teach a binary neural network new things from a few pictures: on the device, in integers, in bounded memory.",
+    help="Teach a binary neural network new things from a few pictures: on the device, in bounded memory.",
 )
 
 

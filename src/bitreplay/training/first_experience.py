@@ -1,7 +1,7 @@
 """The first experience makes what every method of an experiment starts from: a network with its prefix frozen, and rows of pictures.
 
 Owns that experience (the whole network trained in torch, or none of it), the export that follows, and the cache of rows.  Knows
-no method.  Live pictures are not augmented after the first experience: a picture's row is computed once.
+no method.  Pictures are not augmented after the first experience: a picture's row is computed once.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """3x3 binary convolution of small maps as one matrix product: several times faster than the framework's own on a CPU.
 
-Owns the arithmetic of the twin's tail (`methods`).  With ``exact=False`` products are taken in bfloat16 with float32 sums: the +-1 of the
+Owns the arithmetic of the float simulation's tail (`methods`).  With ``exact=False`` products are taken in bfloat16 with float32 sums: the +-1 of the
 forward pass are exact in it, results up to 256 too, larger ones are rounded to 8 bits, and so are gradients.
 """
 

@@ -1,4 +1,4 @@
-"""The float and fake-quantised twin: every method that an experiment compares, one file each; what they share is in `parts`.
+"""The float simulation: every method that an experiment compares, one file each; what they share is in `parts`.
 
 A method takes a `Start`, learns experiences of rows, and predicts class numbers.  It says in ``reads`` what its rows are (see
 `training.first_experience.Base.rows`) and in ``at_once`` whether all experiences come in one call.

@@ -9,7 +9,7 @@ from .naive import Naive, NaiveSettings
 
 @dataclass(frozen=True)
 class JointSettings(NaiveSettings):
-    """Settings: Adam, half-cosine to 0; a tenth of a row's bits turned over and half of the rows mirrored, as the engine does."""
+    """Settings: Adam, half-cosine to 0; a tenth of a row's bits flipped and half of the rows mirrored, as the engine does."""
 
     epochs: int = 10
     live_batch: int = 128

@@ -1,4 +1,4 @@
-"""Latent replay in float: tail and CWR* head learn on live and on stored latents; the method to beat.
+"""Latent replay in float: tail and CWR* head learn on current and replay samples; the method to beat.
 
 Pellegrini et al. 2020, "Latent replay for real-time continual learning" (`arXiv 1912.01100 <https://arxiv.org/abs/1912.01100>`_).
 """
@@ -27,7 +27,7 @@ LABEL_BYTES = 2
 class LatentReplaySettings(MethodSettings):
     """Settings; `latents` is what is stored: "bits", "8-bit" or "float".  `policy`, `softmax`, `prior`, `norm`: see memory, head, tail.
 
-    `weight_rate` is a factor on the learning rate of the binary weights' shadows: a sign only turns over where steps add up to its magnitude.
+    `weight_rate` is a factor on the learning rate of the binary weights' shadows: a sign only flips where steps add up to its magnitude.
     """
 
     capacity: int = 1500

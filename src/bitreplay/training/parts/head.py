@@ -71,7 +71,7 @@ class CwrHead(nn.Module):
 
     @torch.no_grad()
     def begin(self, labels: NDArray[np.int64]) -> None:
-        """Start an experience of these rows, live and replayed, each counted once."""
+        """Start an experience of these current and replay samples, each counted once."""
         classes = len(self.tw)
         self._current = torch.from_numpy(np.bincount(labels, minlength=classes)).float()
         inside = self._current > 0

@@ -1,4 +1,4 @@
-"""The twin's replay memory: rows and labels together, never more than its capacity."""
+"""The float simulation's replay memory: rows and labels together, never more than its capacity."""
 
 from __future__ import annotations
 

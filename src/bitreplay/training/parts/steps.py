@@ -1,4 +1,4 @@
-"""Minibatches of live and replayed rows, as indices; how a step's rate falls; which optimiser takes it."""
+"""Minibatches of current and replay samples, as indices; how a step's rate falls; which optimiser takes it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Indices = NDArray[np.int64]
 def minibatches(
     live: int, replayed: int, live_batch: int, replay_batch: int, epochs: int, generator: np.random.Generator
 ) -> Iterator[tuple[float, Indices, Indices]]:
-    """Yield (share of the lesson done, live indices, replay indices) for every step.
+    """Yield (share of the experience done, current indices, replay indices) for every step.
 
-    Each epoch passes once over the live rows in a new order; its last short batch is dropped unless it is the only one.  Replayed rows go
-    round in orders of their own, at most `replay_batch` of them a step, none twice in a step.
+    Each epoch passes once over the current samples in a new order; its last short batch is dropped unless it is the only one.  Replay samples
+    go round in orders of their own, at most `replay_batch` of them a step, none twice in a step.
     """
     steps = max(1, live // live_batch)
     queue: Indices = np.zeros(0, np.int64)

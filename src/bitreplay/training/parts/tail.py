@@ -1,4 +1,4 @@
-"""What may be trained behind the cut: a copy of the start's tail, and how stored rows of any kind become its input."""
+"""What may be trained behind the cut: a copy of the start's tail, and how replay samples of any kind become its input."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ READS = {"bits": "bits", "8-bit": "stream", "float": "stream"}  # what rows of e
 
 
 class Latents:
-    """What a replayed row is stored as, and what it costs.
+    """What a replay sample is stored as, and what it costs.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class Latents:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a stored row without its label."""
+        """Bytes of a replay sample without its label."""
         values = int(np.prod(self._start.shape))
         sizes = {"bits": int(self._start.model.network.latent_words) * 8, "8-bit": values, "float": 4 * values}
         return sizes[self.kind]
@@ -133,5 +133,5 @@ class Tail(nn.Module):
             convolution.clip_weights()
 
     def signs(self) -> list[Tensor]:
-        """Which binary weights are negative, a bool tensor a convolution: to count what a lesson turned over."""
+        """Which binary weights are negative, a bool tensor a convolution: to count how many an experience flipped."""
         return [(c.shadow() < 0).detach() for c in self.convolutions()]

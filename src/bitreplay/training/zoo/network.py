@@ -37,7 +37,7 @@ class NetworkConfig:
     blocks : residual binary blocks of each stage.
     stem_strides : strides of the stem's 3x3 convolutions; one (18-layer families only) or two.
     tail_blocks : blocks of the last stage that lie behind the replay cut.
-    cut : "binary" (1 bit a value at the cut) or "none" (the twin without binarisation).
+    cut : "binary" (1 bit a value at the cut) or "none" (the same network without binarisation).
     classes : outputs of the pre-training head.
     family : "quicknet", "reactnet", "birealnet", or "residual" (float, a teacher: it cannot be exported).
     """
