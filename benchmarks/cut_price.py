@@ -20,7 +20,8 @@ from sklearn.linear_model import LogisticRegression
 from bitreplay.datasets.image_sets import ImageSet, cached_split, read_split
 from bitreplay.training.crops import STORED
 from bitreplay.training.evaluation import top1
-from bitreplay.training.export import _float_pass, _whitening, at_size, load_network
+from bitreplay.training.export import _float_pass, at_size, load_network
+from bitreplay.training.features import whitening
 
 
 def main() -> None:
@@ -47,7 +48,7 @@ def main() -> None:
         own = ImageSet(at_size(stored.images[pick], size), stored.labels[pick], stored.names)
         features, _ = _float_pass(network, own, lambda *_: None, "")
         spread = np.maximum(features.std(0), 0.01 * features.std())
-        matrix, centre = _whitening(features / spread, own.labels, True)
+        matrix, centre = whitening(features / spread, own.labels, True)
         sets = {}
         for split in ("train", "valid"):
             pictures = read_split(args.data, split, size)

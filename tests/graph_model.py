@@ -79,7 +79,10 @@ class Graph:
         kernel = window["kernel"]
         largest = min(127, 65535 // (kernel * kernel * channels))
         shape = (out, kernel, kernel) if depthwise else (out, kernel, kernel, channels // groups)
-        weight = self.rng.integers(-largest, largest + 1, shape).astype(np.int8)
+        wide = bool(self.rng.random() < 0.3)
+        if wide:
+            largest = 65535 // (kernel * kernel * channels)
+        weight = np.clip(self.rng.integers(-largest, largest + 1, shape), -32768, 32767).astype(np.int16 if wide else np.int8)
         shift, multiplier, bias = self._affine(ref.conv_sums(x, weight, ref.Window.of(window), groups))
         op = {
             "op": "conv",
@@ -90,6 +93,7 @@ class Graph:
             "relu": bool(self.rng.random() < 0.3),
             "shift": shift,
         }
+        op |= {"wide": True} if wide else {}
         return self._append(op | ({"groups": groups} if groups > 1 else {}), [read], weight=weight, multiplier=multiplier, bias=bias)
 
     def binary(self, kind: str, read: int) -> int:

@@ -142,13 +142,14 @@ std::span<const uint64_t> read_block(const Fields& f, File& file, Network& netwo
   return b.weight;
 }
 
+template <class T>
 void read_conv(const Fields& f, File& file, Network& network, size_t i) {
   const int in = f.integer("in", 1, 2048), out = f.integer("out", 1, 2048), groups = f.integer("groups", 1, in, 1);
   const Window window = read_window(f, 7, 4);
   const bool depthwise = f.flag("depthwise", false), relu = f.flag("relu", false);
   const int shift = f.integer("shift", 0, 46), kernel = window.kernel;
   const Name name("prefix", i, "weight");
-  const auto weight = depthwise ? file.take<int8_t>(name, {out, kernel, kernel}) : file.take<int8_t>(name, {out, kernel, kernel, in / groups});
+  const auto weight = depthwise ? file.take<T>(name, {out, kernel, kernel}) : file.take<T>(name, {out, kernel, kernel, in / groups});
   const auto multiplier = file.take<int16_t>(Name("prefix", i, "multiplier"), {out});
   const auto bias = file.take<int64_t>(Name("prefix", i, "bias"), {out});
   network.add_conv(window, in, out, groups, depthwise, relu, shift, weight, multiplier, bias);
@@ -199,7 +200,7 @@ void read_operation(const Fields& f, File& file, Network& network, size_t i) {
   const int channels = network.shape_of(from.count == 0 ? static_cast<int>(i) : from.values[0]).channels;
   const auto same = [&](const char* name) { f.integer(name, channels, channels); };
   switch (kind_of(f)) {
-    case Kind::conv: return read_conv(f, file, network, i);
+    case Kind::conv: return f.flag("wide", false) ? read_conv<int16_t>(f, file, network, i) : read_conv<int8_t>(f, file, network, i);
     case Kind::block: read_block(f, file, network, "prefix", i); return;
     case Kind::pool: same("channels"); return network.add_pool();
     case Kind::down: return read_down(f, file, network, i);

@@ -204,10 +204,10 @@ int64_t bytes_of(const Conv& conv) {
 }
 
 Buffer<int16_t> conv_weight(const Conv& conv, std::span<const int8_t> canonical) {
-  return conv_weight(conv, [&](size_t i) { return canonical[i]; });
+  return conv_weight(conv, [&](size_t i) -> int16_t { return canonical[i]; });
 }
 
-Buffer<int16_t> conv_weight(const Conv& conv, FunctionRef<int8_t(size_t)> canonical) {
+Buffer<int16_t> conv_weight(const Conv& conv, FunctionRef<int16_t(size_t)> canonical) {
   const int taps = conv.kernel * conv.kernel;
   if (conv.depthwise) {
     Buffer<int16_t> weight(static_cast<size_t>(conv.out) * taps);

@@ -225,7 +225,7 @@ void binary_dots(const BinaryConv& conv, Shape in, const uint64_t* bits, int16_t
 
 // Weights (out, kernel, kernel, in), depth-wise (channels, kernel, kernel), in the order that Conv::weight has.
 Buffer<int16_t> conv_weight(const Conv& conv, std::span<const int8_t> canonical);
-Buffer<int16_t> conv_weight(const Conv& conv, FunctionRef<int8_t(size_t)> canonical);
+Buffer<int16_t> conv_weight(const Conv& conv, FunctionRef<int16_t(size_t)> canonical);
 Shape conv_shape(const Conv& conv, Shape in);
 // x (in) -> y (conv_shape); one value behind x may be read.
 void conv_forward(const Conv& conv, Shape in, const int16_t* x, int16_t* y, Scratch& scratch, Workers* workers = nullptr);

@@ -283,7 +283,7 @@ void binary_forward(const Binary& binary, Shape in, const int16_t* x, int16_t* y
 
 void set_down_weight(Down& down, std::span<const uint64_t> canonical, std::span<const uint64_t> shortcut) {
   down.block.weight = packed_weight(geometry_of(down), canonical.data());
-  down.shortcut.weight = conv_weight(down.shortcut, [&](size_t i) -> int8_t {
+  down.shortcut.weight = conv_weight(down.shortcut, [&](size_t i) -> int16_t {
     const size_t in = static_cast<size_t>(down.in);
     return bit_at(shortcut.data() + i / in * static_cast<size_t>(words_for(down.in)), static_cast<int>(i % in)) ? -1 : 1;
   });

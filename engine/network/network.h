@@ -59,7 +59,9 @@ class Network {
   void read(const Inputs& from) { next_ = from; }
   Shape shape_of(int value) const { return value == 0 ? Shape{image_size_, image_size_, 3} : prefix_[static_cast<size_t>(value) - 1].out; }
 
-  void add_conv(const Window& window, int in, int out, int groups, bool depthwise, bool relu, int shift, std::span<const int8_t> weight,
+  // weight: int8_t or int16_t.
+  template <class T>
+  void add_conv(const Window& window, int in, int out, int groups, bool depthwise, bool relu, int shift, std::span<const T> weight,
                 std::span<const int16_t> multiplier, std::span<const int64_t> bias);
   // weight: (channels, 3, 3, words_for(channels)); goes to the prefix before `set_cut` and to the tail after it.
   void add_block(int channels, int shift, std::span<const uint64_t> weight, std::span<const int16_t> mean,

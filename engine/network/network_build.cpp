@@ -44,7 +44,8 @@ Affine make_affine(int channels, int shift, std::span<const int16_t> multiplier,
 }
 
 // Every sum of |weight| * 32768 must fit int32.
-void require_sum(std::span<const int8_t> weight, int64_t rows, int64_t length) {
+template <class T>
+void require_sum(std::span<const T> weight, int64_t rows, int64_t length) {
   for (int64_t r = 0; r < rows; ++r) {
     int64_t sum = 0;
     for (int64_t i = 0; i < length; ++i) sum += std::abs(int{weight[r * length + i]});
@@ -135,8 +136,9 @@ void Network::add(Operation&& operation, Shape out) {
   next_ = {};
 }
 
+template <class T>
 void Network::add_conv(const Window& window, int in, int out, int groups, bool depthwise, bool relu, int shift,
-                       std::span<const int8_t> weight, std::span<const int16_t> multiplier, std::span<const int64_t> bias) {
+                       std::span<const T> weight, std::span<const int16_t> multiplier, std::span<const int64_t> bias) {
   const Shape from = begin("conv", 1);
   require(in == from.channels, "conv: expected {} input channels, got {}", {from.channels, in});
   require_range(out, 1, kMostChannels, "conv channels");
@@ -147,10 +149,15 @@ void Network::add_conv(const Window& window, int in, int out, int groups, bool d
   require_count(weight, out * length, "conv weight");
   require_sum(weight, out, length);
   Conv conv{in, out, window.kernel, window.stride, depthwise, relu, {}, make_affine(out, shift, multiplier, bias), groups, window.pad};
-  conv.weight = conv_weight(conv, weight);
+  conv.weight = conv_weight(conv, [&](size_t i) -> int16_t { return weight[i]; });
   const Shape shape = conv_shape(conv, from);
   add(std::move(conv), shape);
 }
+
+template void Network::add_conv(const Window&, int, int, int, bool, bool, int, std::span<const int8_t>, std::span<const int16_t>,
+                                std::span<const int64_t>);
+template void Network::add_conv(const Window&, int, int, int, bool, bool, int, std::span<const int16_t>, std::span<const int16_t>,
+                                std::span<const int64_t>);
 
 void Network::add_block(int channels, int shift, std::span<const uint64_t> weight, std::span<const int16_t> mean,
                         std::span<const int16_t> multiplier, std::span<const int32_t> bias, const BlockOptions& options) {

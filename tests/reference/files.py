@@ -244,8 +244,8 @@ class _Reader:
         self.expect(not np.any(bits[..., -1] & _unused_bits(channels)), f"{name}: unused bits")
         return bits
 
-    def summed(self, name: str, *shape: int) -> None:
-        sums = np.abs(self.take(name, "int8", *shape).astype(np.int64)).reshape(shape[0], -1).sum(axis=1)
+    def summed(self, name: str, *shape: int, dtype: str = "int8") -> None:
+        sums = np.abs(self.take(name, dtype, *shape).astype(np.int64)).reshape(shape[0], -1).sum(axis=1)
         self.expect(np.all(sums < 65536), f"{name}: sums would overflow")
 
     def grown(self) -> None:
@@ -272,7 +272,7 @@ class _Reader:
         self.expect(size_in == self.channels and size_in % groups == 0 and size_out % groups == 0, "conv: does not fit")
         plain = size_in == size_out and kernel in (1, 3) and f.integer("stride", 1, 4) <= 2 and groups == 1
         self.expect(not depthwise or plain, "conv: a depth-wise one does not fit")
-        self.summed(f"{name}.weight", *((size_out, kernel, kernel) if depthwise else (size_out, kernel, kernel, size_in // groups)))
+        self.summed(f"{name}.weight", *((size_out, kernel, kernel) if depthwise else (size_out, kernel, kernel, size_in // groups)), dtype="int16" if f.flag("wide", False) else "int8")
         self.affine(name, size_out)
         self.channels = size_out
 

@@ -5,7 +5,6 @@ Owns every rounding that happens once, off the device.  The result is checked ag
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,15 @@ from ..datasets.image_sets import ImageSet, by_name, cached_split
 from ..model import Model, write_model
 from .checkpoint import load_checkpoint
 from .crops import STORED, cut, to_float, whole
-from .fold import HEADROOM, Floats, Writer, affine, array, exponent_for, fold, pack_signs
+from .features import feature_layer
+from .features import whitening as whitening_of
+from .fold import Floats, Writer, array, fold, pack_signs
 from .layers import ShiftedPReLU
 from .weights import load_weights, network_of, weight_files
 from .zoo.network import CutNetwork
 
 CALIBRATION_IMAGES = 2000
 WHITENING_IMAGES = 40_000
-SHRINKAGE = 0.02
 
 Progress = Callable[[str, int, int], object]
 
@@ -62,50 +62,6 @@ def _float_pass(network: CutNetwork, data: ImageSet, progress: Progress, phase: 
         latents.append(packed.reshape(len(packed), -1))
         progress(phase, min(i + 250, len(data)), len(data))
     return np.concatenate(features), np.concatenate(latents)
-
-
-def _whitening(features: Floats, labels: NDArray[np.int64], whiten: bool) -> tuple[Floats, Floats]:
-    # Matrix V and centre m of h = V (f - m), f in units of its own spread: the variance within classes becomes 1 in each direction, but for a shrinkage
-    # towards a multiple of the identity, and the directions come in the order of the variance between classes.
-    centre = features.mean(0)
-    means = np.stack([features[labels == c].mean(0) if np.any(labels == c) else centre for c in range(int(labels.max()) + 1)])
-    inside = features - means[labels]
-    covariance = inside.T @ inside / len(features)
-    if not whiten:
-        return np.diag(1.0 / np.sqrt(np.maximum(np.diag(covariance), 1e-12))), centre
-    covariance += SHRINKAGE * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
-    values, vectors = np.linalg.eigh(covariance)
-    matrix = vectors @ np.diag(values**-0.5) @ vectors.T
-    shares = np.bincount(labels, minlength=len(means)) / len(labels)
-    apart = np.sqrt(shares)[:, None] * (means - centre) @ matrix.T
-    _, directions = np.linalg.eigh(apart.T @ apart)
-    directions = directions[:, ::-1].T  # the most telling one first
-    return np.where(directions.sum(1, keepdims=True) < 0, -directions, directions) @ matrix, centre
-
-
-def _feature_layer(
-    network: CutNetwork, description: dict[str, Any], features: Floats, spread: Floats, matrix: Floats, centre: Floats, writer: Writer
-) -> None:
-    # `matrix` and `centre` are those of features / spread: the pooling brings each channel to that unit.
-    config = network.config
-    side = config.image_size // config.shrink
-    pooled_exponent = exponent_for(float(np.abs(features / spread).max()) * HEADROOM)
-    ratio = 2.0 ** (pooled_exponent - description["cut"]["exponent"]) / side**2 / spread
-    pool_shift = min(46, max(0, 28 - math.floor(math.log2(ratio.max()))))
-    unit = np.abs(matrix).max(1) / 127.0
-    levels = np.rint(matrix / unit[:, None])
-    rounded = levels * unit[:, None]
-    values = (features / spread - centre) @ rounded.T
-    feature_bits = min(12, max(0, exponent_for(float(np.quantile(np.abs(values), 0.999)), 127.0)))
-    offset = -rounded @ centre
-    shift, multiplier, bias = affine(unit * 2.0 ** (feature_bits - pooled_exponent), offset * 2.0**feature_bits, 46)
-    writer.tensors["features.pool_multiplier"] = np.rint(ratio * 2.0**pool_shift).astype(np.int32)
-    writer.tensors["features.weight"] = levels.astype(np.int8)
-    writer.tensors["features.multiplier"] = multiplier
-    writer.tensors["features.bias"] = bias.astype(np.int64)
-    description["features"] = {"channels": len(matrix), "pool_shift": pool_shift, "shift": shift, "feature_bits": feature_bits}
-    if not network.family.relu_before_pool:
-        description["features"]["relu"] = False
 
 
 def at_size(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -217,8 +173,12 @@ class Integers:
         self._description = fold(network, _ranges(network, pictures.images[order]), self._writer)
         features, _ = _float_pass(network, pictures, progress, "whitening")
         self._spread = np.maximum(features.std(0), 0.01 * features.std())
-        self._matrix, self._centre = _whitening(features / self._spread, pictures.labels, whitening)
-        _feature_layer(network, self._description, features, self._spread, self._matrix, self._centre, self._writer)
+        self._matrix, self._centre = whitening_of(features / self._spread, pictures.labels, whitening)
+        side = network.config.image_size // network.config.shrink
+        exponent = self._description["cut"]["exponent"]
+        layer, tensors = feature_layer(features, self._spread, self._matrix, self._centre, exponent=exponent, pixels=side**2)
+        self._description["features"] = layer if network.family.relu_before_pool else {**layer, "relu": False}
+        self._writer.tensors |= tensors
 
     def write(self, out: Path, card: dict[str, Any]) -> Model:
         """Write the model file, replaced atomically."""
