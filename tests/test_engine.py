@@ -234,18 +234,6 @@ def test_the_worked_example_of_consolidation_is_exact() -> None:
     assert list(past) == [100, 30]
 
 
-def test_the_core_consolidates_the_worked_example_exactly() -> None:
-    one = 1 << 27
-    cw, past = _engine.consolidate(
-        np.array([one, -one], np.int32),
-        np.array([2 * one, 0, 0, 2 * one], np.int32),
-        np.array([90, 0], np.uint32),
-        np.array([10, 30], np.uint32),
-    )
-    assert cw.tolist() == [one, -one, -one, one]
-    assert past.tolist() == [100, 30]
-
-
 FAST = "neon" if platform.machine() in ("aarch64", "arm64") else "avx2"
 
 TEACH = """

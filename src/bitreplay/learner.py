@@ -146,9 +146,9 @@ class Learner:
     def __repr__(self) -> str:
         core, names = self._core, self._names
         known = f"{len(names)} classes ({', '.join(names[:5])}{', …' if len(names) > 5 else ''})" if names else "no class yet"
-        pictures = int(core.seen().sum())
+        pictures = int(core["seen"].sum())
         return (
-            f"<Learner on {self._model.name}: {known}, {pictures} pictures, {len(core.labels())} of {self._settings.capacity} replay rows>"
+            f"<Learner on {self._model.name}: {known}, {pictures} pictures, {len(core['labels'])} of {self._settings.capacity} replay rows>"
         )
 
     # -- making, loading, saving ------------------------------------------------------------------------------------------
@@ -488,7 +488,7 @@ class Learner:
         """
         with self._turn:
             best = self._recalled()
-            labels = self._core.labels()
+            labels = self._core["labels"]
             right = np.bincount(labels[best == labels], minlength=len(self._names))
             rows = np.bincount(labels[best >= 0], minlength=len(self._names))
             return {name: float(r / n) if n else None for name, r, n in zip(self._names, right, rows, strict=True)}
@@ -503,7 +503,7 @@ class Learner:
         if self._familiar is None or self._turn.changing:
             if self._settings.head != "lda":
                 raise ValueError(f"reject: expected a learner whose head is lda, got {self._settings.head}; make a new one with head='lda'")
-            if not np.any(self._core.count()[self._core.labels()] > 1):
+            if not np.any(self._core["count"][self._core["labels"]] > 1):
                 raise ValueError(
                     "reject: expected a learner that remembers a row of a class with at least two pictures, got none; teach more pictures, "
                     "or make a new one with a capacity above 0"
@@ -557,10 +557,10 @@ class Learner:
 
     def _info(self) -> dict[str, Any]:
         core, network = self._core, self._model.network
-        labels = np.bincount(core.labels(), minlength=len(self._names))
+        labels = np.bincount(core["labels"], minlength=len(self._names))
         classes = [
             {"name": name, "samples": int(seen), "replay_rows": int(rows)}
-            for name, seen, rows in zip(self._names, core.seen(), labels, strict=True)
+            for name, seen, rows in zip(self._names, core["seen"], labels, strict=True)
         ]
         words = row_words(network, self._settings)
         settings = self._settings
@@ -584,16 +584,16 @@ class Learner:
         }
         return {
             "model": {key: value for key, value in self._model.info().items() if key not in ("card", "bytes")},
-            "lessons": int(core.experience),
+            "lessons": int(core["experience"]),
             "head": settings.head,
             "last_lesson": {
-                "counted": int(core.counted),
+                "counted": int(core["counted"]),
                 "weights": int(core.tail_weights),
-                "flipped": int(core.flipped),
-                "tail_weight": core.mixing[1] / 2**16,
-                "tail_harmed": self._names[core.worse] if core.worse >= 0 else None,
+                "flipped": int(core["flipped"]),
+                "tail_weight": core["mixing"][1] / 2**16,
+                "tail_harmed": self._names[core["worse"]] if core["worse"] >= 0 else None,
             },
-            "saturated": int(core.saturated) / max(1, int(core.count().sum()) * (settings.lda_features or network.feature_count)),
+            "saturated": int(core["saturated"]) / max(1, int(core["count"].sum()) * (settings.lda_features or network.feature_count)),
             "classes": classes,
             "capacity": settings.capacity,
             "replay_rows": int(labels.sum()),
@@ -640,7 +640,7 @@ class Learner:
         # Highest total that this learner can reach with `capacity`, max_classes and lesson_images.
         network, classes = self._model.network, self._settings.max_classes
         kept = int(self._core.head_bytes_at(classes)) + classes * 8 + capacity * (row_words(network, self._settings) * 8 + 2)
-        tail = self._core.tail_bytes - self._core.tail_weight().nbytes
+        tail = self._core.tail_bytes - self._core["tail_weight"].nbytes
         if self._settings.train_blocks:
             kept += classes * network.feature_count * 4
         return int(network.bytes + kept + tail) + self._lesson_bytes(capacity, classes)
