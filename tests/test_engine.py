@@ -21,7 +21,7 @@ from new_learner import new_learner
 from reference.comparison import assert_same, assert_same_answers
 from remembering_network import RememberingNetwork
 
-from bitreplay import Learner, Model, _engine
+from bitreplay import Learner, Model
 from bitreplay.model import write_model
 
 QUICK: dict[str, Any] = {"seed": 5, "threads": 2, "learning_rate": 3000 / 65536, "epochs": 3, "live_batch": 7, "replay_batch": 9}

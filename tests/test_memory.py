@@ -167,7 +167,7 @@ def test_the_peak_of_a_lesson_is_the_formula(
         labels = names(live, min(classes, live))
         after = len({*learner.names, *labels})
         peak = peak_of(partial(learner.learn, pictures(live), labels))
-        assert_needs(peak, learner._core.lesson_bytes(capacity, stored, live, after, threads), exact=not train_blocks)
+        assert_needs(peak, learner._core.footprint(capacity, stored, live, after, threads)["lesson"], exact=not train_blocks)
 
 
 @HEADS
@@ -225,9 +225,9 @@ def test_predicting_needs_what_info_says(model: Model, train_blocks: int, thread
     promised = learner.info()["bytes"]["predicting"]
     images = np.resize(pictures(64), (600, SIZE, SIZE, 3))
     assert peak_of(lambda: learner.predict(images)) == promised
-    assert peak_of(lambda: learner.predict(images[:5])) == learner._core.predict_bytes(5, 1, threads) <= promised
+    assert peak_of(lambda: learner.predict(images[:5])) == learner._core.prediction_bytes(5, 1, threads) <= promised
     for views in (2, 6):
-        more = learner._core.predict_bytes(256, views, threads)
+        more = learner._core.prediction_bytes(256, views, threads)
         assert peak_of(partial(learner.predict, images, views=views)) == more >= promised
 
 
@@ -272,7 +272,7 @@ def test_a_limit_in_bytes_is_kept_and_used(
     learner.learn(pictures(lesson_images), names(lesson_images, max_classes))
     assert _engine.memory()[1] - without <= limit
     more = new_learner(model, capacity=capacity + 1, **values)
-    assert more.info()["bytes"]["learning_peak"] > limit  # one more row would not have fitted
+    assert more._peak_bytes(capacity + 1) > limit  # one more row would not have fitted
 
 
 def test_too_small_a_limit_says_what_it_takes(model: Model) -> None:

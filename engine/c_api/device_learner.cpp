@@ -12,26 +12,14 @@ void require_supported(const Settings& settings) {
 }
 
 void measure_learner(const StateHead& head, bool wide_moment, const NetworkSize& network, Room& room) {
-  const uint64_t classes = head.settings.max_classes, capacity = head.settings.capacity, width = static_cast<uint64_t>(network.features);
-  room.add(capacity * (network.latent_words + (head.settings.views > 1 ? (width + 7) / 8 : 0)), sizeof(uint64_t));
-  room.add(capacity, sizeof(uint16_t));
-  room.add(classes, sizeof(uint64_t));
-  if (head.settings.head == HeadKind::lda) {
-    const auto known = static_cast<uint64_t>(head.settings.lda_width(network.features));
-    room.add(classes, sizeof(int64_t));
-    room.add(classes * known, sizeof(int64_t));
-    room.add(known * (known + 1) / 2, sizeof(int32_t));
-    if (wide_moment) room.add(known * (known + 1) / 2, sizeof(int64_t));
-    room.add(known, sizeof(int32_t));
-    room.add(classes * known, sizeof(int16_t));
-    room.add(classes, sizeof(int64_t));
-  } else {
-    room.add(classes * width, sizeof(int32_t));
-    room.add(classes, sizeof(uint32_t));
-  }
-  if (head.settings.train_blocks > 0) room.add(classes * width, sizeof(int32_t));
-  room.add(classes, sizeof(uint32_t));
-  room.add(head.name_bytes + kNameBytes * (classes - head.classes));
+  const int64_t classes = head.settings.max_classes, width = network.features;
+  const auto add = [&](int64_t count, int64_t bytes) { room.add(static_cast<uint64_t>(count), static_cast<uint64_t>(bytes)); };
+  each_replay_buffer(head.settings, width, static_cast<int64_t>(network.latent_words), head.settings.capacity, classes, add);
+  each_head_buffer(head.settings, width, false, classes, add);
+  if (wide_moment) add(static_cast<int64_t>(triangle(head.settings.lda_width(network.features))), sizeof(int64_t));  // read behind the other
+  if (head.settings.train_blocks > 0) add(classes * width, sizeof(int32_t));
+  add(classes, sizeof(uint32_t));
+  room.add(head.name_bytes + kNameBytes * (static_cast<size_t>(classes) - head.classes));
 }
 
 void read_state(File& file, const StateHead& head, std::span<const TailSource> sources, DeviceLearner& to) {

@@ -141,7 +141,7 @@ Content read_content(File& file, const StateHead& head, const Network& network) 
   Content content;
   content.experience = head.experience;
   content.seen = file.take<uint64_t>("replay.seen", {classes});
-  const size_t latent_words = network.latent_words(), row_words = latent_words + Learner::further_words(network, settings.views);
+  const size_t latent_words = network.latent_words(), row_words = latent_words + static_cast<size_t>(settings.further_words(network.feature_count()));
   content.rows = file.take<uint64_t>("replay.rows", {rows, static_cast<int64_t>(row_words)});
   content.labels = file.take<uint16_t>("replay.labels", {rows});
   const auto mixing = file.take<int64_t>("head.mixing", {2});

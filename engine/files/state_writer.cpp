@@ -20,7 +20,7 @@ void add_content(Tensors& tensors, const Settings& settings, const Content& cont
     tensors.add("head.weight", content.weight, {classes, width});
   }
   tensors.add("replay.labels", content.labels, {rows});
-  tensors.add("replay.rows", content.rows, {rows, network.latent_words() + Learner::further_words(network, settings.views)});
+  tensors.add("replay.rows", content.rows, {rows, network.latent_words() + static_cast<size_t>(settings.further_words(network.feature_count()))});
   tensors.add("replay.seen", content.seen, {classes});
   if (settings.train_blocks > 0) tensors.add("tail.weight", content.tail_weight, {classes, width});
 }

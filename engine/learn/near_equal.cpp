@@ -14,6 +14,8 @@ struct Entry {
   uint32_t row;
 };
 
+static_assert(sizeof(Entry) == kEntryBytes);
+
 }  // namespace
 
 bool near_equal(const uint64_t* a, const uint64_t* b, size_t words, int64_t distance) {
@@ -43,7 +45,5 @@ Buffer<uint8_t> count_once(const uint64_t* rows, size_t stride, size_t words, st
   }
   return counts;
 }
-
-int64_t count_once_bytes(size_t rows, int64_t distance) { return static_cast<int64_t>(rows * (1 + (distance < 0 ? 0 : sizeof(Entry)))); }
 
 }  // namespace bitreplay

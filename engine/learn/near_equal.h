@@ -12,12 +12,13 @@ namespace bitreplay {
 
 inline constexpr size_t kMostCompared = 4096;  // rows that one row is compared with
 
+inline constexpr size_t kEntryBytes = 16;  // of a row in a list that is sorted: its hash, number and class
+
 // Whether the rows differ in at most `distance` bits; never where that is negative.
 bool near_equal(const uint64_t* a, const uint64_t* b, size_t words, int64_t distance);
 
 // Which of the rows count, 1 or 0: in the order of their hashes, a row does unless one of its class that counts is near-equal to it.  A function of the
 // rows of each class, not of their order.  stride: words from one row to the next.  distance: the most bits in which near-equal rows differ; negative: all count.
 Buffer<uint8_t> count_once(const uint64_t* rows, size_t stride, size_t words, std::span<const int32_t> labels, int64_t distance);
-int64_t count_once_bytes(size_t rows, int64_t distance);  // that it allocates at its highest, the result included
 
 }  // namespace bitreplay

@@ -32,18 +32,6 @@ void Learner::features(std::span<const uint8_t> images, std::span<int8_t> featur
       [](size_t) {});
 }
 
-int64_t Learner::predict_bytes(size_t rows, int views, int threads) const {
-  return predict_bytes_at(rows, views, threads, classes(), !tail_weight_.empty());
-}
-
-int64_t Learner::predict_bytes_at(size_t rows, int views, int threads, size_t classes, bool has_branch) const {
-  const size_t width = static_cast<size_t>(network_.feature_count());
-  const size_t branches = has_branch ? 2 : 1, copies = (has_lda() ? 0 : 1) + (has_branch ? 1 : 0);  // of weights with 16 bits
-  const auto seeing = static_cast<size_t>(rows_bytes(network_, rows, threads, Eye::bytes(network_, views)));
-  const size_t scoring = classes * (copies * width * sizeof(int16_t) + 4 * sizeof(int64_t));
-  return static_cast<int64_t>(branches * rows * width + std::max(seeing, scoring));
-}
-
 void Learner::predict(std::span<const uint8_t> images, int views, const Answers& answers, Workers& workers) const {
   const size_t width = static_cast<size_t>(network_.feature_count()), count = answers.best.size();
   Buffer<int8_t> rows(count * width), trained(tail_weight_.empty() ? 0 : rows.size());

@@ -102,8 +102,11 @@ class Scratch {
   Buffer<uint64_t> memory_;
 };
 
+// How kernels lay weights and working memory out: as those in force do; or in no less memory than any of them, on any processor.
+enum class Layout { here, anywhere };
+
 int64_t bytes_of(const Conv& conv);
-int64_t bytes_of(const Block& block);
+int64_t bytes_of(const Block& block, int in, Layout layout);  // in: channels of its input
 
 // Fills the weights of a block whose channels are set: canonical is (channels, 9, words) as in the model file, unused bits 0.
 void set_block_weight(Block& block, std::span<const uint64_t> canonical);

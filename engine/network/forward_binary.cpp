@@ -169,8 +169,10 @@ void forward_parts(const Geometry& geometry, const Block& block, Shape in, const
 
 }  // namespace
 
-int64_t bytes_of(const Block& block) {
-  int64_t total = bytes_of(block.weight) + bytes_of(block.bias);
+int64_t bytes_of(const Block& block, int in, Layout layout) {
+  // At most: channels in groups of 32, a byte for four of their bits (kernels_avx2.cpp).
+  const int64_t most = int64_t{ceil_div(block.channels, 32)} * 32 * kTaps * words_for(in) * 2 * int64_t{sizeof(uint64_t)};
+  int64_t total = (layout == Layout::here ? bytes_of(block.weight) : most) + bytes_of(block.bias);
   for (const auto* values : {&block.mean, &block.multiplier, &block.threshold, &block.alpha, &block.beta, &block.high, &block.low}) {
     total += bytes_of(*values);
   }

@@ -216,19 +216,19 @@ void Network::set_features(int pool_shift, int shift, int feature_bits, std::spa
   complete_ = true;
 }
 
-int64_t Network::bytes() const {
+int64_t Network::bytes(Layout layout) const {
   int64_t total = bytes_of(threshold_) + bytes_of(direction_) + bytes_of(alpha_) + bytes_of(pool_multiplier_) + bytes_of(whitening_) +
                   bytes_of(whitening_affine_.multiplier) + bytes_of(whitening_affine_.bias);
   for (const Operation& operation : prefix_) {
     if (const auto* conv = std::get_if<Conv>(&operation)) {
       total += bytes_of(*conv);
     } else if (const auto* block = std::get_if<Block>(&operation)) {
-      total += bytes_of(*block);
+      total += bytes_of(*block, block->channels, layout);
     } else if (const auto* down = std::get_if<Down>(&operation)) {
-      total += bytes_of(down->block) + bytes_of(down->shortcut);
+      total += bytes_of(down->block, down->in, layout) + bytes_of(down->shortcut);
     }
   }
-  for (const Block& block : tail_) total += bytes_of(block);
+  for (const Block& block : tail_) total += bytes_of(block, block.channels, layout);
   return total;
 }
 

@@ -53,9 +53,8 @@ class Network {
   int feature_bits() const { return feature_bits_; }
   size_t latent_words() const { return latent_words_; }
   int64_t latent_bits() const { return cut_shape_.size(); }
-  int64_t bytes() const;          // of all parameters
-  int64_t scratch_bytes() const { return plan_.bytes(1); }              // of one call's scratch
-  int64_t shared_scratch_bytes(int parts) const { return plan_.bytes(parts); }  // of one that `parts` workers share
+  int64_t bytes(Layout layout = Layout::here) const;                       // of all parameters
+  int64_t scratch_bytes(int parts = 1) const { return plan_.bytes(parts); }  // of one call's scratch, which `parts` workers share
   bool complete() const { return complete_; }
 
   Scratch make_scratch(int parts = 1) const { return {plan_, parts}; }

@@ -565,21 +565,20 @@ class Learner:
         words = row_words(network, self._settings)
         settings = self._settings
         images = settings.lesson_images or 1024
-        lesson = self._lesson_bytes(settings.capacity, len(labels) if settings.lesson_images is None else settings.max_classes)
+        now = self._footprint(settings.capacity, len(labels))
+        most = now if settings.lesson_images is None else self._footprint(settings.capacity, settings.max_classes)
         rows_bytes = settings.capacity * words * 8
-        tail = core.tail_bytes
-        head = core.head_bytes
         sizes = {
-            "network": network.bytes,
-            "head": head,
-            "tail": tail,
+            "network": now["network"],
+            "head": now["head"],
+            "tail": now["tail"],
             "replay_rows": rows_bytes,
-            "replay_counts": core.replay_bytes - rows_bytes,
-            "kept": network.bytes + core.state_bytes,
-            "lesson": lesson,
-            "transaction": head + tail,
-            "learning_peak": self._peak_bytes(settings.capacity) if settings.lesson_images else network.bytes + core.state_bytes + lesson,
-            "predicting": core.predict_bytes(_PREDICT_ROWS, settings.views, self._threads),
+            "replay_counts": now["replay"] - rows_bytes,
+            "kept": now["kept"],
+            "lesson": most["lesson"],
+            "transaction": now["head"] + now["tail"],
+            "learning_peak": most["kept"] + most["lesson"],
+            "predicting": core.prediction_bytes(_PREDICT_ROWS, settings.views, self._threads),
             "replay_row": words * 8 + 2,
         }
         return {
@@ -588,7 +587,7 @@ class Learner:
             "head": settings.head,
             "last_lesson": {
                 "counted": int(core["counted"]),
-                "weights": int(core.tail_weights),
+                "weights": int(core["tail_weights"]),
                 "flipped": int(core["flipped"]),
                 "tail_weight": core["mixing"][1] / 2**16,
                 "tail_harmed": self._names[core["worse"]] if core["worse"] >= 0 else None,
@@ -632,18 +631,15 @@ class Learner:
     def _take(self, state: State) -> None:
         self._core, self._names, self._said, self._familiar = core_of(state), list(state.names), None, None
 
-    def _lesson_bytes(self, capacity: int, classes: int) -> int:
+    def _footprint(self, capacity: int, classes: int, *, anywhere: bool = False) -> dict[str, int]:
+        # Bytes with a full memory of `capacity` rows and so many classes; anywhere: at most, on any processor.
         images = self._settings.lesson_images or 1024
-        return int(self._core.lesson_bytes(capacity, capacity, images, classes, self._threads))
+        return self._core.footprint(capacity, capacity, images, classes, self._threads, anywhere)  # type: ignore[no-any-return]
 
     def _peak_bytes(self, capacity: int) -> int:
-        # Highest total that this learner can reach with `capacity`, max_classes and lesson_images.
-        network, classes = self._model.network, self._settings.max_classes
-        kept = int(self._core.head_bytes_at(classes)) + classes * 8 + capacity * (row_words(network, self._settings) * 8 + 2)
-        tail = self._core.tail_bytes - self._core["tail_weight"].nbytes
-        if self._settings.train_blocks:
-            kept += classes * network.feature_count * 4
-        return int(network.bytes + kept + tail) + self._lesson_bytes(capacity, classes)
+        # Highest total that this learner can reach with `capacity`, max_classes and lesson_images, on any processor.
+        bytes_ = self._footprint(capacity, self._settings.max_classes, anywhere=True)
+        return bytes_["kept"] + bytes_["lesson"]
 
     def _check_images(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         size = self.image_size

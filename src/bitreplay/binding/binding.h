@@ -138,7 +138,7 @@ template <class C, class F>
 void each_array(C& content, const Settings& settings, const Network& network, const F& f) {
   const auto width = static_cast<size_t>(network.feature_count());
   const auto known = settings.head == HeadKind::lda ? static_cast<size_t>(settings.lda_width(network.feature_count())) : 0;
-  f("rows", content.rows, Sizes{content.labels.size(), network.latent_words() + Learner::further_words(network, settings.views)});
+  f("rows", content.rows, Sizes{content.labels.size(), network.latent_words() + static_cast<size_t>(settings.further_words(network.feature_count()))});
   f("labels", content.labels, Sizes{content.labels.size()});
   f("seen", content.seen, Sizes{content.seen.size()});
   f("count", content.count, Sizes{content.count.size()});

@@ -104,6 +104,7 @@ nb::object known(const Learner& l, const std::string& name) {
   numbers["counted"] = l.counted();
   numbers["flipped"] = l.flipped();
   numbers["worse"] = l.worse();
+  numbers["tail_weights"] = l.tail().weights();
   return numbers[name.c_str()];
 }
 
@@ -123,6 +124,19 @@ void restore(Learner& l, const nb::dict& state) {
   l.prepare();
 }
 
+// Bytes of what is kept, and of a lesson (engine/learn/footprint.h); anywhere: at most, on any processor.
+nb::dict footprint(const Learner& l, int64_t capacity, int64_t stored, int64_t images, int64_t classes, int threads, bool anywhere) {
+  const Footprint of = l.footprint(anywhere ? Layout::anywhere : Layout::here);
+  nb::dict bytes;
+  bytes["network"] = of.network();
+  bytes["head"] = of.head(classes);
+  bytes["tail"] = of.tail(classes);
+  bytes["replay"] = of.replay(capacity, classes);
+  bytes["kept"] = of.kept(capacity, classes);
+  bytes["lesson"] = of.lesson({capacity, stored, images, classes, threads});
+  return bytes;
+}
+
 }  // namespace
 
 void bind_learner(nb::module_& m) {
@@ -130,7 +144,7 @@ void bind_learner(nb::module_& m) {
   nb::class_<Workers>(m, "Workers").def(nb::init<int>());
 
   // What tells pictures that show none of the known classes (docs/method.md, 4.5).
-  nb::class_<Unknown>(m, "Unknown").def("threshold", &Unknown::threshold).def_prop_ro("bytes", &Unknown::bytes);
+  nb::class_<Unknown>(m, "Unknown").def("threshold", &Unknown::threshold);
 
   nb::class_<Learner>(m, "Learner")
       .def("__init__", &make_learner, nb::keep_alive<1, 2>())
@@ -147,14 +161,10 @@ void bind_learner(nb::module_& m) {
            [](const Learner& l, const ModelFile& model, bool carries, const nb::list& names) {
              return state_bytes(model, carries, l.settings(), names, l.content(), [&](Tensors& tensors) { add_tail(tensors, l.tail()); });
            })
-      .def("head_bytes_at", &Learner::head_bytes_at)
-      .def("lesson_bytes", &Learner::lesson_bytes)
-      .def("predict_bytes", &Learner::predict_bytes)
-      .def_prop_ro("state_bytes", &Learner::state_bytes)
-      .def_prop_ro("replay_bytes", [](const Learner& l) { return l.replay().bytes(); })
-      .def_prop_ro("head_bytes", &Learner::head_bytes)
-      .def_prop_ro("tail_bytes", [](const Learner& l) { return l.tail().bytes() + static_cast<int64_t>(l.tail_weight().size_bytes()); })
-      .def_prop_ro("tail_weights", [](const Learner& l) { return l.tail().weights(); });
+      .def("footprint", &footprint, nb::arg("capacity"), nb::arg("stored"), nb::arg("images"), nb::arg("classes"), nb::arg("threads"), nb::arg("anywhere") = false)
+      .def("prediction_bytes", [](const Learner& l, int64_t images, int views, int threads) {
+        return l.footprint().prediction(images, views, threads, static_cast<int64_t>(l.classes()));
+      });
 }
 
 }  // namespace bitreplay::binding

@@ -102,8 +102,8 @@ void bind_parts(nb::module_& m) {
       .def_prop_ro("feature_bits", &Network::feature_bits)
       .def_prop_ro("latent_words", &Network::latent_words)
       .def_prop_ro("latent_bits", &Network::latent_bits)
-      .def_prop_ro("bytes", &Network::bytes)
-      .def_prop_ro("scratch_bytes", &Network::scratch_bytes)
+      .def_prop_ro("bytes", [](const Network& n) { return n.bytes(); })
+      .def_prop_ro("scratch_bytes", [](const Network& n) { return n.scratch_bytes(); })
       .def("latents", &latents_of)
       .def("features_of_latents", &features_of);
 
