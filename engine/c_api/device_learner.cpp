@@ -32,14 +32,13 @@ void read_state(File& file, const StateHead& head, std::span<const TailSource> s
   to.names.reserve(most, head.name_bytes + kNameBytes * (most - head.classes));
   if (!to.names.add(head.names)) fail(Error::format, "{}: names: expected at most {} different names", {file.where(), most});
   learner.restore(content);
-  read_tail(file, head.settings, to.network, [&]<class T>(size_t i, const char* name, std::span<const T> values) {
-    TailBlock::each_kept(learner.tail().blocks()[i], [&]<class U>(const char* own, Buffer<U>& buffer, int32_t) {
-      if constexpr (std::is_same_v<T, U>) {
-        if (std::strcmp(own, name) == 0) std::copy(values.begin(), values.end(), buffer.begin());
-      }
+  for (size_t i = 0; i < learner.tail().blocks().size(); ++i) {
+    TailBlock& block = learner.tail().blocks()[i];
+    TailBlock::each_kept(block, [&]<class T>(const char* name, Buffer<T>& kept, int32_t most) {
+      std::ranges::copy(take_kept<T>(file, Name("tail", i, name), kept.size(), most, block.forward.channels), kept.begin());
     });
-  });
-  for (TailBlock& block : learner.tail().blocks()) block.restored();
+    block.restored();
+  }
   file.finish();
 }
 

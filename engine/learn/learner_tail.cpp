@@ -163,8 +163,7 @@ void Learner::choose_mixing_for(const Lesson& lesson, std::span<const uint64_t> 
       frozen[row * classes + c] = static_cast<int64_t>(rounded(-0.5 * distances[c] * static_cast<double>(temperature), 0x1p40));
     }
   }
-  Buffer<int16_t> forward(fresh.tail_weight.size());
-  std::transform(fresh.tail_weight.begin(), fresh.tail_weight.end(), forward.begin(), forward_weight);
+  const Buffer<int16_t> forward = forward_weights(fresh.tail_weight);
   head_logits({static_cast<int>(rows), static_cast<int>(width), static_cast<int>(classes)}, trained.data(), forward.data(), lesson.feature_bits, branch.data());
 
   Buffer<uint8_t> old(classes, 0);
@@ -198,8 +197,7 @@ void Learner::recall(std::span<int32_t> best, Workers& workers) const {
   });
   Buffer<double> distances(known);
   Buffer<int64_t> logits(known), branch(known), prior = class_priors();
-  Buffer<int16_t> forward(heard ? tail_weight_.size() : 0);
-  if (heard) std::transform(tail_weight_.begin(), tail_weight_.end(), forward.begin(), forward_weight);
+  const Buffer<int16_t> forward = forward_weights(heard ? tail_weight() : std::span<const int32_t>());
   for (const uint32_t row : order) {
     best[row] = -1;
     const size_t own_class = replay_.labels()[row];

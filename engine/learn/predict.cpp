@@ -74,12 +74,10 @@ Unknown Learner::unknown(Workers& workers) const {
 
 void Learner::judge(std::span<const int8_t> rows, std::span<const int8_t> trained, const Answers& answers) const {
   const size_t width = static_cast<size_t>(network_.feature_count());
-  Buffer<int16_t> forward(has_lda() ? 0 : head_.weight.size()), tail_forward(tail_weight_.size());
+  const Buffer<int16_t> forward = forward_weights(head_.weight), tail_forward = forward_weights(tail_weight_);
   Buffer<int64_t> logits(classes()), branch(classes());
   const Buffer<int64_t> prior = class_priors(), none(classes(), 0);
   Buffer<int64_t> work(answers.unknown != nullptr ? static_cast<size_t>(lda_width()) : 0);
-  std::transform(head_.weight.begin(), head_.weight.end(), forward.begin(), forward_weight);
-  std::transform(tail_weight_.begin(), tail_weight_.end(), tail_forward.begin(), forward_weight);
   const HeadBatch batch{1, static_cast<int>(width), static_cast<int>(classes())}, known{1, lda_width(), batch.classes};
   const int64_t weight = frozen_weight();
   const auto scores = [&](const int8_t* x) {

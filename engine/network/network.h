@@ -55,7 +55,6 @@ class Network {
   int64_t latent_bits() const { return cut_shape_.size(); }
   int64_t bytes(Layout layout = Layout::here) const;                       // of all parameters
   int64_t scratch_bytes(int parts = 1) const { return plan_.bytes(parts); }  // of one call's scratch, which `parts` workers share
-  bool complete() const { return complete_; }
 
   Scratch make_scratch(int parts = 1) const { return {plan_, parts}; }
   // image: image_bytes() pixels; row: latent_words() words.  `workers` share the image, at most scratch.parts() of them.
