@@ -47,7 +47,7 @@ size_t write_state(const DeviceLearner& from, uint8_t* buffer, size_t size) {
   Tensor room[kStateTensors + kBlockTensors * kMaxTrainedBlocks];
   Tensors tensors(room);
   add_content(tensors, from.settings, content, from.network);
-  if (from.carries_model) tensors.add("model", from.model, {from.model.size()});
+  if (from.carries_model) tensors.add("model", from.model);
   add_tail(tensors, from.learner->tail());
   return write_state(tensors, from.settings, from.names, content.experience, from.model_digest, buffer, size);
 }

@@ -57,9 +57,6 @@ class Learner {
 
   const Network& network() const { return network_; }
   const Settings& settings() const { return settings_; }
-  // What the head is made from: sums where it is LDA, trained weights where it is CWR*.
-  const Statistics& statistics() const { return statistics_; }
-  const Head& head() const { return head_; }
   const LinearClassifier& classifier() const { return classifier_; }
   // A row holds its latent, and, where there are several views, the means of their features behind it, as bytes.
   const Replay& replay() const { return replay_; }
@@ -68,7 +65,6 @@ class Learner {
   // The trained branch: its blocks, and its head (classes, feature_count); empty where no block is trained.
   const Tail& tail() const { return tail_; }
   std::span<const int32_t> tail_weight() const { return {tail_weight_.data(), tail_weight_.size()}; }
-  const Mixing& mixing() const { return mixing_; }
   // How many binary weights the last lesson turned over.
   int64_t flipped() const { return flipped_; }
   // How many of its pictures counted: others were near-equal to one of them.

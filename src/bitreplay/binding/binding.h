@@ -63,7 +63,7 @@ class Unlocked {
   PyThreadState* state_;
 };
 
-using Sizes = std::initializer_list<size_t>;
+using Sizes = std::vector<size_t>;
 
 // A new numpy array that owns its memory.
 template <class T>
@@ -71,19 +71,19 @@ struct Result {
   std::span<T> values;
   nb::object array;
 
-  explicit Result(Sizes shape) {
+  explicit Result(const Sizes& shape) {
     size_t count = 1;
     for (const size_t s : shape) count *= s;
     auto owner = std::make_unique_for_overwrite<T[]>(count);
     values = {owner.get(), count};
     nb::capsule capsule(owner.release(), [](void* p) noexcept { delete[] static_cast<T*>(p); });
-    array = nb::cast(nb::ndarray<nb::numpy, T>(values.data(), shape, capsule));
+    array = nb::cast(nb::ndarray<nb::numpy, T>(values.data(), shape.size(), shape.data(), capsule));
   }
 };
 
 // A new array that fill(values) fills, while other Python threads may run.
 template <class T, class F>
-nb::object filled(Sizes shape, const F& fill) {
+nb::object filled(const Sizes& shape, const F& fill) {
   Result<T> result(shape);
   Unlocked unlock;
   fill(result.values);
@@ -93,20 +93,20 @@ nb::object filled(Sizes shape, const F& fill) {
 
 // Values as an array: with an owner a view of them, else a copy.
 template <class T>
-nb::object array_of(std::span<const T> values, Sizes shape, nb::handle owner = {}) {
+nb::object array_of(std::span<const T> values, const Sizes& shape, nb::handle owner = {}) {
   static const T kNone{};
-  if (owner.is_valid()) return nb::cast(nb::ndarray<nb::numpy, const T>(values.empty() ? &kNone : values.data(), shape, owner));
+  if (owner.is_valid()) return nb::cast(nb::ndarray<nb::numpy, const T>(values.empty() ? &kNone : values.data(), shape.size(), shape.data(), owner));
   Result<T> result(shape);
   std::copy(values.begin(), values.end(), result.values.begin());
   return result.array;
 }
 
-inline nb::object array_of(const Integers& values, Sizes shape, nb::handle owner = {}) {
+inline nb::object array_of(const Integers& values, const Sizes& shape, nb::handle owner = {}) {
   return values.narrow.empty() ? array_of(values.wide, shape, owner) : array_of(values.narrow, shape, owner);
 }
 
 template <class T>
-nb::object array_of(const Buffer<T>& values, Sizes shape) {
+nb::object array_of(const Buffer<T>& values, const Sizes& shape) {
   return array_of(std::span<const T>(values), shape);
 }
 
@@ -132,22 +132,6 @@ struct ModelFile {
   Network network;
   std::vector<TailSource> sources;  // of the whole tail
 };
-
-// f(name, values, shape) for each array of a state, by the names of State in src/bitreplay/state.py.
-template <class C, class F>
-void each_array(C& content, const Settings& settings, const Network& network, const F& f) {
-  const auto width = static_cast<size_t>(network.feature_count());
-  const auto known = settings.head == HeadKind::lda ? static_cast<size_t>(settings.lda_width(network.feature_count())) : 0;
-  f("rows", content.rows, Sizes{content.labels.size(), network.latent_words() + static_cast<size_t>(settings.further_words(network.feature_count()))});
-  f("labels", content.labels, Sizes{content.labels.size()});
-  f("seen", content.seen, Sizes{content.seen.size()});
-  f("count", content.count, Sizes{content.count.size()});
-  f("sums", content.sums, Sizes{content.count.size(), known});
-  f("moment", content.moment, Sizes{content.moment.size()});
-  f("weight", content.weight, Sizes{content.weight.size() / width, width});
-  f("past_count", content.past_count, Sizes{content.past_count.size()});
-  f("tail_weight", content.tail_weight, Sizes{content.tail_weight.size() / width, width});
-}
 
 // The rest of a state that is no value of a block, by its names there.
 nb::dict numbers_of(const Content& content);

@@ -56,8 +56,8 @@ struct StateFile {
       found = read_content(file, head, of.network);
     }
     nb::dict values = numbers_of(found);
-    each_array(found, head.settings, of.network,
-               [&](const char* name, const auto& array, Sizes shape) { values[name] = array_of(array, shape, content); });
+    each_array(found, head.settings, of.network, found.seen.size(), found.labels.size(),
+               [&](const char*, const char* name, bool, const auto& array, auto shape) { values[name] = array_of(array, {shape.begin(), shape.end()}, content); });
     nb::list tail;
     for (int i = 0; i < head.settings.train_blocks; ++i) tail.append(nb::dict());
     read_tail(file, head.settings, of.network, [&]<class T>(size_t i, const char* name, std::span<const T> kept) {
@@ -94,7 +94,7 @@ nb::bytes write_state(const ModelFile& model, bool carries, const nb::dict& sett
     const auto blocks = model.network.tail().last(static_cast<size_t>(chosen.train_blocks));
     for (size_t i = 0; i < blocks.size(); ++i) {
       TailBlock::each_kept_of(blocks[i], chosen.weight_bits, [&]<class T>(const char* name, size_t count, int32_t) {
-        tensors.add(Name("tail", i, name), values.kept<T>(i, name), {count});
+        tensors.add(Name("tail", i, name), values.kept<T>(i, name), {static_cast<int64_t>(count)});
       });
     }
   });
@@ -114,9 +114,7 @@ nb::bytes write_model(const std::string& network, const std::string& card, const
     }
     int type = 0;
     while (kDtypes[type].bytes * 8 != array.dtype().bits || (kDtypes[type].code[0] == 'I') != is_signed) ++type;
-    std::vector<uint64_t> shape;
-    for (size_t i = 0; i < array.ndim(); ++i) shape.push_back(array.shape(i));
-    list.add(name.c_str(), static_cast<Type>(type), array.data(), shape);
+    list.add(name.c_str(), static_cast<Type>(type), array.data(), {array.shape_ptr(), array.ndim()});
   }
   list.arrange();
   const auto put = [](const std::string& text) {
@@ -201,7 +199,7 @@ Values::Values(const nb::dict& values, const Settings& settings, const Network& 
   content.experience = nb::cast<uint64_t>(values["experience"]);
   content.saturated = nb::cast<int64_t>(values["saturated"]);
   std::tie(content.mixing.frozen, content.mixing.branch) = nb::cast<std::tuple<int64_t, int64_t>>(values["mixing"]);
-  each_array(content, settings, network, [&](const char* name, auto& field, Sizes) { read(name, field); });
+  each_array(content, settings, network, 0, 0, [&](const char*, const char* name, bool, auto& field, auto) { read(name, field); });
 }
 
 void Values::read(const char* name, Integers& to) {
@@ -220,7 +218,7 @@ nb::bytes state_bytes(const ModelFile& model, bool carries, const Settings& sett
   Tensors tensors(room);
   add_content(tensors, settings, content, model.network);
   add_blocks(tensors);
-  if (carries) tensors.add("model", model.file.content(), {model.file.content().size()});
+  if (carries) tensors.add("model", model.file.content());
   std::vector<std::string> texts;
   size_t bytes = 0;
   for (const nb::handle name : names) bytes += texts.emplace_back(nb::cast<std::string>(name)).size();

@@ -94,8 +94,8 @@ nb::tuple classifier_of(const Learner& l) {
 nb::object known(const Learner& l, const std::string& name) {
   const Content content = l.content();
   nb::object found;
-  each_array(content, l.settings(), l.network(), [&](const char* its, const auto& values, Sizes shape) {
-    if (name == its) found = array_of(values, shape);
+  each_array(content, l.settings(), l.network(), l.classes(), l.replay().size(), [&](const char*, const char* its, bool, const auto& values, auto shape) {
+    if (name == its) found = array_of(values, {shape.begin(), shape.end()});
   });
   if (found.is_valid()) return found;
   if (name == "tail") return tail_of(l);
