@@ -135,6 +135,9 @@ class Learner {
   };
   class Eye;  // looks at one image after the other
 
+  // Features (rows, feature_count) of images, and of the trained branch where there is room for them.
+  void look(std::span<const uint8_t> images, int views, std::span<int8_t> features, std::span<int8_t> trained, Workers& workers) const;
+
   // From features (rows, feature_count) to answers; trained: of the trained branch, or empty.
   void judge(std::span<const int8_t> rows, std::span<const int8_t> trained, const Answers& answers) const;
 

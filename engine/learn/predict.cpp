@@ -19,35 +19,27 @@ int64_t to_logit(int64_t score, int exponent, int64_t factor) {
 
 }  // namespace
 
-void Learner::features(std::span<const uint8_t> images, std::span<int8_t> features, Workers& workers) const {
-  const size_t width = static_cast<size_t>(network_.feature_count()), bytes = network_.image_bytes();
-  Buffer<uint64_t> latents(RowShares(images.size() / bytes, workers.count()).at_once * network_.latent_words());
+void Learner::look(std::span<const uint8_t> images, int views, std::span<int8_t> features, std::span<int8_t> trained, Workers& workers) const {
+  const size_t width = static_cast<size_t>(network_.feature_count()), count = images.size() / network_.image_bytes();
+  List<Eye> eyes;
+  const size_t at_once = RowShares(count, workers.count()).at_once;
+  eyes.reserve(at_once);
+  for (size_t i = 0; i < at_once; ++i) eyes.emplace_back(network_, tail_, views);
+  const auto of = [&](std::span<int8_t> rows, size_t row) { return rows.empty() ? nullptr : rows.data() + row * width; };
   for_rows(
-      network_, images.size() / bytes, workers,
+      network_, count, workers,
       [&](size_t row, size_t place, Scratch& scratch, Workers* inside) {
-        uint64_t* latent = latents.data() + place * network_.latent_words();
-        network_.latent(images.data() + row * bytes, latent, scratch, inside);
-        network_.features(latent, features.data() + row * width, scratch, inside);
+        eyes[place].look(images.data() + row * network_.image_bytes(), {nullptr, of(features, row), of(trained, row)}, scratch, inside);
       },
       [](size_t) {});
 }
 
+void Learner::features(std::span<const uint8_t> images, std::span<int8_t> features, Workers& workers) const { look(images, 1, features, {}, workers); }
+
 void Learner::predict(std::span<const uint8_t> images, int views, const Answers& answers, Workers& workers) const {
   const size_t width = static_cast<size_t>(network_.feature_count()), count = answers.best.size();
   Buffer<int8_t> rows(count * width), trained(tail_weight_.empty() ? 0 : rows.size());
-  {
-    List<Eye> eyes;
-    const size_t at_once = RowShares(count, workers.count()).at_once;
-    eyes.reserve(at_once);
-    for (size_t i = 0; i < at_once; ++i) eyes.emplace_back(network_, tail_, views);
-    const auto of = [&](Buffer<int8_t>& features, size_t row) { return features.empty() ? nullptr : features.data() + row * width; };
-    for_rows(
-        network_, count, workers,
-        [&](size_t row, size_t place, Scratch& scratch, Workers* inside) {
-          eyes[place].look(images.data() + row * network_.image_bytes(), {nullptr, of(rows, row), of(trained, row)}, scratch, inside);
-        },
-        [](size_t) {});
-  }
+  look(images, views, rows, trained, workers);
   judge({rows.data(), rows.size()}, {trained.data(), trained.size()}, answers);
 }
 
