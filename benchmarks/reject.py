@@ -53,7 +53,7 @@ def drawn(data: ImageSet, known: int, count: int, seed: int) -> tuple[Rows, Rows
 
 def measured(learner: Learner, data: ImageSet, again: Rows, others: Rows) -> dict[str, Any]:
     known, strange, labels = familiarity(learner, data.images[again]), familiarity(learner, data.images[others]), data.labels[again]
-    remembered = len(learner._core.labels())
+    remembered = len(learner._core["labels"])
     line: dict[str, Any] = {"auroc": roc_auc_score(np.repeat([1, 0], [len(known), len(strange)]), np.concatenate([known, strange]))}
     for share in SHARES:
         least = learner._unknown().threshold(share)

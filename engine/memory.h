@@ -1,5 +1,5 @@
 // Where the core's memory comes from, and a count of every byte that it holds in buffers, so that what `info` says can be compared with
-// what was allocated.  The device build takes all of it from the caller's arena (device/arena.h) and never from the heap.
+// what was allocated.  The device build takes all of it from the caller's arena (c_api/arena.h) and never from the heap.
 #pragma once
 
 #include <algorithm>

@@ -21,7 +21,7 @@ from new_learner import new_learner
 from reference.comparison import assert_same, assert_same_answers
 from remembering_network import RememberingNetwork
 
-from bitreplay import Learner, Model, _engine
+from bitreplay import Learner, Model
 from bitreplay.model import write_model
 
 QUICK: dict[str, Any] = {"seed": 5, "threads": 2, "learning_rate": 3000 / 65536, "epochs": 3, "live_batch": 7, "replay_batch": 9}
@@ -232,18 +232,6 @@ def test_the_worked_example_of_consolidation_is_exact() -> None:
     cw, past = ref.consolidate(np.array([[one, -one], [0, 0]]), np.array([[2 * one, 0], [0, 2 * one]]), [90, 0], [10, 30])
     assert np.array_equal(cw, [[one, -one], [-one, one]])
     assert list(past) == [100, 30]
-
-
-def test_the_core_consolidates_the_worked_example_exactly() -> None:
-    one = 1 << 27
-    cw, past = _engine.consolidate(
-        np.array([one, -one], np.int32),
-        np.array([2 * one, 0, 0, 2 * one], np.int32),
-        np.array([90, 0], np.uint32),
-        np.array([10, 30], np.uint32),
-    )
-    assert cw.tolist() == [one, -one, -one, one]
-    assert past.tolist() == [100, 30]
 
 
 FAST = "neon" if platform.machine() in ("aarch64", "arm64") else "avx2"

@@ -36,13 +36,13 @@ def files(model: Model, folder: Path, count: int, **settings: Any) -> list[Path]
 
 
 def head_of(learner: Learner) -> dict[str, tuple[bytes, int]]:
-    weight, bias, exponent = learner._core.classifier()
+    weight, bias, exponent = learner._core["classifier"]
     return {name: (weight[c].tobytes(), int(bias[c]) << (60 - exponent)) for c, name in enumerate(learner.names)}
 
 
 def remembered(learner: Learner) -> set[tuple[str, bytes]]:
     core = learner._core
-    return {(learner.names[label], row.tobytes()) for row, label in zip(core.rows(), core.labels(), strict=True)}
+    return {(learner.names[label], row.tobytes()) for row, label in zip(core["rows"], core["labels"], strict=True)}
 
 
 @pytest.mark.parametrize("head", ["lda", "cwr"])

@@ -49,7 +49,7 @@ def frames(seed: int, scenes: int, each: int) -> Images:
 
 def head_of(learner: Learner) -> dict[str, tuple[bytes, int]]:
     """The classifier, name by name."""
-    weight, bias, exponent = learner._core.classifier()
+    weight, bias, exponent = learner._core["classifier"]
     return {name: (weight[c].tobytes(), int(bias[c]) << (60 - exponent)) for c, name in enumerate(learner.names)}
 
 
@@ -175,11 +175,11 @@ def test_a_moment_of_32_bits_goes_on_in_64_where_it_must(model: Model, largest: 
     expected = moment + (features.T @ features)[np.triu_indices(features.shape[1])]
     for one in (narrow, wide):
         one.learn(images, list("abcdabcd"))
-        assert np.array_equal(one._core.moment(), expected)
+        assert np.array_equal(one._core["moment"], expected)
         again = Learner.from_bytes(one.to_bytes())
-        assert np.array_equal(again._core.moment(), expected)
+        assert np.array_equal(again._core["moment"], expected)
     assert narrow.to_bytes() == wide.to_bytes()
-    assert narrow._core.moment().dtype == (np.int32 if largest < 2**30 else np.int64)
+    assert narrow._core["moment"].dtype == (np.int32 if largest < 2**30 else np.int64)
 
 
 # -- forgetting --------------------------------------------------------------------------------------------------------------------
@@ -292,7 +292,7 @@ def test_forged_sums_load_predict_and_learn_without_harm(model: Model, name: str
     state = learner._state()
     hostile = Learner(model, state.settings, threads=1, state=replace(state, moment=forged(state.moment, name)))
     hostile = Learner.from_bytes(hostile.to_bytes(), threads=1)
-    weight, bias, exponent = hostile._core.classifier()
+    weight, bias, exponent = hostile._core["classifier"]
     assert np.abs(weight.astype(np.int64)).max() <= 32767
     assert np.abs(bias).max() <= 2**40
     assert abs(exponent) <= 60

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import gc
+import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -167,7 +171,7 @@ def test_the_peak_of_a_lesson_is_the_formula(
         labels = names(live, min(classes, live))
         after = len({*learner.names, *labels})
         peak = peak_of(partial(learner.learn, pictures(live), labels))
-        assert_needs(peak, learner._core.lesson_bytes(capacity, stored, live, after, threads), exact=not train_blocks)
+        assert_needs(peak, learner._core.footprint(capacity, stored, live, after, threads)["lesson"], exact=not train_blocks)
 
 
 @HEADS
@@ -225,9 +229,9 @@ def test_predicting_needs_what_info_says(model: Model, train_blocks: int, thread
     promised = learner.info()["bytes"]["predicting"]
     images = np.resize(pictures(64), (600, SIZE, SIZE, 3))
     assert peak_of(lambda: learner.predict(images)) == promised
-    assert peak_of(lambda: learner.predict(images[:5])) == learner._core.predict_bytes(5, 1, threads) <= promised
+    assert peak_of(lambda: learner.predict(images[:5])) == learner._core.prediction_bytes(5, 1, threads) <= promised
     for views in (2, 6):
-        more = learner._core.predict_bytes(256, views, threads)
+        more = learner._core.prediction_bytes(256, views, threads)
         assert peak_of(partial(learner.predict, images, views=views)) == more >= promised
 
 
@@ -272,7 +276,7 @@ def test_a_limit_in_bytes_is_kept_and_used(
     learner.learn(pictures(lesson_images), names(lesson_images, max_classes))
     assert _engine.memory()[1] - without <= limit
     more = new_learner(model, capacity=capacity + 1, **values)
-    assert more.info()["bytes"]["learning_peak"] > limit  # one more row would not have fitted
+    assert more._peak_bytes(capacity + 1) > limit  # one more row would not have fitted
 
 
 def test_too_small_a_limit_says_what_it_takes(model: Model) -> None:
@@ -284,6 +288,48 @@ def test_too_small_a_limit_says_what_it_takes(model: Model) -> None:
     assert least(model, **{**values, "lesson_images": 11}) > bytes_needed
     assert least(model, **{**values, "max_classes": 5}) > bytes_needed
     assert least(model, max_classes=4, threads=2) == least(model, max_classes=4, threads=2, lesson_images=1024)
+
+
+FILL = """
+import json, sys
+import numpy as np
+from new_learner import settings_of
+from bitreplay import Learner, _engine
+path, limit, values = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
+learner = Learner.within_memory(limit, path, settings_of(values), threads=3)
+rng = np.random.default_rng(0)
+while learner.info()["replay_rows"] < learner.settings.capacity:
+    images = rng.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+    learner.learn(images, [str(i % 4) for i in range(20)])
+learner.learn(images, [str(i % 4) for i in range(20)])
+print(_engine.isa(), learner.settings.capacity, _engine.memory()[1])
+"""
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{}, {"views": 6}, {"head": "cwr"}, {"train_blocks": 1}, {"train_blocks": 1, "gradient_bits": 8, "weight_bits": 16, "live_batch": 20}],
+    ids=str,
+)
+def test_a_limit_in_bytes_gives_one_capacity_on_every_instruction_set(model: Model, model_file: Path, values: dict[str, Any]) -> None:
+    values = {"lesson_images": 20, "max_classes": 4, "near_equal": 0, "held_back": 0, **values}
+    limit = least(model, threads=3, **values) + 40_000
+    capacities = {}
+    for isa in ("scalar", "avx2", "avx512", "neon"):
+        result = subprocess.run(
+            [sys.executable, "-c", FILL, str(model_file), str(limit), json.dumps(values)],
+            env={**os.environ, "BITREPLAY_ISA": isa, "PYTHONPATH": str(Path(__file__).parent)}, capture_output=True, text=True,
+        )  # fmt: skip
+        if "BITREPLAY_ISA" in result.stderr:  # not of this processor
+            continue
+        assert result.returncode == 0, result.stderr
+        ran, capacity, peak = result.stdout.split()
+        assert ran == isa
+        assert int(peak) <= limit
+        capacities[isa] = int(capacity)
+    assert "scalar" in capacities
+    assert len(set(capacities.values())) == 1, capacities
+    assert min(capacities.values()) > 10
 
 
 def test_more_bytes_than_any_memory_can_use_give_the_largest_memory(pixel_model: Model) -> None:

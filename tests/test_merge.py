@@ -90,7 +90,7 @@ def test_joining_equals_the_reference(model: Model, seed: int, capacity: int, tr
 
 def of_each_name(learner: Learner) -> dict[str, tuple[bytes, int]]:
     """The classifier name by name."""
-    weight, bias, exponent = learner._core.classifier()
+    weight, bias, exponent = learner._core["classifier"]
     return {name: (weight[c].tobytes(), int(bias[c]) << (60 - exponent)) for c, name in enumerate(learner.names)}
 
 
@@ -200,7 +200,7 @@ def test_unequal_tails_are_told_and_the_busiest_is_kept(model: Model) -> None:
     assert state.tail_weight[2:].tolist() == b._state().tail_weight.tolist()
     assert not state.tail_weight[:2].any()  # they begin anew
     assert a.merge(b) is False
-    assert a._core.tail_weight()[:2].any(axis=1).all()
+    assert a._core["tail_weight"][:2].any(axis=1).all()
     fresh = taught(model, 1, "xxyy", train_blocks=1)
     assert fresh.merge(taught(model, 2, "zzyy", train_blocks=1))  # neither tail has been trained yet
     fresh.learn(tiny_model.random_images(5, 4, SIZE), list("xyzz"))

@@ -113,7 +113,7 @@ def test_the_choice_equals_the_references_after_every_lesson(tmp_path: Path, fam
         ours.learn(images, names)
         theirs.learn(images, [ours.names.index(name) for name in names])
         assert_same(ours, theirs)
-        chosen.append(ours._core.mixing)
+        chosen.append(ours._core["mixing"])
     assert chosen[0] == (ONE, 0)
     assert any(branch for _, branch in chosen) == (family == "quicknet"), "both outcomes are wanted of these tests"
 
@@ -142,8 +142,8 @@ def test_without_rows_to_train_on_the_branch_has_not_begun_and_is_not_heard(tmp_
     with_tail, without = (new_learner(model, **{**SETTINGS, "train_blocks": blocks}) for blocks in (1, 0))
     for learner in (with_tail, without):
         learner.learn(images, names)
-    assert not with_tail._core.tail_weight().any()
-    assert with_tail._core.mixing == (ONE, 0)
+    assert not with_tail._core["tail_weight"].any()
+    assert with_tail._core["mixing"] == (ONE, 0)
     assert with_tail.info()["last_lesson"]["tail_weight"] == 0
     assert np.array_equal(with_tail.predict(images).probabilities, without.predict(images).probabilities)
 
@@ -151,18 +151,18 @@ def test_without_rows_to_train_on_the_branch_has_not_begun_and_is_not_heard(tmp_
 def test_lessons_of_a_learner_with_a_tail_leave_its_head_as_they_would_without(tmp_path: Path) -> None:
     with_tail, without = taught(tmp_path), taught(tmp_path, train_blocks=0)
     for name in ("count", "sums", "moment", "rows", "labels", "seen"):
-        assert np.array_equal(getattr(with_tail._core, name)(), getattr(without._core, name)()), name
-    assert all(np.array_equal(a, b) for a, b in zip(with_tail._core.classifier(), without._core.classifier(), strict=True))
+        assert np.array_equal(with_tail._core[name], without._core[name]), name
+    assert all(np.array_equal(a, b) for a, b in zip(with_tail._core["classifier"], without._core["classifier"], strict=True))
 
 
 def test_the_weight_of_the_tail_and_the_class_that_it_harmed_are_told(tmp_path: Path) -> None:
     learner = taught(tmp_path)
     told = learner.info()["last_lesson"]
-    assert told["tail_weight"] == learner._core.mixing[1] / ONE
-    worse = learner._core.worse
+    assert told["tail_weight"] == learner._core["mixing"][1] / ONE
+    worse = learner._core["worse"]
     assert told["tail_harmed"] == (learner.names[worse] if worse >= 0 else None)
     again = Learner.from_bytes(learner.to_bytes(), threads=1)
-    assert again._core.mixing == learner._core.mixing
+    assert again._core["mixing"] == learner._core["mixing"]
 
 
 def test_with_the_papers_head_both_count_alike_once_the_tail_was_trained(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_with_the_papers_head_both_count_alike_once_the_tail_was_trained(tmp_pat
     learner = new_learner(model, **{**SETTINGS, "train_blocks": 1, "head": "cwr"})
     for number, expected in enumerate([(ONE, 0), (ONE // 2, ONE // 2)]):
         learner.learn(pictures(LESSONS[number], number), LESSONS[number])
-        assert learner._core.mixing == expected
+        assert learner._core["mixing"] == expected
 
 
 def test_joined_devices_have_the_scales_of_the_kept_tail(tmp_path: Path) -> None:

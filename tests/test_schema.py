@@ -50,6 +50,6 @@ def test_a_state_keeps_the_values_of_a_block_that_the_core_lists(tmp_path: Path,
     kept = {
         name.removeprefix("tail.0."): (str(values.dtype), values.size) for name, values in tensors.items() if name.startswith("tail.0.")
     }
-    assert kept == {name: (str(values.dtype), values.size) for name, values in learner._core.tail_values(0).items()}
+    assert kept == {name: (str(values.dtype), values.size) for name, values in learner._core["tail"][0].items()}
     assert ("shadow" in kept, "bits" in kept) == (weight_bits > 1, weight_bits == 1)
     assert "multiplier" in kept

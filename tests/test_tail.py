@@ -128,7 +128,7 @@ def test_distillation_acts_where_two_known_classes_are_not_shown(tmp_path: Path)
     for labels, rows, differs in lessons:  # absent: none, a, then a and b
         for learner in learners:
             learner.learn(images[rows], list(labels))
-        assert differs == (not np.array_equal(learners[0]._core.tail_weight(), learners[1]._core.tail_weight()))
+        assert differs == (not np.array_equal(learners[0]._core["tail_weight"], learners[1]._core["tail_weight"]))
 
 
 @pytest.mark.parametrize("weight_bits", [1, 8, 16])

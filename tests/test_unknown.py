@@ -46,7 +46,7 @@ def judge_of(learner: Learner) -> tuple[LeaveOneOut, NDArray[np.int8], NDArray[n
     labels = np.array([learner.names.index(name) for name in NAMES])
     features = learner.features(images)[:, : learner.settings.lda_features or network.feature_count]
     latents = [row.tobytes() for row in network.latents(images)]
-    slots = [latents.index(row[: network.latent_words].tobytes()) for row in core.rows()]
+    slots = [latents.index(row[: network.latent_words].tobytes()) for row in core["rows"]]
     nu, sigma = learner.settings.shrinkage * features.shape[1], 2.0 ** (2 * network.feature_bits)
     known = LeaveOneOut(sums_of(features, labels, len(learner.names)), nu, learner.settings.pseudo_pictures, sigma)
     return known, features[slots], labels[slots]
@@ -119,16 +119,16 @@ def test_recall_is_none_without_rows_and_new_after_every_change(model: Model) ->
 def test_with_several_views_rows_are_judged_by_the_means_that_the_sums_hold(model: Model, views: int) -> None:
     learner = taught(model, views=views)
     core, width = learner._core, learner.model.network.feature_count
-    held = np.ascontiguousarray(core.rows()[:, learner.model.network.latent_words :]).view(np.int8)[:, :width]
-    assert np.array_equal(held.astype(np.int64).sum(0), core.sums().sum(0))  # every picture is remembered
+    held = np.ascontiguousarray(core["rows"][:, learner.model.network.latent_words :]).view(np.int8)[:, :width]
+    assert np.array_equal(held.astype(np.int64).sum(0), core["sums"].sum(0))  # every picture is remembered
     assert len(held) == len(NAMES)
     assert not np.array_equal(held, learner.features(pictures(1, len(NAMES)))[: len(held)])
 
 
 def test_with_the_papers_head_rows_are_judged_as_they_were_learned(model: Model) -> None:
     learner = taught(model, head="cwr")
-    features = learner.model.network.features_of_latents(learner._core.rows()).astype(np.int64)
-    logits = features @ (learner._core.weight().astype(np.int64) >> 16).T
+    features = learner.model.network.features_of_latents(learner._core["rows"]).astype(np.int64)
+    logits = features @ (learner._core["weight"].astype(np.int64) >> 16).T
     assert np.array_equal(learner._core.recall(_engine.Workers(1)), logits.argmax(axis=1))
 
 

@@ -49,6 +49,6 @@ def test_the_core_learns_the_means_over_the_views(tmp_path: Path, size: int, vie
     images = tiny_model.random_images(4, 20, size)
     learner.learn(images, [str(i) for i in range(20)])  # a class for each: its sum is the picture's features
     seen = np.stack([reference.features(reference.latents(view)).astype(np.int64) for view in ref.views_of(images, views)])
-    assert np.array_equal(learner._core.sums(), ref.divr(seen.sum(0), views))
+    assert np.array_equal(learner._core["sums"], ref.divr(seen.sum(0), views))
     assert np.array_equal(learner.features(images), seen[0])  # of the picture as it is
-    assert learner._core.count().tolist() == [1] * 20
+    assert learner._core["count"].tolist() == [1] * 20

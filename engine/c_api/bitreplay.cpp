@@ -134,8 +134,8 @@ bitreplay_status bitreplay_sizes(const void* model, size_t model_size, const voi
     const uint64_t total = files.room.total() + kBufferAlignment - 1;
     if (total > PTRDIFF_MAX) fail(Error::memory, "memory: {} bytes are more than can be addressed", {total});
     *kept_size = static_cast<size_t>(total);
-    const bool solves = files.head.settings.head == HeadKind::lda && files.head.classes > 0;
-    *work_size = solves ? static_cast<size_t>(solve_bytes(files.head.classes, files.head.settings.lda_width(files.size.features))) + 16 * kSlack : 0;
+    const int64_t opening = Footprint::opening(files.head.settings, files.size.features, static_cast<int64_t>(files.head.classes));
+    *work_size = opening > 0 ? static_cast<size_t>(opening) + 16 * kSlack : 0;
   });
 }
 
@@ -181,10 +181,10 @@ const char* bitreplay_class_name(const bitreplay_learner* learner, size_t class_
 }
 
 size_t bitreplay_learn_size(const bitreplay_learner* learner, size_t images) {
-  const auto capacity = static_cast<size_t>(learner->settings.capacity), classes = static_cast<size_t>(learner->settings.max_classes);
+  const auto capacity = static_cast<int64_t>(learner->settings.capacity), classes = static_cast<int64_t>(learner->settings.max_classes);
   const auto blocks = static_cast<size_t>(learner->settings.train_blocks);
-  const auto buffers = static_cast<size_t>(learner->learner->lesson_bytes(capacity, capacity, images, classes, 1));
-  return buffers + images * (sizeof(int32_t) + sizeof(uint32_t)) + sizeof(Scratch) + blocks * (sizeof(TailBlock) + kBlockBuffers * kSlack) +
+  const int64_t buffers = learner->learner->footprint().lesson({capacity, capacity, static_cast<int64_t>(images), classes, 1});
+  return static_cast<size_t>(buffers) + images * (sizeof(int32_t) + sizeof(uint32_t)) + sizeof(Scratch) + blocks * (sizeof(TailBlock) + kBlockBuffers * kSlack) +
          kLearnBuffers * kSlack;
 }
 
@@ -207,18 +207,16 @@ bitreplay_status bitreplay_learn(bitreplay_learner* learner, void* work, size_t 
 }
 
 size_t bitreplay_predict_size(const bitreplay_learner* learner) {
-  const auto classes = static_cast<size_t>(most_classes(learner->settings));
-  return static_cast<size_t>(learner->learner->predict_bytes_at(1, kMostViews, 1, classes, learner->settings.train_blocks > 0)) + sizeof(Scratch) +
+  const auto classes = static_cast<int64_t>(most_classes(learner->settings));
+  return static_cast<size_t>(learner->learner->footprint().prediction(1, kMostViews, 1, classes)) + sizeof(Scratch) +
          static_cast<size_t>(learner->network.feature_count()) * sizeof(int64_t) + 16 * kSlack;
 }
 
 void bitreplay_unknown_sizes(const bitreplay_learner* learner, size_t* kept_size, size_t* work_size) {
-  const Network& network = learner->network;
-  const size_t width = static_cast<size_t>(network.feature_count()), rows = learner->learner->replay().size(), classes = learner->names.size();
-  const int known = learner->learner->lda_width();
-  *kept_size = sizeof(bitreplay_unknown) + static_cast<size_t>(Unknown::bytes_of(known, rows)) + 6 * kSlack;
-  *work_size = static_cast<size_t>(Unknown::making_bytes(classes, known, rows)) + rows * width +
-               static_cast<size_t>(network.scratch_bytes()) + sizeof(Scratch) + 48 * kSlack;
+  const Footprint footprint = learner->learner->footprint();
+  const auto rows = static_cast<int64_t>(learner->learner->replay().size()), classes = static_cast<int64_t>(learner->names.size());
+  *kept_size = sizeof(bitreplay_unknown) + static_cast<size_t>(footprint.unknown(rows)) + 6 * kSlack;
+  *work_size = static_cast<size_t>(footprint.making_unknown(rows, classes)) + sizeof(Scratch) + 48 * kSlack;
 }
 
 bitreplay_status bitreplay_unknown_make(const bitreplay_learner* learner, void* memory, size_t size, void* work, size_t work_size, int32_t share_q15,

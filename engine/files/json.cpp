@@ -5,10 +5,6 @@
 namespace bitreplay {
 namespace {
 
-// One character of a string, from the text that holds the string; kEnd at the closing mark.
-template <class Next>
-uint32_t string_character(Next&& next);
-
 int hex_digit(uint32_t c) {
   if (c >= '0' && c <= '9') return static_cast<int>(c - '0');
   if (c >= 'a' && c <= 'f') return static_cast<int>(c - 'a' + 10);
@@ -27,6 +23,7 @@ uint32_t four_digits(Next&& next) {
   return value;
 }
 
+// One character of a string, from what gives those of the text that holds it; kEnd at the closing mark.
 template <class Next>
 uint32_t string_character(Next&& next) {
   const uint32_t c = next();
@@ -51,6 +48,10 @@ uint32_t string_character(Next&& next) {
   const uint32_t low = four_digits(next);
   if (low < 0xdc00 || low > 0xdfff) return Text::kBad;
   return 0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00);
+}
+
+uint32_t string_character(Text& text) {
+  return string_character([&] { return text.next(); });
 }
 
 }  // namespace
@@ -107,11 +108,9 @@ bool Json::skip_word(Text& text, const char* word) {
 
 bool Json::skip_string(Text& text) {
   if (text.next() != '"') return false;
-  while (true) {
-    const uint32_t c = string_character([&] { return text.next(); });
-    if (c == Text::kEnd) return true;
-    if (c == Text::kBad) return false;
-  }
+  uint32_t c = 0;
+  while (c < Text::kBad) c = string_character(text);
+  return c == Text::kEnd;
 }
 
 bool Json::skip_number(Text& text) {
@@ -228,13 +227,13 @@ void Json::excerpt(char* out, size_t size) const {
     put('u');
     for (int shift = c > 0xffff ? 20 : 12; shift >= 0; shift -= 4) put("0123456789abcdef"[c >> shift & 15]);
   };
-  Text text = text_, end = text_;
   if (is_string()) {
-    put(static_cast<char>('\''));
-    text.next();
-    for (uint32_t c; (c = string_character([&] { return text.next(); })) != Text::kEnd && at < 40;) show(c);
-    put(static_cast<char>('\''));
+    Text text = behind_mark();
+    put('\'');
+    for (uint32_t c; (c = string_character(text)) != Text::kEnd && at < 40;) show(c);
+    put('\'');
   } else {
+    Text text = text_, end = text_;
     skip(end, 0);
     while (text.place() != end.place() && at < 40) show(text.next());
   }
@@ -243,41 +242,42 @@ void Json::excerpt(char* out, size_t size) const {
 
 bool Json::is_plain(size_t most) const {
   if (!is_string()) return false;
-  Text text = text_;
-  text.next();
+  Text text = behind_mark();
   for (size_t count = 0;; ++count) {
-    const uint32_t c = string_character([&] { return text.next(); });
+    const uint32_t c = string_character(text);
     if (c == Text::kEnd) return true;
     if (c < 0x20 || c > 0x7e || count == most) return false;
   }
+}
+
+Text Json::behind_mark() const {
+  Text text = text_;
+  text.next();
+  return text;
 }
 
 Text Json::string() const { return Text(text_.at_ + 1, text_.end_, true); }
 
 bool Json::equals(const char* ascii) const {
   if (!is_string()) return false;
-  Text text = text_;
-  text.next();
-  while (true) {
-    const uint32_t c = string_character([&] { return text.next(); });
-    if (c == Text::kEnd) return *ascii == '\0';
-    if (*ascii == '\0' || c != static_cast<uint8_t>(*ascii++)) return false;
+  Text text = behind_mark();
+  for (; *ascii != '\0'; ++ascii) {
+    if (string_character(text) != static_cast<uint8_t>(*ascii)) return false;
   }
+  return string_character(text) == Text::kEnd;
 }
 
 size_t Json::copy(char* out, size_t size) const {
-  Text text = text_;
-  text.next();
+  Text text = behind_mark();
   size_t total = 0;
-  while (true) {
-    const uint32_t c = string_character([&] { return text.next(); });
-    if (c == Text::kEnd) return total;
+  for (uint32_t c; (c = string_character(text)) != Text::kEnd;) {
     char bytes[4];
     const int count = encode_utf8(c, bytes);
     for (int i = 0; i < count; ++i, ++total) {
       if (total < size) out[total] = bytes[i];
     }
   }
+  return total;
 }
 
 Json Json::find(const char* key) const {

@@ -41,7 +41,6 @@ class Json {
   bool is_object() const { return kind() == '{'; }
   bool is_list() const { return kind() == '['; }
   bool is_string() const { return kind() == '"'; }
-  bool is_null() const { return kind() == 'n'; }
   bool boolean(bool& value) const;
   // A whole number, without fraction and exponent, of a magnitude below 2^64.
   bool whole(bool& negative, uint64_t& magnitude) const;
@@ -62,6 +61,7 @@ class Json {
   friend class Entries;
   explicit Json(Text text) : text_(text), exists_(true) {}
   uint32_t kind() const { return exists_ ? text_.peek() : Text::kEnd; }
+  Text behind_mark() const;  // where a string's characters begin
   static bool skip(Text& text, int depth);  // over a value
   static bool skip_string(Text& text);
   static bool skip_number(Text& text);

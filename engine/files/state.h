@@ -23,6 +23,25 @@ struct StateHead {
   char model[65] = {};       // digest of the model it was taught on
 };
 
+// The arrays of a state, once: f(name in the file, name of the field, whether a state with these settings has it, field, shape).
+template <class C, class F>
+void each_array(C& content, const Settings& settings, const Network& network, size_t class_count, size_t row_count, const F& f) {
+  using Sizes = std::initializer_list<int64_t>;
+  const bool lda = settings.head == HeadKind::lda, tail = settings.train_blocks > 0;
+  const auto classes = static_cast<int64_t>(class_count), rows = static_cast<int64_t>(row_count), words = static_cast<int64_t>(network.latent_words());
+  const int64_t width = network.feature_count(), known = lda ? settings.lda_width(network.feature_count()) : 0;
+  const int64_t summed = lda ? classes : 0, weighed = lda ? 0 : classes;
+  f("replay.seen", "seen", true, content.seen, Sizes{classes});
+  f("replay.rows", "rows", true, content.rows, Sizes{rows, words + settings.further_words(network.feature_count())});
+  f("replay.labels", "labels", true, content.labels, Sizes{rows});
+  f("head.count", "count", lda, content.count, Sizes{summed});
+  f("head.feature_sum", "sums", lda, content.sums, Sizes{summed, known});
+  f("head.moment", "moment", lda, content.moment, Sizes{known * (known + 1) / 2});
+  f("head.weight", "weight", !lda, content.weight, Sizes{weighed, width});
+  f("head.past_count", "past_count", !lda, content.past_count, Sizes{weighed});
+  f("tail.weight", "tail_weight", tail, content.tail_weight, Sizes{tail ? classes : 0, width});
+}
+
 // Every value but those of the trained blocks, checked; views of the file.
 Content read_content(File& file, const StateHead& head, const Network& network);
 

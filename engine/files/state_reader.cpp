@@ -136,7 +136,6 @@ Content read_content(File& file, const StateHead& head, const Network& network) 
   const Checker check(file);
   const Settings& settings = head.settings;
   const int features = network.feature_count();
-  const auto classes = static_cast<int64_t>(head.classes);
   const size_t tail = network.tail().size();
   check(static_cast<size_t>(settings.train_blocks) <= tail, "train_blocks: expected at most {}, the blocks behind the cut of the model, got {}",
         {tail, settings.train_blocks});
@@ -146,26 +145,23 @@ Content read_content(File& file, const StateHead& head, const Network& network) 
   check(rows <= static_cast<int64_t>(settings.capacity), "replay.rows: expected at most {}, got {}", {settings.capacity, rows});
   Content content;
   content.experience = head.experience;
-  content.seen = file.take<uint64_t>("replay.seen", {classes});
-  const size_t row_words = network.latent_words() + Learner::further_words(network, settings.views);
-  content.rows = file.take<uint64_t>("replay.rows", {rows, static_cast<int64_t>(row_words)});
-  content.labels = file.take<uint16_t>("replay.labels", {rows});
+  each_array(content, settings, network, head.classes, static_cast<size_t>(rows), [&]<class T>(const char* name, const char*, bool has, T& field, auto shape) {
+    if (!has) return;
+    if constexpr (std::is_same_v<T, Integers>) {
+      field = take_integers(file, name, shape);
+    } else {
+      field = file.take<std::remove_const_t<typename T::element_type>>(name, shape);
+    }
+  });
   const auto mixing = file.take<int64_t>("head.mixing", {2});
   for (const int64_t weight : mixing) check(weight >= 0 && weight <= kMostMixing, "head.mixing: expected weights from 0 to {}", {kMostMixing});
   content.mixing = {mixing[0], mixing[1]};
   if (settings.head == HeadKind::lda) {
-    content.count = file.take<int64_t>("head.count", {classes});
-    content.sums = take_integers(file, "head.feature_sum", {classes, known});
-    content.moment = take_integers(file, "head.moment", {int64_t{known} * (known + 1) / 2});
     content.saturated = file.take<int64_t>("head.saturated", {1})[0];
     check_sums(check, known, content);
-  } else {
-    content.weight = file.take<int32_t>("head.weight", {classes, features});
-    content.past_count = file.take<uint32_t>("head.past_count", {classes});
   }
-  if (settings.train_blocks > 0) content.tail_weight = file.take<int32_t>("tail.weight", {classes, features});
   check_labels(check, content.labels, content.seen);
-  check_rows(check, content.rows, row_words, network);
+  check_rows(check, content.rows, network.latent_words() + static_cast<size_t>(settings.further_words(features)), network);
   return content;
 }
 

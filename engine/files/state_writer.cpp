@@ -3,32 +3,25 @@
 namespace bitreplay {
 
 void add_content(Tensors& tensors, const Settings& settings, const Content& content, const Network& network) {
-  const uint64_t classes = content.seen.size(), rows = content.labels.size(), width = static_cast<uint64_t>(network.feature_count());
-  tensors.add("head.mixing", std::span<const int64_t>(&content.mixing.frozen, 2), {2});
-  if (settings.head == HeadKind::lda) {
-    const auto known = static_cast<uint64_t>(settings.lda_width(network.feature_count()));
-    const auto add = [&](const char* name, const Integers& values, std::initializer_list<uint64_t> shape) {
-      if (values.narrow.empty()) return tensors.add_compact(name, values.wide, shape);
-      tensors.add_compact(name, values.narrow, shape);
-    };
-    tensors.add("head.count", content.count, {classes});
-    add("head.feature_sum", content.sums, {classes, known});
-    add("head.moment", content.moment, {known * (known + 1) / 2});
-    tensors.add("head.saturated", std::span<const int64_t>(&content.saturated, 1), {1});
-  } else {
-    tensors.add("head.past_count", content.past_count, {classes});
-    tensors.add("head.weight", content.weight, {classes, width});
-  }
-  tensors.add("replay.labels", content.labels, {rows});
-  tensors.add("replay.rows", content.rows, {rows, network.latent_words() + Learner::further_words(network, settings.views)});
-  tensors.add("replay.seen", content.seen, {classes});
-  if (settings.train_blocks > 0) tensors.add("tail.weight", content.tail_weight, {classes, width});
+  tensors.add("head.mixing", std::span<const int64_t>(&content.mixing.frozen, 2));
+  if (settings.head == HeadKind::lda) tensors.add("head.saturated", std::span<const int64_t>(&content.saturated, 1));
+  each_array(content, settings, network, content.seen.size(), content.labels.size(),
+             [&]<class T>(const char* name, const char*, bool has, const T& values, auto shape) {
+               if (!has) return;
+               if constexpr (!std::is_same_v<T, Integers>) {
+                 tensors.add(name, values, shape);
+               } else if (values.narrow.empty()) {
+                 tensors.add_compact(name, values.wide, shape);
+               } else {
+                 tensors.add_compact(name, values.narrow, shape);
+               }
+             });
 }
 
 void add_tail(Tensors& tensors, const Tail& tail) {
   for (size_t i = 0; i < tail.blocks().size(); ++i) {
     TailBlock::each_kept(tail.blocks()[i], [&]<class T>(const char* name, const Buffer<T>& values, int32_t) {
-      tensors.add(Name("tail", i, name), std::span<const T>(values.data(), values.size()), {values.size()});
+      tensors.add(Name("tail", i, name), std::span<const T>(values));
     });
   }
 }

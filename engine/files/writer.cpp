@@ -4,7 +4,7 @@
 
 namespace bitreplay {
 
-void Tensors::add(const char* name, Type type, const void* data, std::span<const uint64_t> shape) {
+void Tensors::add(const char* name, Type type, const void* data, std::span<const int64_t> shape) {
   require(count_ < room_.size() && shape.size() <= std::size(room_[0].shape), "tensor {}: expected fewer tensors, and at most 4 dimensions", {name});
   Tensor& tensor = room_[count_++];
   require(format_message(tensor.name, sizeof tensor.name, "{}", {name}) <= sizeof tensor.name, "tensor {}: expected a shorter name", {name});
@@ -13,7 +13,7 @@ void Tensors::add(const char* name, Type type, const void* data, std::span<const
   tensor.dimensions = static_cast<uint8_t>(shape.size());
   tensor.data = data;
   tensor.count = 1;
-  for (size_t i = 0; i < shape.size(); ++i) tensor.count *= tensor.shape[i] = shape[i];
+  for (size_t i = 0; i < shape.size(); ++i) tensor.count *= tensor.shape[i] = static_cast<uint64_t>(shape[i]);
 }
 
 namespace {

@@ -28,15 +28,19 @@ class Tensors {
  public:
   explicit Tensors(std::span<Tensor> room) : room_(room) {}
 
-  void add(const char* name, Type type, const void* data, std::span<const uint64_t> shape);
+  void add(const char* name, Type type, const void* data, std::span<const int64_t> shape);
   template <class T>
-  void add(const char* name, std::span<const T> values, std::initializer_list<uint64_t> shape) {
+  void add(const char* name, std::span<const T> values, std::initializer_list<int64_t> shape) {
     add(name, type_of<T>(), values.data(), {shape.begin(), shape.size()});
     require(room_[count_ - 1].count == values.size(), "tensor {}: expected {} values, got {}", {name, room_[count_ - 1].count, values.size()});
   }
+  template <class T>
+  void add(const char* name, std::span<const T> values) {
+    add(name, values, {static_cast<int64_t>(values.size())});
+  }
   // With 32 bits where every value is smaller than 2^30 in magnitude, else with 64.
   template <class T>
-  void add_compact(const char* name, std::span<const T> values, std::initializer_list<uint64_t> shape) {
+  void add_compact(const char* name, std::span<const T> values, std::initializer_list<int64_t> shape) {
     constexpr int64_t kSmall = int64_t{1} << 30;
     add(name, values, shape);
     bool small = true;

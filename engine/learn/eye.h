@@ -22,11 +22,6 @@ class Learner::Eye {
         frozen_(width_),
         trained_(width_) {}
 
-  static size_t bytes(const Network& network, int views) {
-    const auto width = static_cast<size_t>(network.feature_count());
-    return (views > 1 ? network.image_bytes() : 0) + network.latent_words() * sizeof(uint64_t) + width * (1 + 2 * sizeof(int32_t));
-  }
-
   // inside: who shares the image, or null.
   void look(const uint8_t* image, const Sight& to, Scratch& scratch, Workers* inside) {
     std::fill(frozen_.begin(), frozen_.end(), 0);

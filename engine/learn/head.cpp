@@ -13,6 +13,12 @@ constexpr int64_t kLn2 = 45426;  // ln(2) with 16 fraction bits
 
 }  // namespace
 
+Buffer<int16_t> forward_weights(std::span<const int32_t> weights) {
+  Buffer<int16_t> forward(weights.size());
+  std::transform(weights.begin(), weights.end(), forward.begin(), forward_weight);
+  return forward;
+}
+
 int64_t prior_correction(uint64_t classes, uint64_t numerator, uint64_t denominator) {
   return ((log2_q16(classes) + log2_q16(numerator) - log2_q16(denominator)) * kLn2) >> 16;
 }

@@ -20,6 +20,7 @@ struct Head {
 
 // What the forward pass reads of a weight: its top 16 bits.
 constexpr int16_t forward_weight(int32_t weight) { return static_cast<int16_t>(weight >> 16); }
+Buffer<int16_t> forward_weights(std::span<const int32_t> weights);
 
 // prior = ln(classes * numerator / denominator) with 16 fraction bits; all > 0.
 int64_t prior_correction(uint64_t classes, uint64_t numerator, uint64_t denominator);

@@ -18,10 +18,6 @@ Distillation::Distillation(const Lesson& lesson, size_t max_rows)
       now_(max_rows * lesson.classes),
       no_prior_(lesson.classes, 0) {}
 
-int64_t Distillation::bytes(size_t classes, size_t width, size_t max_rows) {
-  return static_cast<int64_t>(max_rows * width + classes * width * sizeof(int16_t) + (2 * max_rows + 1) * classes * sizeof(int64_t));
-}
-
 void Distillation::load(std::span<const int16_t> forward) { std::copy(forward.begin(), forward.end(), forward_.begin()); }
 
 void Distillation::correct(const HeadBatch& batch, std::span<const uint32_t> absent, const int8_t* now, const int16_t* forward, int16_t* g) {
@@ -61,13 +57,6 @@ HeadTrainer::HeadTrainer(const Lesson& lesson, const Settings& settings, size_t 
       scratch_(static_cast<size_t>(head_scratch(batch_of(max_rows, lesson.width, lesson.classes)))) {
   for (const int32_t label : lesson.live_labels) ++live_[static_cast<size_t>(label)];
   for (const uint16_t label : lesson.stored_labels) ++stored_[label];
-}
-
-int64_t HeadTrainer::bytes(size_t classes, size_t width, size_t max_rows) {
-  return static_cast<int64_t>(classes * (5 * sizeof(uint32_t) + sizeof(int64_t)) + max_rows * sizeof(uint32_t) +
-                              classes * width * (sizeof(int16_t) + sizeof(int32_t)) +
-                              max_rows * classes * (sizeof(int64_t) + sizeof(int16_t))) +
-         head_scratch(batch_of(max_rows, width, classes));
 }
 
 void HeadTrainer::choose(const Mix& mix) {

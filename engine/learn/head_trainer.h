@@ -29,7 +29,6 @@ class Order {
     }
     return order_[next_++];
   }
-  static int64_t bytes(size_t rows) { return static_cast<int64_t>(rows * sizeof(uint32_t)); }
 
  private:
   Buffer<uint32_t> order_;
@@ -50,7 +49,6 @@ struct Mix {
 class Distillation {
  public:
   Distillation(const Lesson& lesson, size_t max_rows);
-  static int64_t bytes(size_t classes, size_t width, size_t max_rows);
 
   // The head as it was: forward (classes in the softmax, width).
   void load(std::span<const int16_t> forward);
@@ -69,10 +67,7 @@ class Distillation {
 class HeadTrainer {
  public:
   HeadTrainer(const Lesson& lesson, const Settings& settings, size_t max_rows);
-  static int64_t bytes(size_t classes, size_t width, size_t max_rows);
 
-  std::span<const uint32_t> live_counts() const { return {live_.data(), live_.size()}; }
-  std::span<const uint32_t> stored_counts() const { return {stored_.data(), stored_.size()}; }
   std::span<const int16_t> forward() const { return {forward_.data(), active_count_ * lesson_.width}; }
   std::span<const int16_t> gradient(size_t rows) const { return {g_.data(), rows * active_count_}; }
   // Positions in the softmax of classes without a live row.

@@ -46,11 +46,6 @@ void solve_block(const Statistics& statistics, const LdaSettings& settings, cons
 
 Statistics::Statistics(int width) : width_(width), narrow_(triangle(width), 0), row_(static_cast<size_t>(width)) {}
 
-int64_t Statistics::bytes(size_t classes, int width, bool wide) {
-  return static_cast<int64_t>(classes * (static_cast<size_t>(width) + 1) * sizeof(int64_t) + triangle(width) * (wide ? sizeof(int64_t) : sizeof(int32_t)) +
-                              static_cast<size_t>(width) * sizeof(int32_t));
-}
-
 int64_t Statistics::largest() const {
   int64_t most = 0;  // on the diagonal
   for_triangle(narrow_.data(), is_wide() ? 0 : width_, [&](int, const int32_t* at, int) { most = std::max<int64_t>(most, *at); });
@@ -207,11 +202,5 @@ int exponent_for(double largest) {
 }
 
 double rounded(double value, double most) { return value < most ? value > -most ? std::floor(value + 0.5) : -most : most; }
-
-int64_t solve_bytes(size_t classes, int width) {
-  const auto d = static_cast<size_t>(width);
-  const size_t moments = d * sizeof(double) + classes * sizeof(uint32_t), solving = 2 * d * kBlock * sizeof(double);
-  return static_cast<int64_t>((triangle(width) + d) * sizeof(double) + std::max(moments, solving) + classes * (d * sizeof(int16_t) + sizeof(int64_t)));
-}
 
 }  // namespace bitreplay

@@ -40,8 +40,6 @@ class Statistics {
   void reserve(size_t classes);
   void restore(std::span<const int64_t> count, const Integers& sums, const Integers& moment, int64_t saturated);
   void take_over(Statistics& fresh) noexcept;
-  int64_t bytes() const { return bytes_of(count_) + bytes_of(sums_) + bytes_of(narrow_) + bytes_of(wide_) + bytes_of(row_); }
-  static int64_t bytes(size_t classes, int width, bool wide);
 
  private:
   void make_room();
@@ -66,9 +64,6 @@ struct LinearClassifier {
   Buffer<int16_t> weight;  // (classes, D)
   Buffer<int64_t> bias;    // (classes)
   int exponent = 0;
-
-  int64_t bytes() const { return bytes_of(weight) + bytes_of(bias); }
-  static int64_t bytes(size_t classes, int width) { return static_cast<int64_t>(classes * (static_cast<size_t>(width) * sizeof(int16_t) + sizeof(int64_t))); }
 };
 
 // What the sums say of features: mean of all rows, and scatter within classes, shrunk: an upper triangle by rows.
@@ -88,6 +83,5 @@ double rounded(double value, double most);
 
 // Floats: + - * / on doubles, each value's operations in one order (docs/method.md, 4.2).  Every class has rows.
 LinearClassifier solve(const Statistics& statistics, const LdaSettings& settings);
-int64_t solve_bytes(size_t classes, int width);  // that it allocates at its highest, the result included
 
 }  // namespace bitreplay

@@ -27,7 +27,7 @@ Learner::Learner(const Network& network, const Settings& settings, std::span<con
     : network_(network),
       settings_((check(settings), settings)),
       statistics_(settings.head == HeadKind::lda ? lda_width() : 0),
-      replay_(static_cast<size_t>(settings.capacity), network_.latent_words(), further_words(network, settings.views)),
+      replay_(static_cast<size_t>(settings.capacity), network_.latent_words(), static_cast<size_t>(settings.further_words(network.feature_count()))),
       tail_(network_, settings, tail_sources) {
   require(lda_width() <= network.feature_count(), "lda_features: expected at most the {} features of the model", {static_cast<uint64_t>(network.feature_count())});
   if (settings.train_blocks == 0) return;
@@ -65,33 +65,6 @@ void Learner::stored_features(size_t slot, int8_t* features, Scratch& scratch, W
   } else {
     network_.features(replay_.row(slot), features, scratch, inside);
   }
-}
-
-int64_t Learner::head_bytes_at(size_t classes) const {
-  const auto width = static_cast<size_t>(network_.feature_count());
-  if (!has_lda()) return static_cast<int64_t>(classes * (width * sizeof(int32_t) + sizeof(uint32_t)));
-  return Statistics::bytes(classes, lda_width(), statistics_.is_wide()) + LinearClassifier::bytes(classes, lda_width());
-}
-
-int64_t Learner::lesson_bytes(size_t capacity, size_t replay_rows, size_t live, size_t classes, int threads) const {
-  const Network& network = network_;
-  const size_t features = static_cast<size_t>(network.feature_count());
-  const bool lda = has_lda(), has_tail = !tail_.blocks().empty(), trains = kTrainsTail && has_tail && replay_rows > 0;
-  const size_t seen = live + (lda ? 0 : replay_rows);
-  // One after the other: the rows are looked at, it is found which count and what they are to a tail, everything is learned beside the state.
-  const size_t rows = live * (replay_.row_words() * sizeof(uint64_t) + sizeof(uint8_t)) + seen * features;
-  const int64_t looking = rows_bytes(network, seen, threads, Eye::bytes(network, settings_.views)) - static_cast<int64_t>(live * sizeof(uint8_t));
-  const int64_t counting = count_once_bytes(live, near()) - static_cast<int64_t>(live * sizeof(uint8_t));
-  const int64_t classifier = lda ? LinearClassifier::bytes(classes, lda_width()) : 0;
-  const int64_t fresh = head_bytes_at(classes) + tail_.bytes() +
-                        (has_tail ? static_cast<int64_t>(classes * features * sizeof(int32_t)) + (lda ? classifier : 0) : 0);
-  const int64_t head = lda ? solve_bytes(classes, lda_width()) - classifier : train_head_bytes(live, replay_rows, classes, features, settings_) + static_cast<int64_t>(classes * sizeof(uint32_t));
-  const int64_t training = trains ? train_tail_bytes(network, tail_, live, replay_rows, classes, settings_, threads) : 0;
-  const int64_t tail = (has_tail ? static_cast<int64_t>(live * 8 + replay_rows * 6) : 0) + std::max(training, trains && lda ? mixing_bytes(replay_rows, live, classes, threads) : 0);
-  const int64_t roles = has_tail ? static_cast<int64_t>(live) : 0;
-  const int64_t sorting = has_tail && lda && settings_.held_back > 0 ? roles_bytes(replay_rows, live, classes) : 0;
-  const int64_t learning = std::max(sorting, fresh + std::max({head, tail, Replay::planning_bytes(capacity, replay_rows, live, classes)}));
-  return static_cast<int64_t>(rows) + std::max({looking, counting, roles + learning});
 }
 
 void Learner::learn(std::span<const uint8_t> images, std::span<const int32_t> labels, size_t classes, Workers& workers,

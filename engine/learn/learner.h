@@ -9,6 +9,7 @@
 #include <span>
 
 #include "error.h"
+#include "footprint.h"
 #include "function_ref.h"
 #include "head.h"
 #include "lda.h"
@@ -59,21 +60,14 @@ class Learner {
 
   const Network& network() const { return network_; }
   const Settings& settings() const { return settings_; }
-  // What the head is made from: sums where it is LDA, trained weights where it is CWR*.
-  const Statistics& statistics() const { return statistics_; }
-  const Head& head() const { return head_; }
   const LinearClassifier& classifier() const { return classifier_; }
   // A row holds its latent, and, where there are several views, the means of their features behind it, as bytes.
   const Replay& replay() const { return replay_; }
   // How many features, from the first on, the sums are of.
   int lda_width() const { return settings_.lda_width(network_.feature_count()); }
-  static size_t further_words(const Network& network, int views) {
-    return views > 1 ? (static_cast<size_t>(network.feature_count()) + 7) / 8 : 0;
-  }
   // The trained branch: its blocks, and its head (classes, feature_count); empty where no block is trained.
   const Tail& tail() const { return tail_; }
   std::span<const int32_t> tail_weight() const { return {tail_weight_.data(), tail_weight_.size()}; }
-  const Mixing& mixing() const { return mixing_; }
   // How many binary weights the last lesson turned over.
   int64_t flipped() const { return flipped_; }
   // How many of its pictures counted: others were near-equal to one of them.
@@ -103,10 +97,6 @@ class Learner {
   void recall(std::span<int32_t> best, Workers& workers) const;
   // What tells pictures that show none of the known classes, from the sums and the stored rows; needs LDA and a class.
   Unknown unknown(Workers& workers) const;
-  // What that allocates at its highest.
-  int64_t predict_bytes(size_t rows, int views, int threads) const;
-  // The same with so many classes, and a trained branch or not.
-  int64_t predict_bytes_at(size_t rows, int views, int threads, size_t classes, bool has_branch) const;
 
   // Makes room for so many classes at once: as long as there are no more, lessons keep nothing that they allocate.
   void reserve(size_t classes);
@@ -119,13 +109,8 @@ class Learner {
   void prepare();
   Tail& tail() { return tail_; }
 
-  // What is kept between lessons, without the network.
-  int64_t state_bytes() const { return head_bytes() + replay_.bytes() + tail_.bytes() + bytes_of(tail_weight_); }
-  int64_t head_bytes() const { return statistics_.bytes() + classifier_.bytes() + bytes_of(head_.weight) + bytes_of(head_.past_count); }
-  // The same with so many classes, as `reserve` makes it.
-  int64_t head_bytes_at(size_t classes) const;
-  // What a lesson needs on top of that at its highest, for `live` images and `classes` classes afterwards.
-  int64_t lesson_bytes(size_t capacity, size_t replay_rows, size_t live, size_t classes, int threads) const;
+  // What it takes, in bytes.
+  Footprint footprint(Layout layout = Layout::here) const { return {network_, settings_, tail_, has_lda() && statistics_.is_wide(), layout}; }
 
  private:
   struct Fresh;  // what a lesson makes
@@ -146,8 +131,6 @@ class Learner {
                   Workers& workers, StepReport report) const;
   void choose_mixing_for(const Lesson& lesson, std::span<const uint64_t> latents, std::span<const int8_t> features, std::span<const uint8_t> roles,
                          Fresh& fresh, Workers& workers) const;
-  int64_t mixing_bytes(size_t replay_rows, size_t live, size_t classes, int threads) const;
-  static int64_t roles_bytes(size_t replay_rows, size_t live, size_t classes);
   Near near() const;  // which rows are near-equal
 
   // What one image shows.  Each may be null: its latent row as it is; the means over its views of the features of the frozen network and of the
@@ -157,6 +140,9 @@ class Learner {
     int8_t *features = nullptr, *trained = nullptr;
   };
   class Eye;  // looks at one image after the other
+
+  // Features (rows, feature_count) of images, and of the trained branch where there is room for them.
+  void look(std::span<const uint8_t> images, int views, std::span<int8_t> features, std::span<int8_t> trained, Workers& workers) const;
 
   // From features (rows, feature_count) to answers; trained: of the trained branch, or empty.
   void judge(std::span<const int8_t> rows, std::span<const int8_t> trained, const Answers& answers) const;

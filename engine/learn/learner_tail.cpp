@@ -13,7 +13,6 @@
 namespace bitreplay {
 namespace {
 
-constexpr size_t kMostHeld = 256;   // rows of a class that the branch is judged by
 constexpr size_t kOfRows = 512;     // of how many live rows of a class some are held back, where the memory holds fewer
 
 // Class c's row of LDA as the first weights of a trained branch: 27 fraction bits, at that temperature; 0 for features that LDA does not look at.
@@ -29,20 +28,9 @@ struct Place {
   uint64_t hash;
   uint32_t label, row;
 };
-
-size_t held_rows(size_t replay_rows, size_t live, size_t classes) { return std::min(replay_rows + live, kMostHeld * classes); }
+static_assert(sizeof(Place) == kEntryBytes);
 
 }  // namespace
-
-int64_t Learner::mixing_bytes(size_t replay_rows, size_t live, size_t classes, int threads) const {
-  const size_t rows = held_rows(replay_rows, live, classes), width = static_cast<size_t>(network_.feature_count());
-  const size_t kept = rows * (2 * classes * sizeof(int64_t) + 2 * width + 2 * sizeof(uint32_t)) + classes * (width * sizeof(int16_t) + sizeof(double) + 1);
-  return static_cast<int64_t>(kept) + LeaveOneOut::bytes(classes, lda_width()) + std::max(rows_bytes(network_, rows, threads), choose_mixing_bytes(rows, classes));
-}
-
-int64_t Learner::roles_bytes(size_t replay_rows, size_t live, size_t classes) {
-  return static_cast<int64_t>(replay_rows + live * sizeof(Place) + classes * sizeof(uint32_t));
-}
 
 Buffer<uint8_t> Learner::roles_of(std::span<const uint64_t> latents, std::span<const int32_t> labels, std::span<const uint8_t> counts,
                                   size_t classes) const {
@@ -134,7 +122,7 @@ void Learner::choose_mixing_for(const Lesson& lesson, std::span<const uint64_t> 
   LeaveOneOut known(fresh.statistics, lda_settings());
   // Rows by class, so that what a class needs is made once; number: of a live row, or behind them of a slot.
   Buffer<uint32_t> numbers, labels;
-  const size_t most = held_rows(replay_.size(), lesson.live_labels.size(), classes);
+  const size_t most = std::min(replay_.size() + lesson.live_labels.size(), kMostHeld * classes);
   numbers.reserve(most);
   labels.reserve(most);
   for (size_t c = 0; c < classes; ++c) {
@@ -175,8 +163,7 @@ void Learner::choose_mixing_for(const Lesson& lesson, std::span<const uint64_t> 
       frozen[row * classes + c] = static_cast<int64_t>(rounded(-0.5 * distances[c] * static_cast<double>(temperature), 0x1p40));
     }
   }
-  Buffer<int16_t> forward(fresh.tail_weight.size());
-  std::transform(fresh.tail_weight.begin(), fresh.tail_weight.end(), forward.begin(), forward_weight);
+  const Buffer<int16_t> forward = forward_weights(fresh.tail_weight);
   head_logits({static_cast<int>(rows), static_cast<int>(width), static_cast<int>(classes)}, trained.data(), forward.data(), lesson.feature_bits, branch.data());
 
   Buffer<uint8_t> old(classes, 0);
@@ -210,8 +197,7 @@ void Learner::recall(std::span<int32_t> best, Workers& workers) const {
   });
   Buffer<double> distances(known);
   Buffer<int64_t> logits(known), branch(known), prior = class_priors();
-  Buffer<int16_t> forward(heard ? tail_weight_.size() : 0);
-  if (heard) std::transform(tail_weight_.begin(), tail_weight_.end(), forward.begin(), forward_weight);
+  const Buffer<int16_t> forward = forward_weights(heard ? tail_weight() : std::span<const int32_t>());
   for (const uint32_t row : order) {
     best[row] = -1;
     const size_t own_class = replay_.labels()[row];

@@ -65,11 +65,6 @@ LeaveOneOut::LeaveOneOut(const Statistics& statistics, const LdaSettings& settin
   }
 }
 
-int64_t LeaveOneOut::bytes(size_t classes, int width) {
-  const auto d = static_cast<size_t>(width);
-  return static_cast<int64_t>((2 * triangle(width) + d * d + d * kBlock + 4 * d + classes * (d + 4)) * sizeof(double) + classes * sizeof(uint32_t));
-}
-
 void LeaveOneOut::each_class(const double* from, Buffer<double>& to) const {
   std::fill(to.begin(), to.end(), 0.0);
   for (int j = 0; j < width_; ++j) {

@@ -20,7 +20,6 @@ class LeaveOneOut {
  public:
   // settings: as `solve` takes them.
   LeaveOneOut(const Statistics& statistics, const LdaSettings& settings);
-  static int64_t bytes(size_t classes, int width);
 
   // Squared distance of a row of class c to each class, without it; twice the score of `solve` falls short of minus this by what is equal for all classes.
   // c has two pictures at least.  Rows of one class one after the other are faster.

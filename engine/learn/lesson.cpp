@@ -44,10 +44,4 @@ void train_head(const Lesson& lesson, const Settings& settings, std::span<const 
   report(mix.steps, mix.steps);
 }
 
-int64_t train_head_bytes(size_t live, size_t stored, size_t classes, size_t width, const Settings& settings) {
-  const size_t rows = static_cast<size_t>(settings.live_batch) + static_cast<size_t>(settings.replay_batch);
-  return HeadTrainer::bytes(classes, width, rows) + Order::bytes(live) + Order::bytes(stored) +
-         static_cast<int64_t>(rows * (width + sizeof(uint32_t)));
-}
-
 }  // namespace bitreplay

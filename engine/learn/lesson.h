@@ -36,9 +36,4 @@ void train_head(const Lesson& lesson, const Settings& settings, std::span<const 
 void train_tail(const Lesson& lesson, const Settings& settings, const Network& network, const Tail& before, Tail& tail,
                 RowSource live, RowSource stored, std::span<int32_t> weight, Workers& workers, StepReport report);
 
-// Bytes that these allocate at their highest.
-int64_t train_head_bytes(size_t live, size_t stored, size_t classes, size_t width, const Settings& settings);
-int64_t train_tail_bytes(const Network& network, const Tail& tail, size_t live, size_t stored, size_t classes, const Settings& settings,
-                         int threads);
-
 }  // namespace bitreplay

@@ -84,13 +84,4 @@ void train_tail(const Lesson& lesson, const Settings& settings, const Network& n
   report(mix.steps, mix.steps);
 }
 
-int64_t train_tail_bytes(const Network& network, const Tail& tail, size_t live, size_t stored, size_t classes, const Settings& settings,
-                         int threads) {
-  const size_t width = static_cast<size_t>(network.feature_count());
-  const size_t rows = std::min<size_t>(settings.live_batch, live) + std::min<size_t>(settings.tail_replay_batch, stored);
-  const int64_t distillation = settings.tail_distillation ? Distillation::bytes(classes, width, rows) : 0;
-  return distillation + HeadTrainer::bytes(classes, width, rows) + TailTrainer::bytes(network, tail, static_cast<int>(rows), threads) +
-         Order::bytes(live) + Order::bytes(stored) + static_cast<int64_t>(rows * (width + sizeof(uint32_t) + sizeof(uint64_t*) + network.latent_words() * sizeof(uint64_t)));
-}
-
 }  // namespace bitreplay

@@ -108,8 +108,4 @@ Choice choose_mixing(const HeldBack& rows, std::span<const uint8_t> old, bool he
   return choice;
 }
 
-int64_t choose_mixing_bytes(size_t rows, size_t classes) {
-  return static_cast<int64_t>(rows * 3 * sizeof(int64_t) + classes * 6 * sizeof(int64_t));
-}
-
 }  // namespace bitreplay

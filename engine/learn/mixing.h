@@ -22,6 +22,8 @@ struct Mixing {
 // The weight that brings the scores of LDA to logits: 1 / temperature, which depends on how many rows a class has.
 int64_t inverse_temperature(int64_t rows, size_t classes);
 
+inline constexpr size_t kMostHeld = 256;  // rows of a class that the branch is judged by
+
 // Rows that were held back: logits (rows, classes) of LDA without the row at that temperature, and of the trained branch.
 struct HeldBack {
   size_t classes = 0;
@@ -38,6 +40,5 @@ struct Choice {
 // than half a standard error (where it was heard before: at all), its scale is not a sign of overconfidence, and no old class loses by it.  old: 1 for a
 // class that was known before the lesson.
 Choice choose_mixing(const HeldBack& rows, std::span<const uint8_t> old, bool heard);
-int64_t choose_mixing_bytes(size_t rows, size_t classes);
 
 }  // namespace bitreplay

@@ -15,6 +15,8 @@ struct Entry {
   uint32_t row;
 };
 
+static_assert(sizeof(Entry) == kEntryBytes);
+
 }  // namespace
 
 bool Near::operator()(const uint64_t* a, const uint64_t* b, size_t words) const {
@@ -49,7 +51,5 @@ Buffer<uint8_t> count_once(const uint64_t* rows, size_t stride, size_t words, st
   }
   return counts;
 }
-
-int64_t count_once_bytes(size_t rows, const Near& near) { return static_cast<int64_t>(rows * (1 + (near.most < 0 ? 0 : sizeof(Entry)))); }
 
 }  // namespace bitreplay

@@ -19,47 +19,27 @@ int64_t to_logit(int64_t score, int exponent, int64_t factor) {
 
 }  // namespace
 
-void Learner::features(std::span<const uint8_t> images, std::span<int8_t> features, Workers& workers) const {
-  const size_t width = static_cast<size_t>(network_.feature_count()), bytes = network_.image_bytes();
-  Buffer<uint64_t> latents(RowShares(images.size() / bytes, workers.count()).at_once * network_.latent_words());
+void Learner::look(std::span<const uint8_t> images, int views, std::span<int8_t> features, std::span<int8_t> trained, Workers& workers) const {
+  const size_t width = static_cast<size_t>(network_.feature_count()), count = images.size() / network_.image_bytes();
+  List<Eye> eyes;
+  const size_t at_once = RowShares(count, workers.count()).at_once;
+  eyes.reserve(at_once);
+  for (size_t i = 0; i < at_once; ++i) eyes.emplace_back(network_, tail_, views);
+  const auto of = [&](std::span<int8_t> rows, size_t row) { return rows.empty() ? nullptr : rows.data() + row * width; };
   for_rows(
-      network_, images.size() / bytes, workers,
+      network_, count, workers,
       [&](size_t row, size_t place, Scratch& scratch, Workers* inside) {
-        uint64_t* latent = latents.data() + place * network_.latent_words();
-        network_.latent(images.data() + row * bytes, latent, scratch, inside);
-        network_.features(latent, features.data() + row * width, scratch, inside);
+        eyes[place].look(images.data() + row * network_.image_bytes(), {nullptr, of(features, row), of(trained, row)}, scratch, inside);
       },
       [](size_t) {});
 }
 
-int64_t Learner::predict_bytes(size_t rows, int views, int threads) const {
-  return predict_bytes_at(rows, views, threads, classes(), !tail_weight_.empty());
-}
-
-int64_t Learner::predict_bytes_at(size_t rows, int views, int threads, size_t classes, bool has_branch) const {
-  const size_t width = static_cast<size_t>(network_.feature_count());
-  const size_t branches = has_branch ? 2 : 1, copies = (has_lda() ? 0 : 1) + (has_branch ? 1 : 0);  // of weights with 16 bits
-  const auto seeing = static_cast<size_t>(rows_bytes(network_, rows, threads, Eye::bytes(network_, views)));
-  const size_t scoring = classes * (copies * width * sizeof(int16_t) + 4 * sizeof(int64_t));
-  return static_cast<int64_t>(branches * rows * width + std::max(seeing, scoring));
-}
+void Learner::features(std::span<const uint8_t> images, std::span<int8_t> features, Workers& workers) const { look(images, 1, features, {}, workers); }
 
 void Learner::predict(std::span<const uint8_t> images, int views, const Answers& answers, Workers& workers) const {
   const size_t width = static_cast<size_t>(network_.feature_count()), count = answers.best.size();
   Buffer<int8_t> rows(count * width), trained(tail_weight_.empty() ? 0 : rows.size());
-  {
-    List<Eye> eyes;
-    const size_t at_once = RowShares(count, workers.count()).at_once;
-    eyes.reserve(at_once);
-    for (size_t i = 0; i < at_once; ++i) eyes.emplace_back(network_, tail_, views);
-    const auto of = [&](Buffer<int8_t>& features, size_t row) { return features.empty() ? nullptr : features.data() + row * width; };
-    for_rows(
-        network_, count, workers,
-        [&](size_t row, size_t place, Scratch& scratch, Workers* inside) {
-          eyes[place].look(images.data() + row * network_.image_bytes(), {nullptr, of(rows, row), of(trained, row)}, scratch, inside);
-        },
-        [](size_t) {});
-  }
+  look(images, views, rows, trained, workers);
   judge({rows.data(), rows.size()}, {trained.data(), trained.size()}, answers);
 }
 
@@ -86,12 +66,10 @@ Unknown Learner::unknown(Workers& workers) const {
 
 void Learner::judge(std::span<const int8_t> rows, std::span<const int8_t> trained, const Answers& answers) const {
   const size_t width = static_cast<size_t>(network_.feature_count());
-  Buffer<int16_t> forward(has_lda() ? 0 : head_.weight.size()), tail_forward(tail_weight_.size());
+  const Buffer<int16_t> forward = forward_weights(head_.weight), tail_forward = forward_weights(tail_weight_);
   Buffer<int64_t> logits(classes()), branch(classes());
   const Buffer<int64_t> prior = class_priors(), none(classes(), 0);
   Buffer<int64_t> work(answers.unknown != nullptr ? static_cast<size_t>(lda_width()) : 0);
-  std::transform(head_.weight.begin(), head_.weight.end(), forward.begin(), forward_weight);
-  std::transform(tail_weight_.begin(), tail_weight_.end(), tail_forward.begin(), forward_weight);
   const HeadBatch batch{1, static_cast<int>(width), static_cast<int>(classes())}, known{1, lda_width(), batch.classes};
   const int64_t weight = frozen_weight();
   const auto scores = [&](const int8_t* x) {

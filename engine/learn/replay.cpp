@@ -17,6 +17,8 @@ struct Entry {
   bool live;
 };
 
+static_assert(sizeof(Entry) == kEntryBytes);
+
 // Largest level with sum(min(count, level)) <= capacity, and how many classes may hold one row more.
 std::pair<uint64_t, uint64_t> water_level(std::span<const uint64_t> counts, uint64_t capacity) {
   const auto held = [&](uint64_t level) {
@@ -42,13 +44,6 @@ Replay::Replay(size_t capacity, size_t latent_words, size_t further_words)
     : capacity_(capacity), latent_words_(latent_words), row_words_(latent_words + further_words) {
   rows_.reserve(capacity * row_words_);
   labels_.reserve(capacity);
-}
-
-int64_t Replay::planning_bytes(size_t capacity, size_t stored, size_t live, size_t classes) {
-  if (capacity == 0) return static_cast<int64_t>(sizeof(uint64_t) * classes);
-  return static_cast<int64_t>(sizeof(Write) * capacity + sizeof(uint64_t) * classes                  // the plan
-                              + sizeof(Entry) * (stored + live) + sizeof(uint8_t) * capacity      // entries, occupied
-                              + (2 * sizeof(uint64_t) + sizeof(Entry)) * classes);                  // counts, first, last rows
 }
 
 Replay::Plan Replay::plan(const uint64_t* live, std::span<const int32_t> labels, std::span<const uint8_t> offered, size_t classes, uint64_t seed,

@@ -26,7 +26,6 @@ class Replay {
     Buffer<Write> writes;
     Buffer<uint64_t> seen;
     size_t size = 0;
-    int64_t bytes() const { return bytes_of(writes) + bytes_of(seen); }
   };
 
   // Reserves everything at once; a row's memory is touched when the row is first stored.  Of its words the first `latent_words` say which row it is;
@@ -40,13 +39,9 @@ class Replay {
   const uint64_t* row(size_t slot) const { return rows_.data() + slot * row_words_; }
   std::span<const uint16_t> labels() const { return {labels_.data(), labels_.size()}; }
   std::span<const uint64_t> seen() const { return {seen_.data(), seen_.size()}; }
-  int64_t bytes() const { return bytes_of(rows_) + bytes_of(labels_) + bytes_of(seen_); }
 
   // Makes room for the counts of so many classes.
   void reserve_classes(size_t classes) { seen_.reserve(classes); }
-
-  // Bytes of the plan and of the lists that making it needs, for `stored` and `live` rows and `classes` classes.
-  static int64_t planning_bytes(size_t capacity, size_t stored, size_t live, size_t classes);
 
   // Decides which of the live rows (their classes in `labels`, all < classes) enter, and what they replace.  offered: which may, 1 or 0.
   // near: a live row that differs from a stored one of its class in at most so many bits does not stand beside it; negative: all may.

@@ -33,14 +33,6 @@ struct RowShares {
   int inside;      // threads that share one of the others
 };
 
-// What for_rows allocates, and so many bytes for each row that is looked at at the same time.
-inline int64_t rows_bytes(const Network& network, size_t rows, int threads, size_t bytes = 0) {
-  const RowShares shares(rows, threads);
-  const auto at_once = static_cast<int64_t>(shares.at_once);
-  // What is shared inside a row comes after the rest, in less memory.
-  return at_once * static_cast<int64_t>(bytes) + (shares.spread > 0 ? at_once * network.scratch_bytes() : at_once * network.shared_scratch_bytes(shares.inside));
-}
-
 // Runs job(row, place, scratch, inside) for every row, in rounds; before each round `report(done)` may give up by throwing.  place: below
 // RowShares::at_once, never used by two threads at the same time; inside: who shares this row, or null.
 template <class Job, class Report>

@@ -70,6 +70,8 @@ struct Settings {
 
   // How many of the network's features LDA looks at.
   int lda_width(int features) const { return lda_features == 0 ? features : lda_features; }
+  // Words of a remembered row behind its latent: with several views the means of their features, as bytes.
+  int further_words(int features) const { return views > 1 ? (features + 7) / 8 : 0; }
 };
 
 struct Setting {

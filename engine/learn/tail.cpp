@@ -59,8 +59,8 @@ void TailBlock::restored() {
   refresh();
 }
 
-int64_t TailBlock::bytes() const {
-  int64_t total = bytes_of(forward) + bytes_of(bits) + bytes_of(shadow8) + bytes_of(shadow16);
+int64_t TailBlock::bytes(Layout layout) const {
+  int64_t total = bytes_of(forward, forward.channels, layout) + bytes_of(bits) + bytes_of(shadow8) + bytes_of(shadow16);
   each_master(*this, [&](const Master&, const Buffer<int32_t>& master, const auto&) { total += bytes_of(master); });
   return total;
 }
@@ -99,9 +99,9 @@ Tail::Tail(const Network& network, const Settings& settings, std::span<const Tai
   }
 }
 
-int64_t Tail::bytes() const {
+int64_t Tail::bytes(Layout layout) const {
   int64_t total = 0;
-  for (const TailBlock& block : blocks_) total += block.bytes();
+  for (const TailBlock& block : blocks_) total += block.bytes(layout);
   return total;
 }
 

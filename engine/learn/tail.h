@@ -97,7 +97,7 @@ struct TailBlock {
   void restored();  // after the masters were replaced: `bits` from the shadow weights, then refresh
   // Whether the backward pass reads the block's input itself, not only which of its values let the gradient through.
   bool keeps_stream() const { return traits.approx || !forward.threshold.empty() || !forward.alpha.empty(); }
-  int64_t bytes() const;
+  int64_t bytes(Layout layout) const;
 };
 
 class Tail {
@@ -110,7 +110,7 @@ class Tail {
   const Settings& settings() const { return settings_; }
   std::span<TailBlock> blocks() { return blocks_; }
   std::span<const TailBlock> blocks() const { return blocks_; }
-  int64_t bytes() const;
+  int64_t bytes(Layout layout) const;
 
   // Features of one latent row: the frozen blocks of the network's tail, then these.  `workers` share the row.
   void features(const Network& network, const uint64_t* row, int8_t* features, Scratch& scratch, Workers* workers = nullptr) const;
@@ -143,7 +143,7 @@ struct TailStep {
 class TailTrainer {
  public:
   TailTrainer(const Network& network, Tail& tail, int max_rows, Workers& workers);
-  static int64_t bytes(const Network& network, const Tail& tail, int max_rows, int threads);
+  static int64_t bytes(const Network& network, const Tail& tail, int max_rows, int threads, Layout layout);
 
   // features: (rows, feature_count) of the minibatch's latent rows; keeps what `step` needs.
   void forward(std::span<const uint64_t* const> rows, int8_t* features);

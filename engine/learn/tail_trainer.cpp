@@ -40,6 +40,15 @@ void slope_input(const Block& block, Shape shape, const int16_t* z, const int16_
   }
 }
 
+// At most what the kernels of any processor take: tiles of 12 rows and 64 channels, steps of four sources in 4 bytes a channel and 192 a tile of rows.
+int64_t scratch_anywhere(const Batch& batch, int threads) {
+  const auto quads = [](int64_t sources) { return (sources + 3) / 4; };
+  const int64_t channels = (batch.channels + 63) / 64 * 64, pixels = int64_t{batch.height} * batch.width, slack = 4 * 64;
+  const int64_t input = 4 * channels * kTaps * quads(batch.channels) + threads * (pixels * (192 * quads(batch.channels) + 4 * 12 * (1 + 32)) + slack);
+  const int64_t weights = 4 * channels * pixels * quads(batch.rows) + threads * (pixels * (384 * quads(batch.rows) + 16) + 4 * 12 * kTaps * channels + slack);
+  return std::max(input, weights) + slack;
+}
+
 }  // namespace
 
 // Sizes of everything that a trainer allocates.
@@ -49,7 +58,7 @@ struct TailTrainer::Plan {
   bool activation;
   int64_t kernel_scratch;
 
-  Plan(const Network& network, const Tail& tail, int max_rows, int threads)
+  Plan(const Network& network, const Tail& tail, int max_rows, int threads, Layout layout = Layout::here)
       : batch{max_rows, network.cut_shape().height, network.cut_shape().width, network.cut_shape().channels},
         blocks(tail.blocks().size()),
         streams(1),
@@ -60,7 +69,8 @@ struct TailTrainer::Plan {
       activation |= !block.forward.alpha.empty();
     }
     const int bits = tail.settings().gradient_bits;
-    kernel_scratch = std::max(step_weights_scratch(batch, bits, threads), input_gradient_scratch(batch, bits, threads));
+    kernel_scratch = layout == Layout::anywhere ? scratch_anywhere(batch, threads)
+                                                : std::max(step_weights_scratch(batch, bits, threads), input_gradient_scratch(batch, bits, threads));
   }
   size_t size() const { return static_cast<size_t>(batch.size()); }
   size_t packed() const { return blocks * static_cast<size_t>(batch.pixels()) * batch.words(); }
@@ -100,8 +110,8 @@ TailTrainer::TailTrainer(const Network& network, Tail& tail, int max_rows, Worke
   }
 }
 
-int64_t TailTrainer::bytes(const Network& network, const Tail& tail, int max_rows, int threads) {
-  return Plan(network, tail, max_rows, threads).bytes() + threads * network.scratch_bytes();
+int64_t TailTrainer::bytes(const Network& network, const Tail& tail, int max_rows, int threads, Layout layout) {
+  return Plan(network, tail, max_rows, threads, layout).bytes() + threads * network.scratch_bytes();
 }
 
 int16_t* TailTrainer::stream(size_t l) {

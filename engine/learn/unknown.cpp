@@ -16,14 +16,6 @@ constexpr double kOriginClasses = 1.0 / 3;  // classes at the origin of features
 
 }  // namespace
 
-int64_t Unknown::making_bytes(size_t classes, int width, size_t rows) {
-  const auto d = static_cast<size_t>(width);
-  const size_t kept = d * d * sizeof(int16_t) + d * sizeof(int64_t) + rows * 2 * sizeof(double);
-  const size_t working = (triangle(width) + 2 * d * d + d * kBlock + 5 * d + classes) * sizeof(double) + rows * (2 * sizeof(uint32_t) + sizeof(double)) +
-                         classes * sizeof(uint32_t);
-  return LeaveOneOut::bytes(classes, width) + static_cast<int64_t>(kept + working);
-}
-
 Unknown::Unknown(const Statistics& statistics, const LdaSettings& settings, std::span<const int8_t> features,
                  std::span<const uint16_t> labels)
     : width_(statistics.width()) {

@@ -22,13 +22,6 @@ class Unknown {
   int64_t threshold(double share) const;
 
   size_t rows() const { return scores_.size(); }  // that the threshold is made from
-  int64_t bytes() const { return Unknown::bytes_of(width_, rows()); }
-  static int64_t bytes_of(int width, size_t rows) {
-    const auto d = static_cast<size_t>(width);
-    return static_cast<int64_t>(d * d * sizeof(int16_t) + d * sizeof(int64_t) + rows * 2 * sizeof(double));
-  }
-  // What making one allocates at its highest, the result included.
-  static int64_t making_bytes(size_t classes, int width, size_t rows);
 
  private:
   int width_, exponent_ = 0;

@@ -200,7 +200,21 @@ Scratch::Scratch(const ScratchPlan& plan, int parts)
       memory_(static_cast<size_t>(plan.bytes(parts) / 8)) {}
 
 int64_t bytes_of(const Conv& conv) {
-  return bytes_of(conv.weight) + bytes_of(conv.affine.multiplier) + bytes_of(conv.affine.bias);
+  return bytes_of(conv.weight) + bytes_of(conv.affine);
+}
+
+int64_t bytes_of(const Affine& affine) { return bytes_of(affine.multiplier) + bytes_of(affine.bias); }
+
+int64_t bytes_of(const Operation& operation, Layout layout) {
+  if (const auto* conv = std::get_if<Conv>(&operation)) return bytes_of(*conv);
+  if (const auto* block = std::get_if<Block>(&operation)) return bytes_of(*block, block->channels, layout);
+  if (const auto* down = std::get_if<Down>(&operation)) return bytes_of(down->block, down->in, layout) + bytes_of(down->shortcut);
+  if (const auto* binary = std::get_if<Binary>(&operation)) {
+    return bytes_of(binary->block, binary->in / binary->groups, layout, binary->window.kernel * binary->window.kernel, binary->groups);
+  }
+  if (const auto* scale = std::get_if<Scale>(&operation)) return bytes_of(scale->affine);
+  if (const auto* activate = std::get_if<Activate>(&operation)) return bytes_of(activate->block, 1, layout);
+  return 0;  // nothing but numbers
 }
 
 Buffer<int16_t> conv_weight(const Conv& conv, std::span<const int8_t> canonical) {

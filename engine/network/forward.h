@@ -176,17 +176,13 @@ class Scratch {
 
 int64_t space_of(Shape shape);  // int16 values that a stream takes: one behind a map may be read
 
+// How kernels lay weights and working memory out: as those in force do; or in no less memory than any of them, on any processor.
+enum class Layout { here, anywhere };
+
+int64_t bytes_of(const Affine& affine);
 int64_t bytes_of(const Conv& conv);
-int64_t bytes_of(const Block& block);
-inline int64_t bytes_of(const Down& down) { return bytes_of(down.block) + bytes_of(down.shortcut); }
-inline int64_t bytes_of(const Binary& binary) { return bytes_of(binary.block); }
-inline int64_t bytes_of(const Scale& scale) { return bytes_of(scale.affine.multiplier) + bytes_of(scale.affine.bias); }
-inline int64_t bytes_of(const Activate& activate) { return bytes_of(activate.block); }
-template <class T>
-  requires std::is_empty_v<T> || std::is_trivially_copyable_v<T>
-int64_t bytes_of(const T&) {  // nothing but numbers
-  return 0;
-}
+int64_t bytes_of(const Block& block, int in, Layout layout, int taps = 9, int groups = 1);  // in: channels that a value sees
+int64_t bytes_of(const Operation& operation, Layout layout);
 
 // Fills the weights of a block whose channels are set: canonical is (channels, 9, words) as in the model file, unused bits 0.
 void set_block_weight(Block& block, std::span<const uint64_t> canonical, bool zero_pad = false);

@@ -232,8 +232,10 @@ void sign_map(const Block& block, Shape shape, const int16_t* x, uint64_t* bits,
 
 }  // namespace
 
-int64_t bytes_of(const Block& block) {
-  int64_t total = bytes_of(block.weight) + bytes_of(block.bias) + bytes_of(block.tap_sums);
+int64_t bytes_of(const Block& block, int in, Layout layout, int taps, int groups) {
+  // At most: channels in groups of 32, a byte for four of their bits (kernels_avx2.cpp).
+  const int64_t most = int64_t{groups} * ceil_div(block.channels / groups, 32) * 32 * taps * words_for(in) * 2 * int64_t{sizeof(uint64_t)};
+  int64_t total = (layout == Layout::here || block.weight.empty() ? bytes_of(block.weight) : most) + bytes_of(block.bias) + bytes_of(block.tap_sums);
   for (const auto* values : {&block.mean, &block.multiplier, &block.threshold, &block.alpha, &block.beta, &block.high, &block.low}) {
     total += bytes_of(*values);
   }

@@ -11,11 +11,11 @@
 
 namespace bitreplay {
 
-int64_t Network::bytes() const {
+int64_t Network::bytes(Layout layout) const {
   int64_t total = bytes_of(threshold_) + bytes_of(direction_) + bytes_of(alpha_) + bytes_of(pool_multiplier_) + bytes_of(whitening_) +
                   bytes_of(whitening_affine_.multiplier) + bytes_of(whitening_affine_.bias);
-  for (const Node& node : prefix_) total += std::visit([](const auto& operation) { return bytes_of(operation); }, node.operation);
-  for (const Block& block : tail_) total += bytes_of(block);
+  for (const Node& node : prefix_) total += bytes_of(node.operation, layout);
+  for (const Block& block : tail_) total += bytes_of(block, block.channels, layout);
   return total;
 }
 

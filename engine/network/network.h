@@ -95,10 +95,8 @@ class Network {
   int64_t latent_bits() const { return has_cut_ ? cut_shape_.size() : int64_t{8} * feature_count(); }
   // The largest distance of near-equal rows (section 5.1), of a share with 16 fraction bits: in bits, or in units of the features.
   int64_t near(int64_t share) const { return share * (has_cut_ ? cut_shape_.size() : int64_t{2} * feature_count() << feature_bits_) >> 16; }
-  int64_t bytes() const;          // of all parameters
-  int64_t scratch_bytes() const { return plan_.bytes(1); }              // of one call's scratch
-  int64_t shared_scratch_bytes(int parts) const { return plan_.bytes(parts); }  // of one that `parts` workers share
-  bool complete() const { return complete_; }
+  int64_t bytes(Layout layout = Layout::here) const;                       // of all parameters
+  int64_t scratch_bytes(int parts = 1) const { return plan_.bytes(parts); }  // of one call's scratch, which `parts` workers share
 
   Scratch make_scratch(int parts = 1) const { return {plan_, parts}; }
   // image: image_bytes() pixels; row: latent_words() words.  `workers` share the image, at most scratch.parts() of them.

@@ -17,7 +17,7 @@ sums, so lessons one after another give the same head as one big lesson (near-eq
 """
 
 from ._engine import Cancelled
-from .datasets.pictures import load_pictures
+from .datasets.pictures import PictureFiles, load_pictures
 from .errors import FormatError
 from .learner import Answer, Learner, Prediction
 from .model import Model
@@ -31,6 +31,7 @@ __all__ = [
     "FormatError",
     "Learner",
     "Model",
+    "PictureFiles",
     "Prediction",
     "Settings",
     "StateFile",

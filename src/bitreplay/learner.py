@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _engine
+from .datasets.pictures import PictureFiles
 from .disk import replace_file
 from .errors import FormatError
 from .fleet import joined_parts, states_in
@@ -29,6 +30,7 @@ from .turn import Turn
 
 MAX_CLASSES = 65_535
 _PREDICT_ROWS = 256
+_LEARN_ROWS = 64  # of pictures that are decoded when their turn comes
 _A_NAME = f"names of 1 to {MAX_NAME} characters, not all blank, without control characters, and not . or .."
 
 
@@ -146,9 +148,9 @@ class Learner:
     def __repr__(self) -> str:
         core, names = self._core, self._names
         known = f"{len(names)} classes ({', '.join(names[:5])}{', …' if len(names) > 5 else ''})" if names else "no class yet"
-        pictures = int(core.seen().sum())
+        pictures = int(core["seen"].sum())
         return (
-            f"<Learner on {self._model.name}: {known}, {pictures} pictures, {len(core.labels())} of {self._settings.capacity} replay rows>"
+            f"<Learner on {self._model.name}: {known}, {pictures} pictures, {len(core['labels'])} of {self._settings.capacity} replay rows>"
         )
 
     # -- making, loading, saving ------------------------------------------------------------------------------------------
@@ -244,7 +246,7 @@ class Learner:
 
     def learn(
         self,
-        images: NDArray[np.uint8],
+        images: NDArray[np.uint8] | PictureFiles,
         labels: Sequence[str],
         *,
         progress: Callable[[str, int, int], object] | None = None,
@@ -254,7 +256,8 @@ class Learner:
 
         Parameters
         ----------
-        images : uint8 (N, S, S, 3), RGB, 0..255, S = ``image_size``, N >= 1.
+        images : uint8 (N, S, S, 3), RGB, 0..255, S = ``image_size``, N >= 1; or `PictureFiles`, or anything else of a length whose slices are such arrays:
+            64 pictures are in memory at a time.
         labels : N names; a name that is new opens a new class.
         progress : called with phase ("latents", "train" for the head, "tail"), done, total; a phase may come twice.
         cancel : asked between steps; True gives the lesson up.
@@ -273,7 +276,15 @@ class Learner:
             self._learn(images, labels, progress, cancel)
 
     def _learn(self, images: Any, labels: Any, progress: Any, cancel: Any) -> None:
-        images = self._check_images(images)
+        whole = isinstance(images, np.ndarray)
+        if whole:
+            images = self._check_images(images)
+        elif not (hasattr(images, "__len__") and hasattr(images, "__getitem__")) or isinstance(images, list | tuple | str | bytes):
+            raise TypeError(
+                f"images: expected a numpy array or PictureFiles, got {type(images).__name__}; use numpy.asarray or load_pictures"
+            )
+        elif len(images) == 0:
+            raise ValueError("images: expected at least one, got none")
         names = self._check_labels(labels, len(images))
         known = {name: index for index, name in enumerate(self._names)}
         for name in names:
@@ -297,7 +308,18 @@ class Learner:
             )
 
         indices = np.array([known[name] for name in names], np.int32)
-        self._core.learn(images, indices, len(known), self._workers, _reporter(progress, cancel))
+        report = _reporter(progress, cancel)
+        if whole:
+            self._core.learn(images, indices, len(known), self._workers, report)
+        else:
+            self._core.learn_batches(
+                lambda first, count: self._check_images(images[first : first + count]),
+                _LEARN_ROWS,
+                indices,
+                len(known),
+                self._workers,
+                report,
+            )
         self._names = list(known)
 
     def forget(self, name: str) -> None:
@@ -488,7 +510,7 @@ class Learner:
         """
         with self._turn:
             best = self._recalled()
-            labels = self._core.labels()
+            labels = self._core["labels"]
             right = np.bincount(labels[best == labels], minlength=len(self._names))
             rows = np.bincount(labels[best >= 0], minlength=len(self._names))
             return {name: float(r / n) if n else None for name, r, n in zip(self._names, right, rows, strict=True)}
@@ -503,7 +525,7 @@ class Learner:
         if self._familiar is None or self._turn.changing:
             if self._settings.head != "lda":
                 raise ValueError(f"reject: expected a learner whose head is lda, got {self._settings.head}; make a new one with head='lda'")
-            if not np.any(self._core.count()[self._core.labels()] > 1):
+            if not np.any(self._core["count"][self._core["labels"]] > 1):
                 raise ValueError(
                     "reject: expected a learner that remembers a row of a class with at least two pictures, got none; teach more pictures, "
                     "or make a new one with a capacity above 0"
@@ -557,43 +579,42 @@ class Learner:
 
     def _info(self) -> dict[str, Any]:
         core, network = self._core, self._model.network
-        labels = np.bincount(core.labels(), minlength=len(self._names))
+        labels = np.bincount(core["labels"], minlength=len(self._names))
         classes = [
             {"name": name, "samples": int(seen), "replay_rows": int(rows)}
-            for name, seen, rows in zip(self._names, core.seen(), labels, strict=True)
+            for name, seen, rows in zip(self._names, core["seen"], labels, strict=True)
         ]
         words = row_words(network, self._settings)
         settings = self._settings
         images = settings.lesson_images or 1024
-        lesson = self._lesson_bytes(settings.capacity, len(labels) if settings.lesson_images is None else settings.max_classes)
+        now = self._footprint(settings.capacity, len(labels))
+        most = now if settings.lesson_images is None else self._footprint(settings.capacity, settings.max_classes)
         rows_bytes = settings.capacity * words * 8
-        tail = core.tail_bytes
-        head = core.head_bytes
         sizes = {
-            "network": network.bytes,
-            "head": head,
-            "tail": tail,
+            "network": now["network"],
+            "head": now["head"],
+            "tail": now["tail"],
             "replay_rows": rows_bytes,
-            "replay_counts": core.replay_bytes - rows_bytes,
-            "kept": network.bytes + core.state_bytes,
-            "lesson": lesson,
-            "transaction": head + tail,
-            "learning_peak": self._peak_bytes(settings.capacity) if settings.lesson_images else network.bytes + core.state_bytes + lesson,
-            "predicting": core.predict_bytes(_PREDICT_ROWS, settings.views, self._threads),
+            "replay_counts": now["replay"] - rows_bytes,
+            "kept": now["kept"],
+            "lesson": most["lesson"],
+            "transaction": now["head"] + now["tail"],
+            "learning_peak": most["kept"] + most["lesson"],
+            "predicting": core.prediction_bytes(_PREDICT_ROWS, settings.views, self._threads),
             "replay_row": words * 8 + 2,
         }
         return {
             "model": {key: value for key, value in self._model.info().items() if key not in ("card", "bytes")},
-            "lessons": int(core.experience),
+            "lessons": int(core["experience"]),
             "head": settings.head,
             "last_lesson": {
-                "counted": int(core.counted),
-                "weights": int(core.tail_weights),
-                "flipped": int(core.flipped),
-                "tail_weight": core.mixing[1] / 2**16,
-                "tail_harmed": self._names[core.worse] if core.worse >= 0 else None,
+                "counted": int(core["counted"]),
+                "weights": int(core["tail_weights"]),
+                "flipped": int(core["flipped"]),
+                "tail_weight": core["mixing"][1] / 2**16,
+                "tail_harmed": self._names[core["worse"]] if core["worse"] >= 0 else None,
             },
-            "saturated": int(core.saturated) / max(1, int(core.count().sum()) * (settings.lda_features or network.feature_count)),
+            "saturated": int(core["saturated"]) / max(1, int(core["count"].sum()) * (settings.lda_features or network.feature_count)),
             "classes": classes,
             "capacity": settings.capacity,
             "replay_rows": int(labels.sum()),
@@ -632,18 +653,15 @@ class Learner:
     def _take(self, state: State) -> None:
         self._core, self._names, self._said, self._familiar = core_of(state), list(state.names), None, None
 
-    def _lesson_bytes(self, capacity: int, classes: int) -> int:
+    def _footprint(self, capacity: int, classes: int, *, anywhere: bool = False) -> dict[str, int]:
+        # Bytes with a full memory of `capacity` rows and so many classes; anywhere: at most, on any processor.
         images = self._settings.lesson_images or 1024
-        return int(self._core.lesson_bytes(capacity, capacity, images, classes, self._threads))
+        return self._core.footprint(capacity, capacity, images, classes, self._threads, anywhere)  # type: ignore[no-any-return]
 
     def _peak_bytes(self, capacity: int) -> int:
-        # Highest total that this learner can reach with `capacity`, max_classes and lesson_images.
-        network, classes = self._model.network, self._settings.max_classes
-        kept = int(self._core.head_bytes_at(classes)) + classes * 8 + capacity * (row_words(network, self._settings) * 8 + 2)
-        tail = self._core.tail_bytes - self._core.tail_weight().nbytes
-        if self._settings.train_blocks:
-            kept += classes * network.feature_count * 4
-        return int(network.bytes + kept + tail) + self._lesson_bytes(capacity, classes)
+        # Highest total that this learner can reach with `capacity`, max_classes and lesson_images, on any processor.
+        bytes_ = self._footprint(capacity, self._settings.max_classes, anywhere=True)
+        return bytes_["kept"] + bytes_["lesson"]
 
     def _check_images(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         size = self.image_size

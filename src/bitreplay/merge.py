@@ -77,10 +77,9 @@ class _Joined:
         self._sums = np.zeros((0, first.sums.shape[1]), np.int64)
         self._moment = np.zeros(first.moment.shape, np.int64)
         self._head, self._branch = _Mean(width), _Mean(width)
-        near = round(settings.near_equal * 2**16) * network.latent_bits >> 16  # equal rows count once in any case
-        self._memory = Memory(
-            settings.capacity, network.latent_words, row_words(network, settings) - network.latent_words, settings.seed, near
-        )
+        further = row_words(network, settings) - network.latent_words
+        near = network.near(round(settings.near_equal * 2**16))  # equal rows count once in any case
+        self._memory = Memory(settings.capacity, network.latent_words, further, settings.seed, near, not network.has_cut)
         self._equal = True
         self._kept = first  # whose tail is kept, if not all are equal
         self.add(first)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,21 +51,10 @@ def row_words(network: Any, settings: Settings) -> int:
     return int(network.latent_words) + (-(-int(network.feature_count) // 8) if settings.views > 1 else 0)
 
 
-_LEARNED = ("rows", "labels", "seen", "count", "sums", "moment", "weight", "past_count", "tail_weight")  # arrays that the core holds
-
-
 def state_of(model: Model, settings: Settings, names: list[str], core: _engine.Learner) -> State:
     """What a core has learned, as copies."""
-    return State(
-        model=model,
-        settings=settings,
-        names=list(names),
-        experience=int(core.experience),
-        saturated=int(core.saturated),
-        mixing=core.mixing,
-        tail=[core.tail_values(i) for i in range(settings.train_blocks)],
-        **{name: getattr(core, name)() for name in _LEARNED},
-    )
+    learned = {field.name: core[field.name] for field in fields(State)[3:]}
+    return State(model, settings, list(names), **learned)
 
 
 def core_of(state: State) -> _engine.Learner:
@@ -163,4 +152,4 @@ def parse_state(content: bytes, model: Model | None, where: str) -> State:
         raise FormatError(
             f"{where}: made for model {digest[:12]}, but {model.name} is {model.digest[:12]}; open it with the model it was taught on"
         )
-    return State(model, Settings.from_core(file.settings), list(file.names), file.experience, **file.read(model.file))
+    return State(model, Settings.from_core(file.settings), list(file.names), **file.read(model.file))

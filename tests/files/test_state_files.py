@@ -182,7 +182,7 @@ def test_a_state_does_not_carry_a_shipped_model(shelf: Shelf, tmp_path: Path, sh
     assert loaded.names == ["a", "b", "c"]
     loaded.save(tmp_path / "again")
     assert (tmp_path / "again").read_bytes() == content
-    assert np.array_equal(loaded._core.rows(), shelf.learner._core.rows())
+    assert np.array_equal(loaded._core["rows"], shelf.learner._core["rows"])
     # with another package it needs its model
     (bitreplay.model._FOLDER / "tiny-8.model").unlink()
     with pytest.raises(FormatError, match=f"made for model {shelf.model.digest[:12]}, which does not ship with this package"):

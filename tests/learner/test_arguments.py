@@ -16,8 +16,8 @@ from bitreplay.settings import TAIL_NAMES
 GOOD = pictures(1, 3)
 
 BAD_IMAGES = [
-    (GOOD.tolist(), TypeError, r"images: expected a numpy array, got list"),
-    (None, TypeError, r"images: expected a numpy array, got NoneType"),
+    (GOOD.tolist(), TypeError, r"images: expected a numpy array( or PictureFiles)?, got list"),
+    (None, TypeError, r"images: expected a numpy array( or PictureFiles)?, got NoneType"),
     (GOOD.astype(np.float32), ValueError, r"images: expected uint8 \(N, 8, 8, 3\), got float32 \(3, 8, 8, 3\); scale to 0\.\.255"),
     (GOOD.astype(np.int8), ValueError, r"images: expected uint8 \(N, 8, 8, 3\), got int8 \(3, 8, 8, 3\)"),
     (GOOD > 3, ValueError, r"images: expected uint8 \(N, 8, 8, 3\), got bool"),

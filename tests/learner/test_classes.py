@@ -77,7 +77,7 @@ def test_memory_is_full_balanced_and_holds_what_was_taught(model: Model, capacit
         for name, count in stored.items():
             assert min(taught[name], max(stored.values()) - 1) <= count <= taught[name]
         rows: dict[tuple[str, bytes], int] = {}
-        for row, label in zip(learner._core.rows(), learner._core.labels(), strict=True):
+        for row, label in zip(learner._core["rows"], learner._core["labels"], strict=True):
             key = (learner.names[label], row.tobytes())
             rows[key] = rows.get(key, 0) + 1
         assert all(count <= offered.get(key, 0) for key, count in rows.items())

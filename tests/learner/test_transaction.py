@@ -158,3 +158,40 @@ def test_a_lesson_inside_a_lesson_is_refused(model: Model, tmp_path: Path, head:
     (tmp_path / "m").write_bytes(model.content or b"")
     result = subprocess.run([sys.executable, "-c", NESTED, str(tmp_path / "m"), head], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
+
+
+class Batches:
+    """Pictures by slices; fails at one of them, where asked to."""
+
+    def __init__(self, images: np.ndarray, fails_at: int | None = None) -> None:
+        self.images, self.fails_at, self.asked = images, fails_at, []
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, some: slice) -> np.ndarray:
+        self.asked.append((some.start, some.stop))
+        if self.fails_at is not None and some.start <= self.fails_at < some.stop:
+            raise OSError("no such picture")
+        return self.images[some]
+
+
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 150])
+def test_pictures_in_batches_are_learned_as_one_lesson(taught: Learner, tmp_path: Path, count: int) -> None:
+    images, labels = pictures(8, count), [str(i % 3) for i in range(count)]
+    batched, whole = Batches(images), taught.copy()
+    whole.learn(images, labels)
+    taught.learn(batched, labels)
+    assert state(taught, tmp_path) == state(whole, tmp_path)
+    assert batched.asked == [(i, i + 64) for i in range(0, count - 63, 64)] + [(count // 64 * 64, count)] * (count % 64 > 0)
+
+
+def test_a_picture_that_fails_ends_the_lesson(taught: Learner, tmp_path: Path) -> None:
+    before = state(taught, tmp_path)
+    with pytest.raises(OSError, match="no such picture"):
+        taught.learn(Batches(pictures(8, 150), 140), ["a"] * 150)
+    with pytest.raises(TypeError, match="images: expected a numpy array or PictureFiles, got list"):
+        taught.learn([pictures(8, 1)], ["a"])
+    with pytest.raises(ValueError, match="images: expected uint8"):
+        taught.learn(Batches(pictures(8, 150)[:, :4]), ["a"] * 150)
+    assert state(taught, tmp_path) == before

@@ -18,35 +18,35 @@ from .views import VIEWS
 def assert_same(ours: Learner, theirs: ReferenceLearner) -> None:
     """All that is learned: head, counts, memory, and a trained branch where there is one."""
     core = ours._core
-    assert core.experience == theirs.experience
-    assert core.seen().tolist() == theirs.seen
-    assert np.array_equal(core.labels(), theirs.labels)
-    assert np.array_equal(core.rows(), theirs.rows)
+    assert core["experience"] == theirs.experience
+    assert core["seen"].tolist() == theirs.seen
+    assert np.array_equal(core["labels"], theirs.labels)
+    assert np.array_equal(core["rows"], theirs.rows)
     if ours.settings.head == "lda":
-        assert np.array_equal(core.count(), theirs.known.count)
-        assert np.array_equal(core.sums(), theirs.known.sums)
-        assert np.array_equal(core.moment(), theirs.known.triangle)
-        assert core.saturated == theirs.known.saturated
-        weight, bias, exponent = core.classifier()
+        assert np.array_equal(core["count"], theirs.known.count)
+        assert np.array_equal(core["sums"], theirs.known.sums)
+        assert np.array_equal(core["moment"], theirs.known.triangle)
+        assert core["saturated"] == theirs.known.saturated
+        weight, bias, exponent = core["classifier"]
         expected = theirs.classifier()
         assert exponent == expected.exponent
         assert np.array_equal(weight, expected.weight)
         assert np.array_equal(bias, expected.bias)
     else:
-        assert np.array_equal(core.weight(), theirs.weight)
-        assert core.past_count().tolist() == theirs.past_count
-    assert core.mixing == theirs.mixing
+        assert np.array_equal(core["weight"], theirs.weight)
+        assert core["past_count"].tolist() == theirs.past_count
+    assert core["mixing"] == theirs.mixing
     if isinstance(theirs, ReferenceBranchLearner):
         assert_same_branch(core, theirs, ours.settings.train_blocks)
 
 
 def assert_same_branch(core: Any, theirs: ReferenceBranchLearner, train_blocks: int) -> None:
     """Blocks and head of the trained branch."""
-    assert np.array_equal(core.tail_weight(), theirs.branch)
-    assert core.worse == theirs.worse
+    assert np.array_equal(core["tail_weight"], theirs.branch)
+    assert core["worse"] == theirs.worse
     for i in range(train_blocks):
         block = theirs.tail.blocks[len(theirs.tail.blocks) - train_blocks + i]
-        values = core.tail_values(i)
+        values = core["tail"][i]
         if "shadow" in values:
             assert np.array_equal(values["shadow"], block.shadow.reshape(-1)), i
         else:

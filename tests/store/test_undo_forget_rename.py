@@ -55,11 +55,11 @@ def test_a_forgotten_class_is_in_no_file_and_the_others_keep_their_order(
             file.save(learner) if isinstance(file, StateFile) else learner.save(path)
     index = learner.names.index(names[name])
     core = learner._core
-    rows = core.rows()[core.labels() == index].copy()
-    own = [core.sums()[index], core.sums()[index].astype(np.int32)] if head == "lda" else [core.weight()[index]]
+    rows = core["rows"][core["labels"] == index].copy()
+    own = [core["sums"][index], core["sums"][index].astype(np.int32)] if head == "lda" else [core["weight"][index]]
     secrets = [names[name].encode(), *(values.tobytes() for values in own), *(r.tobytes() for r in rows)]
     if train_blocks:
-        secrets.append(core.tail_weight()[index].tobytes())
+        secrets.append(core["tail_weight"][index].tobytes())
     others = [other for other in learner.names if other != names[name]]
     images = pictures(9, 40)
     before = learner.predict(images).probabilities[:, [learner.names.index(other) for other in others]]
@@ -91,18 +91,18 @@ def test_room_that_came_back_is_filled_by_later_lessons(model: Model) -> None:
     learner.learn(pictures(1, 24), list("abc" * 8))
     learner.forget("b")
     core = learner._core
-    assert np.bincount(core.labels()).tolist() == [3, 3]
+    assert np.bincount(core["labels"]).tolist() == [3, 3]
     images = pictures(2, 7)
     live = [0, 1, 0, 0, 0, 0, 0]
     rows, labels = ref.update_memory(
-        core.rows(), core.labels(), model.network.latents(images), live, capacity=9, seed=0, near=None, latent_words=core.rows().shape[1]
+        core["rows"], core["labels"], model.network.latents(images), live, capacity=9, seed=0, near=None, latent_words=core["rows"].shape[1]
     )
-    seen = core.seen().tolist()
+    seen = core["seen"].tolist()
     learner.learn(images, list("acaaaaa"))
     core = learner._core
-    assert np.array_equal(core.rows(), rows)
-    assert np.array_equal(core.labels(), labels)
-    assert core.seen().tolist() == [seen[0] + 6, seen[1] + 1]
+    assert np.array_equal(core["rows"], rows)
+    assert np.array_equal(core["labels"], labels)
+    assert core["seen"].tolist() == [seen[0] + 6, seen[1] + 1]
     assert np.bincount(labels).tolist() == [5, 4]
 
 

@@ -9,10 +9,9 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
-from .. import Learner
+from .. import Learner, PictureFiles
 from .options import ModelOption, StateArgument, ThreadsOption
 from .pictures import class_pictures, read_picture
 from .state_file import changing, load_state, saving
@@ -40,13 +39,9 @@ def learn(
             raise ValueError(f"{folder}: expected a subfolder per class with pictures in it, found none")
         labels = [name for _, name in pictures]
         with progress() as report:
-            # One array from the start: no list of pictures beside it.
-            images = np.empty((len(pictures), learner.image_size, learner.image_size, 3), np.uint8)
-            for number, (path, _) in enumerate(pictures):
-                images[number] = read_picture(path, learner.image_size)
-                report("pictures", number + 1, len(pictures))
             began = time.perf_counter()
-            learner.learn(images, labels, progress=lambda phase, done, total: report(PHASES.get(phase, phase), done, total))
+            files = PictureFiles([path for path, _ in pictures], learner.image_size, read_picture)
+            learner.learn(files, labels, progress=lambda phase, done, total: report(PHASES.get(phase, phase), done, total))
             seconds = time.perf_counter() - began
         with saving(state):
             file.save(learner)

@@ -6,9 +6,9 @@ is imported on first use.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,6 +86,36 @@ def load_pictures(sources: Iterable[Source], image_size: int) -> NDArray[np.uint
     """
     found = [_load_picture(source, image_size) for source in sources]
     return np.stack(found) if found else np.zeros((0, image_size, image_size, 3), np.uint8)
+
+
+class PictureFiles:
+    """Pictures that are decoded when they are asked for: `Learner.learn` takes thousands of them without having them all in memory.
+
+    Parameters
+    ----------
+    sources : as `load_pictures` takes them.
+    image_size : side of the results in pixels, `Learner.image_size`.
+    read : what brings one source to uint8 (image_size, image_size, 3); None: as `load_pictures` does.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> PictureFiles([np.zeros((60, 80, 3), np.uint8)] * 5, 32)[1:4].shape
+    (3, 32, 32, 3)
+    """
+
+    def __init__(self, sources: Sequence[Source], image_size: int, read: Callable[[Any, int], NDArray[np.uint8]] | None = None) -> None:
+        self._sources, self._size, self._read = sources, image_size, read or _load_picture
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def __getitem__(self, some: slice) -> NDArray[np.uint8]:
+        chosen = self._sources[some]
+        images = np.empty((len(chosen), self._size, self._size, 3), np.uint8)
+        for number, source in enumerate(chosen):
+            images[number] = self._read(source, self._size)
+        return images
 
 
 def _load_picture(source: object, image_size: int) -> NDArray[np.uint8]:
