@@ -4,25 +4,27 @@
 // Bottleneck: two look-ups and two additions for 64 products of bytes (3 and 3 for int16); masks and sadalp take 8 operations for as
 // many.  tbl of 128 bits is three operations on a Cortex-A72, which leaves both ways equal there; one on an A76.
 // Limits: channels come in multiples of 32 and images in multiples of 4; the rest of a tile is zeros.
-#include "gradient_table.h"
+// The head.  Bottleneck: smlal, 4 products and their addition, one a cycle on Cortex-A53 and -A72; tiles keep 16 sums in
+// registers, 32 of them for 8 loads.  Features are widened from bytes beforehand, as many as half of the first cache holds.  Limits:
+// values are taken 8 at a time, the rest one by one.  Bytes in two digits would take as many multiplications: not done.
+#include "training_tables.h"
 
 #ifdef BITREPLAY_HAVE_NEON
 #include <arm_neon.h>
 
 #include <algorithm>
-#include <atomic>
 #include <bit>
 #include <cstdlib>
 #include <cstring>
 #include <type_traits>
-#include <utility>
 
 #include "bits.h"
-#include "neon_bits.h"
+#include "fixed_point.h"
 #include "random.h"
-#include "workers.h"
+#include "neon_bits.h"
 
 #define BITREPLAY_TARGET
+#define BITREPLAY_PRODUCTS 1
 
 namespace bitreplay {
 namespace {
@@ -32,9 +34,8 @@ constexpr int kRows = 4;
 constexpr int kColumns = 32;
 constexpr int kVectors = 2;  // of 16 channels
 constexpr int kGroup = 8;
-constexpr int kSources = 4;
 constexpr int64_t kBStep = kColumns;  // a nibble in each byte: bit i is that of source i
-constexpr int64_t kStepBytes = 28 * 1024;
+constexpr int64_t kChunkBytes = 28 * 1024;
 constexpr int kTable = 16;
 constexpr int kDigits8 = 2, kDigits16 = 3;  // of a sum of four gradients
 constexpr int kDigitBits8 = 5, kDigitBits16 = 6;
@@ -43,22 +44,17 @@ constexpr int kSteps8 = 2048, kSteps16 = 1024;  // digits that 16 bits hold
 constexpr int kBias8 = 4 * 127, kBias16 = 4 * 32767;
 constexpr int64_t g_step(bool wide) { return kRows * kTable * (wide ? kDigits16 : kDigits8); }
 
-struct Run {
-  const uint8_t* b;
-  const uint8_t* g;
-};
-
 inline void expand_mask(uint64_t word, int8_t* mask) {
   for (int i = 0; i < 4; ++i) vst1q_s8(mask + 16 * i, vreinterpretq_s8_u8(spread(word >> (16 * i))));
 }
 
-uint64_t pack_signs(const int8_t* values, int count) {
+uint64_t signs(const int8_t* values, int count) {
   int8_t padded[kWordBits] = {};
   if (count < kWordBits) values = static_cast<const int8_t*>(std::memcpy(padded, values, static_cast<size_t>(count)));
   return signs_of({vld1q_s8(values), vld1q_s8(values + 16), vld1q_s8(values + 32), vld1q_s8(values + 48)});
 }
 
-uint64_t pack_signs(const int16_t* values, int count) {
+uint64_t signs(const int16_t* values, int count) {
   int16_t padded[kWordBits] = {};
   if (count < kWordBits)
     values = static_cast<const int16_t*>(std::memcpy(padded, values, static_cast<size_t>(count) * sizeof *values));
@@ -67,7 +63,7 @@ uint64_t pack_signs(const int16_t* values, int count) {
   return signs_of(bytes);
 }
 
-inline void put_bits(const uint64_t* words, bool, uint8_t* to) {
+inline void put_step(const uint64_t* words, bool, uint8_t* to) {
   for (int v = 0; v < kVectors; ++v) {
     uint8x16_t nibbles = vdupq_n_u8(0);
     for (int i = 0; i < kSources; ++i) {
@@ -113,13 +109,6 @@ inline void put_group(const int16_t (&g)[kSources][kGroup], bool wide, uint8_t* 
   }
 }
 
-#include "gradient_passes.inc"
-#include "gradient_steps.inc"
-
-void add8(const Run* runs, int count, int steps, int32_t* sums);
-void add16(const Run* runs, int count, int steps, int32_t* sums);
-
-#include "gradient_tiles.inc"
 
 // Digits of a tile: of 8 channels each.
 template <int kDigits>
@@ -223,10 +212,102 @@ void add16(const Run* runs, int count, int steps, int32_t* sums) {
   add<kDigits16>(runs, count, steps, kRounds16, kSteps16, kBias16, sums);
 }
 
+// ---- the head
+
+constexpr int kRowTile = 4;
+constexpr int kClassTile = 4;
+constexpr int kPairClasses = 2;
+constexpr int64_t kExact = 512;  // values at a time; a lane of sums takes 128 products of at most 127 * 2^15
+
+// x (kRowTile, kExact) and w, `stride` apart: sums (kRowTile, kClassTile, `apart` apart) += dot products of `width` <= kExact
+// values.
+void dot_tile(const int16_t* x, const int16_t* w, int64_t stride, int64_t width, int64_t* sums, int64_t apart) {
+  int32x4_t sum_i32x4[kRowTile][kClassTile];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRowTile * kClassTile; ++i) sum_i32x4[i / kClassTile][i % kClassTile] = vdupq_n_s32(0);
+  const int64_t whole = width / 8 * 8;
+  for (int64_t j = 0; j < whole; j += 8) {
+    int16x8_t u[kRowTile];
+#pragma GCC unroll 8
+    for (int r = 0; r < kRowTile; ++r) u[r] = vld1q_s16(x + r * kExact + j);
+#pragma GCC unroll 8
+    for (int c = 0; c < kClassTile; ++c) {
+      const int16x8_t v = vld1q_s16(w + c * stride + j);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRowTile; ++r) {
+        sum_i32x4[r][c] = vmlal_high_s16(vmlal_s16(sum_i32x4[r][c], vget_low_s16(u[r]), vget_low_s16(v)), u[r], v);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRowTile; ++r) {
+#pragma GCC unroll 8
+    for (int c = 0; c < kClassTile; ++c) sums[r * apart + c] += vaddlvq_s32(sum_i32x4[r][c]);
+    for (int c = 0; c < kClassTile; ++c) {
+      for (int64_t j = whole; j < width; ++j) sums[r * apart + c] += x[r * kExact + j] * w[c * stride + j];
+    }
+  }
+}
+
+template <int kClasses>
+void pair_tile(const int16_t* x, const uint32_t* g, int64_t pairs, int64_t stride, int32_t* sums) {
+  int32x4_t sum_i32x4[kClasses][8];
+#pragma GCC unroll 16
+  for (int i = 0; i < 8 * kClasses; ++i) sum_i32x4[i / 8][i % 8] = vdupq_n_s32(0);
+  for (int64_t pair = 0; pair < pairs; ++pair, x += 64, g += stride) {
+    int16x4_t factor[kClasses];
+#pragma GCC unroll 8
+    for (int c = 0; c < kClasses; ++c) factor[c] = vreinterpret_s16_u32(vdup_n_u32(g[c]));
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) {
+      const int16x8x2_t u = vld2q_s16(x + 16 * v);  // 8 features of each row
+#pragma GCC unroll 8
+      for (int c = 0; c < kClasses; ++c) {
+        int32x4_t* sum = sum_i32x4[c] + 2 * v;
+        sum[0] = vmlal_lane_s16(vmlal_lane_s16(sum[0], vget_low_s16(u.val[0]), factor[c], 0), vget_low_s16(u.val[1]), factor[c], 1);
+        sum[1] = vmlal_high_lane_s16(vmlal_high_lane_s16(sum[1], u.val[0], factor[c], 0), u.val[1], factor[c], 1);
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 8 * kClasses; ++i) vst1q_s32(sums + 4 * i, sum_i32x4[i / 8][i % 8]);
+}
+
+// The low 32 bits of round_shift(a * b, shift), 0 < shift <= 32.
+template <int kShift>
+inline int32x4_t scaled(int32x4_t a, int32x4_t b) {
+  const int32x2_t low = vrshrn_n_s64(vmull_s32(vget_low_s32(a), vget_low_s32(b)), kShift);
+  return vrshrn_high_n_s64(low, vmull_high_s32(a, b), kShift);
+}
+
+// descend where nothing leaves int32.
+void descend(int32_t* w, const int32_t* dw, int64_t size, int32_t rate) {
+  const int32x4_t rates = vdupq_n_s32(rate);
+  int64_t j = 0;
+  for (; j + 4 <= size; j += 4) {
+    const int32x4_t v = vld1q_s32(w + j);
+    const int32x4_t step = scaled<16>(vld1q_s32(dw + j), rates);
+    vst1q_s32(w + j, vsubq_s32(v, step));
+  }
+  for (; j < size; ++j) {
+    w[j] -= static_cast<int32_t>(round_shift(int64_t{dw[j]} * rate, 16));
+  }
+}
+
+#include "training_leaves.inc"
+
 }  // namespace neon
 }  // namespace
 
-const GradientTable& gradient_neon() { return neon::make_table("neon"); }
+const GradientTable& gradient_neon() {
+  static constexpr GradientTable table = neon::gradients("neon");
+  return table;
+}
+
+const HeadTable& head_neon() {
+  static constexpr HeadTable table = neon::heads("neon");
+  return table;
+}
 
 }  // namespace bitreplay
 #endif
