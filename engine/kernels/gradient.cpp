@@ -68,14 +68,7 @@ int requantise_with(Largest largest, Round round, std::span<const T> values, con
 }  // namespace
 
 const GradientTable& gradient_table() {
-  static const GradientTable& table = in_force<GradientTable>({gradient_scalar,
-#ifdef BITREPLAY_HAVE_AVX2
-                                                               gradient_avx2, gradient_avx512,
-#endif
-#ifdef BITREPLAY_HAVE_NEON
-                                                               gradient_neon,
-#endif
-  });
+  static const GradientTable& table = in_force(kGradientTables);
   return table;
 }
 

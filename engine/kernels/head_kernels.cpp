@@ -68,14 +68,7 @@ void plain_weight_gradient(const HeadBatch& batch, const int8_t* features, const
 }  // namespace
 
 const HeadTable& head_table() {
-  static const HeadTable& table = in_force<HeadTable>({head_scalar,
-#ifdef BITREPLAY_HAVE_AVX2
-                                                       head_avx2, head_avx512,
-#endif
-#ifdef BITREPLAY_HAVE_NEON
-                                                       head_neon,
-#endif
-  });
+  static const HeadTable& table = in_force(kHeadTables);
   return table;
 }
 

@@ -122,25 +122,32 @@ struct HeadTable {
 };
 
 const GradientTable& gradient_scalar();
-const HeadTable& head_scalar();
-#ifdef BITREPLAY_HAVE_AVX2
 const GradientTable& gradient_avx2();
-const HeadTable& head_avx2();
 const GradientTable& gradient_avx512();
-const HeadTable& head_avx512();
-#endif
-#ifdef BITREPLAY_HAVE_NEON
 const GradientTable& gradient_neon();
+const HeadTable& head_scalar();
+const HeadTable& head_avx2();
+const HeadTable& head_avx512();
 const HeadTable& head_neon();
+
+// All that are built in, scalar first.
+#if defined(BITREPLAY_HAVE_AVX2)
+inline constexpr const GradientTable& (*kGradientTables[])() = {gradient_scalar, gradient_avx2, gradient_avx512};
+inline constexpr const HeadTable& (*kHeadTables[])() = {head_scalar, head_avx2, head_avx512};
+#elif defined(BITREPLAY_HAVE_NEON)
+inline constexpr const GradientTable& (*kGradientTables[])() = {gradient_scalar, gradient_neon};
+inline constexpr const HeadTable& (*kHeadTables[])() = {head_scalar, head_neon};
+#else
+inline constexpr const GradientTable& (*kGradientTables[])() = {gradient_scalar};
+inline constexpr const HeadTable& (*kHeadTables[])() = {head_scalar};
 #endif
 
-// Of tables, scalar first, the one whose isa is in force.
-template <class Table>
-const Table& in_force(std::initializer_list<const Table& (*)()> tables) {
-  const Table* chosen = nullptr;
-  const std::string_view isa = kernels().isa;
+// The one of `tables` whose isa is in force.
+template <class Tables>
+const auto& in_force(const Tables& tables) {
+  const auto* chosen = &tables[0]();
   for (const auto table : tables) {
-    if (chosen == nullptr || table().isa == isa) chosen = &table();
+    if (table().isa == std::string_view(kernels().isa)) chosen = &table();
   }
   return *chosen;
 }
