@@ -12,7 +12,7 @@
 #include "fixed_point.h"
 #include "learn/replay.h"
 
-namespace bitreplay::check {
+namespace bitreplay::checks {
 
 void fail(const std::string& what) {
   std::fprintf(stderr, "FAILED: %s (seed %llu)\n", what.c_str(), static_cast<unsigned long long>(g_seed));
@@ -37,11 +37,11 @@ std::string text(const std::string& name, std::initializer_list<int64_t> numbers
   return result;
 }
 
-}  // namespace bitreplay::check
+}  // namespace bitreplay::checks
 
 namespace {
 
-using namespace bitreplay::check;
+using namespace bitreplay::checks;
 
 void check_fixed_point() {
   using namespace bitreplay;

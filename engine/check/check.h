@@ -14,7 +14,7 @@
 #include "kernels/kernels.h"
 #include "random.h"
 
-namespace bitreplay::check {
+namespace bitreplay::checks {
 
 inline uint64_t g_seed = 1;
 inline long g_checks = 0;
@@ -119,4 +119,4 @@ void check_gradients();
 void check_heads();
 void check_training();
 
-}  // namespace bitreplay::check
+}  // namespace bitreplay::checks

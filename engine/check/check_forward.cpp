@@ -5,7 +5,7 @@
 #include "check.h"
 #include "kernels/kernels.h"
 
-namespace bitreplay::check {
+namespace bitreplay::checks {
 namespace {
 
 constexpr int kChannels[] = {1, 3, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 96, 127, 128, 200};
@@ -258,4 +258,4 @@ void check_forward(const Kernels& fast) {
   check_dots(fast);
 }
 
-}  // namespace bitreplay::check
+}  // namespace bitreplay::checks

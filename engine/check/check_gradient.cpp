@@ -11,7 +11,7 @@
 #include "kernels/training_tables.h"
 #include "workers.h"
 
-namespace bitreplay::check {
+namespace bitreplay::checks {
 namespace {
 
 // ---- the meaning
@@ -216,7 +216,7 @@ class GradientCheck {
     what_ = text(text(table_.isa, {threads_, batch.rows, batch.height, batch.width, batch.channels}) + ',', more);
     random_ = {1000000 + static_cast<uint64_t>(g_checks)};
   }
-  void expect(bool condition, const char* name) { check::expect(condition, condition ? std::string() : name + (": " + what_)); }
+  void expect(bool condition, const char* name) { checks::expect(condition, condition ? std::string() : name + (": " + what_)); }
   static Exact<uint8_t> room(int64_t bytes) {
     Exact<uint8_t> scratch(bytes);
     std::fill_n(scratch.data(), bytes, uint8_t{0xa5});
@@ -278,4 +278,4 @@ void check_gradients() {
   }
 }
 
-}  // namespace bitreplay::check
+}  // namespace bitreplay::checks

@@ -6,7 +6,7 @@
 #include "fixed_point.h"
 #include "kernels/training_tables.h"
 
-namespace bitreplay::check {
+namespace bitreplay::checks {
 namespace {
 
 void softmax_each(int classes, int64_t* values, const int64_t* prior, int ghosts) {
@@ -85,4 +85,4 @@ void check_heads() {
   }
 }
 
-}  // namespace bitreplay::check
+}  // namespace bitreplay::checks

@@ -8,7 +8,7 @@
 #include "network/forward.h"
 #include "workers.h"
 
-namespace bitreplay::check {
+namespace bitreplay::checks {
 namespace {
 
 int sign_at(const uint64_t* bits, int channel) { return bit_at(bits, channel) ? -1 : 1; }
@@ -283,4 +283,4 @@ void check_operations() {
   check_workers();
 }
 
-}  // namespace bitreplay::check
+}  // namespace bitreplay::checks

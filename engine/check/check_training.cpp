@@ -5,7 +5,7 @@
 #include "check.h"
 #include "learn/conv_trainer.h"
 
-namespace bitreplay::check {
+namespace bitreplay::checks {
 namespace {
 
 constexpr float kClip = 1.25f;
@@ -74,4 +74,4 @@ void check_training() {
   }
 }
 
-}  // namespace bitreplay::check
+}  // namespace bitreplay::checks
