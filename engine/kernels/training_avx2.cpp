@@ -18,6 +18,7 @@
 #include <type_traits>
 
 #include "bits.h"
+#include "digits.h"
 #include "fixed_point.h"
 #include "random.h"
 
@@ -34,12 +35,6 @@ constexpr int kVectors = 2;  // of 32 channels
 constexpr int kGroup = 8;
 constexpr int64_t kBStep = kColumns;  // a nibble in each byte: bit i is that of source i; see put_bits for the order
 constexpr int64_t kChunkBytes = 28 * 1024;
-constexpr int kTable = 16;
-constexpr int kDigits8 = 2, kDigits16 = 3;  // of a sum of four gradients
-constexpr int kDigitBits8 = 5, kDigitBits16 = 6;
-constexpr int kRounds8 = 8, kRounds16 = 4;     // digits that a byte holds
-constexpr int kSteps8 = 1024, kSteps16 = 512;  // digits that an int16 holds
-constexpr int kBias8 = 4 * 127, kBias16 = 4 * 32767;
 constexpr int64_t g_step(bool wide) { return kRows * kTable * (wide ? kDigits16 : kDigits8); }
 
 // Bytes -1 where a bit of the 32 is set.
@@ -138,58 +133,6 @@ BITREPLAY_TARGET inline void put_group(const int16_t (&g)[kSources][kGroup], boo
 }
 
 
-// Digits of a tile: bytes, and int16 of even and odd bytes.
-template <int kDigits>
-struct Digits {
-  __m256i sum_u16x16[kRows][kVectors][kDigits][2];
-};
-
-template <int kDigits>
-BITREPLAY_TARGET inline void clear(Digits<kDigits>& digits) {
-  for (auto& row : digits.sum_u16x16) {
-    for (auto& vector : row) {
-      for (auto& digit : vector) digit[0] = digit[1] = _mm256_setzero_si256();
-    }
-  }
-}
-
-// `steps` <= rounds steps; sums of bytes stay in registers.
-template <int kDigits>
-BITREPLAY_TARGET inline void look_up(const uint8_t* b, const uint8_t* g, int steps, Digits<kDigits>& digits) {
-  __m256i sum_u8x32[kRows][kVectors][kDigits];
-#pragma GCC unroll 4
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-    for (int d = 0; d < kDigits; ++d) sum_u8x32[r][0][d] = sum_u8x32[r][1][d] = _mm256_setzero_si256();
-  }
-  for (int step = 0; step < steps; ++step, b += kBStep, g += kRows * kDigits * kTable) {
-    const __m256i b0 = _mm256_load_si256(vector_at(b)), b1 = _mm256_load_si256(vector_at(b + 32));
-#pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-      for (int d = 0; d < kDigits; ++d) {
-        const __m256i table =
-            _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(g + (r * kDigits + d) * kTable)));
-        sum_u8x32[r][0][d] = _mm256_add_epi8(sum_u8x32[r][0][d], _mm256_shuffle_epi8(table, b0));
-        sum_u8x32[r][1][d] = _mm256_add_epi8(sum_u8x32[r][1][d], _mm256_shuffle_epi8(table, b1));
-      }
-    }
-  }
-  const __m256i low_bytes = _mm256_set1_epi16(255);
-#pragma GCC unroll 4
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) {
-#pragma GCC unroll 4
-      for (int d = 0; d < kDigits; ++d) {
-        __m256i* sum = digits.sum_u16x16[r][v][d];
-        sum[0] = _mm256_add_epi16(sum[0], _mm256_and_si256(sum_u8x32[r][v][d], low_bytes));
-        sum[1] = _mm256_add_epi16(sum[1], _mm256_srli_epi16(sum_u8x32[r][v][d], 8));
-      }
-    }
-  }
-}
-
 // int32 of the digits of 16 lanes, low or high half of each 128 bits.
 template <int kDigits>
 BITREPLAY_TARGET inline __m256i joined(const __m256i (&digits)[kDigits][2], int odd, bool high) {
@@ -205,54 +148,86 @@ BITREPLAY_TARGET inline __m256i joined(const __m256i (&digits)[kDigits][2], int 
   return sum;
 }
 
-// Moves the digits of `steps` steps to `sums`.
+// Digits of a tile: 16 bits of even and of odd bytes.
 template <int kDigits>
-BITREPLAY_TARGET inline void move(Digits<kDigits>& digits, int steps, int bias, int32_t* sums) {
-  const __m256i biases = _mm256_set1_epi32(steps * bias);
-  for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kVectors; ++v) {
-#pragma GCC unroll 4
-      for (int part = 0; part < 4; ++part) {
-        auto* to = reinterpret_cast<__m256i*>(sums + r * kColumns + v * 32 + part * 8);
-        const __m256i sum = joined<kDigits>(digits.sum_u16x16[r][v], part / 2, part % 2 != 0);
-        *to = _mm256_add_epi32(*to, _mm256_sub_epi32(sum, biases));
-      }
-    }
-  }
-  clear(digits);
-}
+struct Digits {
+  static constexpr int kLargest = 32768;  // they are multiplied as int16
+  __m256i sum_u16x16[kRows][kVectors][kDigits][2];
 
-template <int kDigits>
-BITREPLAY_TARGET inline void add(const Run* runs, int count, int steps, int rounds, int most, int bias, int32_t* sums) {
-  Digits<kDigits> digits;
-  clear(digits);
-  int used = 0;
-  for (const Run* run = runs; run < runs + count; ++run) {
-    for (int step = 0; step < steps; step += rounds) {
-      const int now = std::min(rounds, steps - step);
-      if (used + now > most) {
-        move(digits, used, bias, sums);
-        used = 0;
+  BITREPLAY_TARGET inline Digits() { clear(); }
+  BITREPLAY_TARGET inline void clear() {
+    for (auto& row : sum_u16x16) {
+      for (auto& vector : row) {
+        for (auto& digit : vector) digit[0] = digit[1] = _mm256_setzero_si256();
       }
-      look_up(run->b + step * kBStep, run->g + step * kRows * kDigits * kTable, now, digits);
-      used += now;
     }
   }
-  move(digits, used, bias, sums);
-}
+
+  // Sums of bytes stay in registers.
+  BITREPLAY_TARGET inline void look_up(const uint8_t* b, const uint8_t* g, int steps) {
+    __m256i sum_u8x32[kRows][kVectors][kDigits];
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+      for (int d = 0; d < kDigits; ++d) sum_u8x32[r][0][d] = sum_u8x32[r][1][d] = _mm256_setzero_si256();
+    }
+    for (int step = 0; step < steps; ++step, b += kBStep, g += kRows * kDigits * kTable) {
+      const __m256i b0 = _mm256_load_si256(vector_at(b)), b1 = _mm256_load_si256(vector_at(b + 32));
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+        for (int d = 0; d < kDigits; ++d) {
+          const __m256i table =
+              _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(g + (r * kDigits + d) * kTable)));
+          sum_u8x32[r][0][d] = _mm256_add_epi8(sum_u8x32[r][0][d], _mm256_shuffle_epi8(table, b0));
+          sum_u8x32[r][1][d] = _mm256_add_epi8(sum_u8x32[r][1][d], _mm256_shuffle_epi8(table, b1));
+        }
+      }
+    }
+    const __m256i low_bytes = _mm256_set1_epi16(255);
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 4
+        for (int d = 0; d < kDigits; ++d) {
+          __m256i* sum = sum_u16x16[r][v][d];
+          sum[0] = _mm256_add_epi16(sum[0], _mm256_and_si256(sum_u8x32[r][v][d], low_bytes));
+          sum[1] = _mm256_add_epi16(sum[1], _mm256_srli_epi16(sum_u8x32[r][v][d], 8));
+        }
+      }
+    }
+  }
+
+  BITREPLAY_TARGET inline void move(int bias, int32_t* sums) {
+    const __m256i biases = _mm256_set1_epi32(bias);
+    for (int r = 0; r < kRows; ++r) {
+      for (int v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 4
+        for (int part = 0; part < 4; ++part) {
+          auto* to = reinterpret_cast<__m256i*>(sums + r * kColumns + v * 32 + part * 8);
+          const __m256i sum = joined<kDigits>(sum_u16x16[r][v], part / 2, part % 2 != 0);
+          *to = _mm256_add_epi32(*to, _mm256_sub_epi32(sum, biases));
+        }
+      }
+    }
+    clear();
+  }
+};
 
 BITREPLAY_TARGET void add8(const Run* runs, int count, int steps, int32_t* sums) {
-  add<kDigits8>(runs, count, steps, kRounds8, kSteps8, kBias8, sums);
+  Digits<kDigits8> digits;
+  add_digits<kDigits8>(runs, count, steps, kBStep, g_step(false), digits, sums);
 }
 
 BITREPLAY_TARGET void add16(const Run* runs, int count, int steps, int32_t* sums) {
-  add<kDigits16>(runs, count, steps, kRounds16, kSteps16, kBias16, sums);
+  Digits<kDigits16> digits;
+  add_digits<kDigits16>(runs, count, steps, kBStep, g_step(true), digits, sums);
 }
 
 // ---- the head
 
 constexpr int kRowTile = 2;
-constexpr int kClassTile = 4;
 constexpr int kPairClasses = 3;
 constexpr int64_t kExact = 1024;  // values at a time; a lane of sums takes 128 products of at most 127 * 2^15
 

@@ -91,7 +91,6 @@ BITREPLAY_TARGET inline void put_group(const int16_t (&g)[kSources][kGroup], boo
   }
 }
 
-
 BITREPLAY_TARGET inline __m512i broadcast(const uint8_t* g) {
   int32_t v;
   std::memcpy(&v, g, sizeof v);
@@ -158,7 +157,6 @@ BITREPLAY_TARGET void add16(const Run* runs, int count, int steps, int32_t* sums
 // ---- the head
 
 constexpr int kRowTile = 4;
-constexpr int kClassTile = 4;
 constexpr int kPairClasses = 8;
 constexpr int64_t kExact = 1024;  // values at a time; a folded lane of sums takes 128 products of at most 127 * 2^15
 

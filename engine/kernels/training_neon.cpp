@@ -19,6 +19,7 @@
 #include <type_traits>
 
 #include "bits.h"
+#include "digits.h"
 #include "fixed_point.h"
 #include "random.h"
 #include "neon_bits.h"
@@ -36,12 +37,6 @@ constexpr int kVectors = 2;  // of 16 channels
 constexpr int kGroup = 8;
 constexpr int64_t kBStep = kColumns;  // a nibble in each byte: bit i is that of source i
 constexpr int64_t kChunkBytes = 28 * 1024;
-constexpr int kTable = 16;
-constexpr int kDigits8 = 2, kDigits16 = 3;  // of a sum of four gradients
-constexpr int kDigitBits8 = 5, kDigitBits16 = 6;
-constexpr int kRounds8 = 8, kRounds16 = 4;      // digits that a byte holds
-constexpr int kSteps8 = 2048, kSteps16 = 1024;  // digits that 16 bits hold
-constexpr int kBias8 = 4 * 127, kBias16 = 4 * 32767;
 constexpr int64_t g_step(bool wide) { return kRows * kTable * (wide ? kDigits16 : kDigits8); }
 
 inline void expand_mask(uint64_t word, int8_t* mask) {
@@ -110,55 +105,6 @@ inline void put_group(const int16_t (&g)[kSources][kGroup], bool wide, uint8_t* 
 }
 
 
-// Digits of a tile: of 8 channels each.
-template <int kDigits>
-struct Digits {
-  uint16x8_t sum_u16x8[kRows][kVectors][kDigits][2];
-};
-
-// `steps` <= rounds steps of kHeld rows from `first` on; sums of bytes stay in registers.
-template <int kDigits, int kHeld>
-inline void look_up_rows(const uint8_t* b, const uint8_t* g, int steps, int first, Digits<kDigits>& digits) {
-  uint8x16_t sum_u8x16[kHeld][kVectors][kDigits];
-#pragma GCC unroll 4
-  for (int r = 0; r < kHeld; ++r) {
-#pragma GCC unroll 4
-    for (int d = 0; d < kDigits; ++d) sum_u8x16[r][0][d] = sum_u8x16[r][1][d] = vdupq_n_u8(0);
-  }
-  g += first * kDigits * kTable;
-  for (int step = 0; step < steps; ++step, b += kBStep, g += kRows * kDigits * kTable) {
-    const uint8x16_t b0 = vld1q_u8(b), b1 = vld1q_u8(b + 16);
-#pragma GCC unroll 4
-    for (int r = 0; r < kHeld; ++r) {
-#pragma GCC unroll 4
-      for (int d = 0; d < kDigits; ++d) {
-        const uint8x16_t table = vld1q_u8(g + (r * kDigits + d) * kTable);
-        sum_u8x16[r][0][d] = vaddq_u8(sum_u8x16[r][0][d], vqtbl1q_u8(table, b0));
-        sum_u8x16[r][1][d] = vaddq_u8(sum_u8x16[r][1][d], vqtbl1q_u8(table, b1));
-      }
-    }
-  }
-#pragma GCC unroll 4
-  for (int r = 0; r < kHeld; ++r) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) {
-#pragma GCC unroll 4
-      for (int d = 0; d < kDigits; ++d) {
-        uint16x8_t* sum = digits.sum_u16x8[first + r][v][d];
-        sum[0] = vaddw_u8(sum[0], vget_low_u8(sum_u8x16[r][v][d]));
-        sum[1] = vaddw_high_u8(sum[1], sum_u8x16[r][v][d]);
-      }
-    }
-  }
-}
-
-// Sums of three digits fill the registers with two rows.
-template <int kDigits>
-__attribute__((noinline)) void look_up(const uint8_t* b, const uint8_t* g, int steps, Digits<kDigits>& digits) {
-  constexpr int kHeld = kDigits == kDigits8 ? kRows : kRows / 2;
-  for (int first = 0; first < kRows; first += kHeld) look_up_rows<kDigits, kHeld>(b, g, steps, first, digits);
-}
-
 // int32 of the digits of 4 channels.
 template <int kDigits>
 inline uint32x4_t joined(const uint16x4_t (&digits)[kDigits]) {
@@ -168,54 +114,84 @@ inline uint32x4_t joined(const uint16x4_t (&digits)[kDigits]) {
   return sum;
 }
 
-// Moves the digits of `steps` steps to `sums`.
+// Digits of a tile: of 8 channels each.
 template <int kDigits>
-void move(Digits<kDigits>& digits, int steps, int bias, int32_t* sums) {
-  const int32x4_t biases = vdupq_n_s32(steps * bias);
-  for (int r = 0; r < kRows; ++r) {
-    for (int part = 0; part < kColumns / 4; ++part, sums += 4) {
-      uint16x4_t parts[kDigits];
-      for (int d = 0; d < kDigits; ++d) {
-        const uint16x8_t eight = digits.sum_u16x8[r][part / 4][d][part / 2 % 2];
-        parts[d] = part % 2 == 0 ? vget_low_u16(eight) : vget_high_u16(eight);
-      }
-      const int32x4_t sum = vreinterpretq_s32_u32(joined<kDigits>(parts));
-      vst1q_s32(sums, vaddq_s32(vld1q_s32(sums), vsubq_s32(sum, biases)));
-    }
-  }
-  digits = {};
-}
+struct Digits {
+  static constexpr int kLargest = 65536;
+  uint16x8_t sum_u16x8[kRows][kVectors][kDigits][2];
 
-template <int kDigits>
-inline void add(const Run* runs, int count, int steps, int rounds, int most, int bias, int32_t* sums) {
-  Digits<kDigits> digits{};
-  int used = 0;
-  for (const Run* run = runs; run < runs + count; ++run) {
-    for (int step = 0; step < steps; step += rounds) {
-      const int now = std::min(rounds, steps - step);
-      if (used + now > most) {
-        move(digits, used, bias, sums);
-        used = 0;
+  // Steps of kHeld rows from `first` on; sums of bytes stay in registers.
+  template <int kHeld>
+  inline void look_up_rows(const uint8_t* b, const uint8_t* g, int steps, int first) {
+    uint8x16_t sum_u8x16[kHeld][kVectors][kDigits];
+#pragma GCC unroll 4
+    for (int r = 0; r < kHeld; ++r) {
+#pragma GCC unroll 4
+      for (int d = 0; d < kDigits; ++d) sum_u8x16[r][0][d] = sum_u8x16[r][1][d] = vdupq_n_u8(0);
+    }
+    g += first * kDigits * kTable;
+    for (int step = 0; step < steps; ++step, b += kBStep, g += kRows * kDigits * kTable) {
+      const uint8x16_t b0 = vld1q_u8(b), b1 = vld1q_u8(b + 16);
+#pragma GCC unroll 4
+      for (int r = 0; r < kHeld; ++r) {
+#pragma GCC unroll 4
+        for (int d = 0; d < kDigits; ++d) {
+          const uint8x16_t table = vld1q_u8(g + (r * kDigits + d) * kTable);
+          sum_u8x16[r][0][d] = vaddq_u8(sum_u8x16[r][0][d], vqtbl1q_u8(table, b0));
+          sum_u8x16[r][1][d] = vaddq_u8(sum_u8x16[r][1][d], vqtbl1q_u8(table, b1));
+        }
       }
-      look_up(run->b + step * kBStep, run->g + step * kRows * kDigits * kTable, now, digits);
-      used += now;
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < kHeld; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 4
+        for (int d = 0; d < kDigits; ++d) {
+          uint16x8_t* sum = sum_u16x8[first + r][v][d];
+          sum[0] = vaddw_u8(sum[0], vget_low_u8(sum_u8x16[r][v][d]));
+          sum[1] = vaddw_high_u8(sum[1], sum_u8x16[r][v][d]);
+        }
+      }
     }
   }
-  move(digits, used, bias, sums);
-}
+
+  // Sums of three digits fill the registers with two rows.
+  __attribute__((noinline)) void look_up(const uint8_t* b, const uint8_t* g, int steps) {
+    constexpr int kHeld = kDigits == kDigits8 ? kRows : kRows / 2;
+    for (int first = 0; first < kRows; first += kHeld) look_up_rows<kHeld>(b, g, steps, first);
+  }
+
+  void move(int bias, int32_t* sums) {
+    const int32x4_t biases = vdupq_n_s32(bias);
+    for (int r = 0; r < kRows; ++r) {
+      for (int part = 0; part < kColumns / 4; ++part, sums += 4) {
+        uint16x4_t parts[kDigits];
+        for (int d = 0; d < kDigits; ++d) {
+          const uint16x8_t eight = sum_u16x8[r][part / 4][d][part / 2 % 2];
+          parts[d] = part % 2 == 0 ? vget_low_u16(eight) : vget_high_u16(eight);
+        }
+        const int32x4_t sum = vreinterpretq_s32_u32(joined<kDigits>(parts));
+        vst1q_s32(sums, vaddq_s32(vld1q_s32(sums), vsubq_s32(sum, biases)));
+      }
+    }
+    *this = {};
+  }
+};
 
 void add8(const Run* runs, int count, int steps, int32_t* sums) {
-  add<kDigits8>(runs, count, steps, kRounds8, kSteps8, kBias8, sums);
+  Digits<kDigits8> digits{};
+  add_digits<kDigits8>(runs, count, steps, kBStep, g_step(false), digits, sums);
 }
 
 void add16(const Run* runs, int count, int steps, int32_t* sums) {
-  add<kDigits16>(runs, count, steps, kRounds16, kSteps16, kBias16, sums);
+  Digits<kDigits16> digits{};
+  add_digits<kDigits16>(runs, count, steps, kBStep, g_step(true), digits, sums);
 }
 
 // ---- the head
 
 constexpr int kRowTile = 4;
-constexpr int kClassTile = 4;
 constexpr int kPairClasses = 2;
 constexpr int64_t kExact = 512;  // values at a time; a lane of sums takes 128 products of at most 127 * 2^15
 
