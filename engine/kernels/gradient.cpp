@@ -106,8 +106,9 @@ int stream_gradient(const Batch& batch, const int16_t* gu, const int32_t* da, co
   const int room = 29 + std::min(shift, 0);
   const bool wide = shift > 14 || room <= 0 || largest >= uint64_t{1} << room;
   return sum_and_round(
-      batch, rounding, workers, [&](const Strip& strip) { return table.stream_sums[wide](strip, gu, da, x, gate, shift, d_threshold); },
-      [&](const Strip& strip, const Drop& drop) { table.stream_round[wide](strip, gu, da, x, gate, shift, drop, gx); });
+      batch, rounding, workers,
+      [&](const Strip& strip) { return table.stream[wide](strip, gu, da, x, gate, shift, d_threshold, nullptr, nullptr); },
+      [&](const Strip& strip, const Drop& drop) { table.stream[wide](strip, gu, da, x, gate, shift, nullptr, &drop, gx); });
 }
 
 namespace {

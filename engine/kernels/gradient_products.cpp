@@ -159,6 +159,7 @@ void tile_input_gradient(const Product& product, const InputPieces& own, const u
   const uint8_t* panel = product.bits_at(bits, slice * kTaps);
   std::fill_n(own.sums, pixels * product.tile_sums(), 0);
   for (int64_t first = 0; first < quads; first += chunk) {
+    const bool last = first + chunk >= quads;
     for (int64_t pixel = 0; pixel < pixels; ++pixel) {
       const int y = static_cast<int>(pixel / batch.width), x = static_cast<int>(pixel % batch.width);
       Run runs[kTaps];
@@ -169,11 +170,11 @@ void tile_input_gradient(const Product& product, const InputPieces& own, const u
         if (from_y < 0 || from_y >= batch.height || from_x < 0 || from_x >= batch.width) continue;
         const int64_t from = from_y * batch.width + from_x;
         runs[count++] = {panel + (tap * quads + first) * table.b_step, own.g + (from * quads + first) * product.g_bytes};
-        for (int r = 0; r < table.rows; ++r) totals[r] += own.totals[from * table.rows + r];
+        for (int r = 0; last && r < table.rows; ++r) totals[r] += own.totals[from * table.rows + r];
       }
       int32_t* sums = own.sums + pixel * product.tile_sums();
       product.add(runs, count, std::min(chunk, quads - first), sums);
-      if (first + chunk < quads) continue;
+      if (!last) continue;
       table.put_sums(sums, totals, images, product.columns_of(slice), pixels * batch.channels,
                      da + pixel * batch.channels + slice * table.columns);
     }

@@ -34,6 +34,9 @@ void descend(int32_t* w, const int32_t* dw, int64_t size, int32_t rate) {
   for (int64_t j = 0; j < size; ++j) w[j] -= static_cast<int32_t>(round_shift(int64_t{dw[j]} * rate, 16));
 }
 
+constexpr const ProductTable* kProducts = nullptr;
+constexpr const HeadProductTable* kHeadProducts = nullptr;
+
 #include "training_leaves.inc"
 
 }  // namespace scalar

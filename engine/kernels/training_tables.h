@@ -71,11 +71,9 @@ struct GradientTable {
                               int64_t* d_low, int64_t* d_alpha, int64_t* d_beta);
   void (*activation_round)(const Strip& strip, const int16_t* g, const int16_t* w, const int16_t* high, const int16_t* low, const Drop& drop,
                            int16_t* gu);
-  // [0] with totals that fit 31 bits, [1] with any.
-  uint64_t (*stream_sums[2])(const Strip& strip, const int16_t* gu, const int32_t* da, const int16_t* x, const Gate& gate, int shift,
-                             int64_t* d_threshold);
-  void (*stream_round[2])(const Strip& strip, const int16_t* gu, const int32_t* da, const int16_t* x, const Gate& gate, int shift,
-                          const Drop& drop, int16_t* gx);
+  // [0] with totals that fit 31 bits, [1] with any.  Without a drop the sums and the largest, with one gx.
+  uint64_t (*stream[2])(const Strip& strip, const int16_t* gu, const int32_t* da, const int16_t* x, const Gate& gate, int shift,
+                        int64_t* d_threshold, const Drop* drop, int16_t* gx);
   // shadow <- clamp(shadow - (dw shifted down by k, with noise)), k <= 31.
   void (*shift8)(const int32_t* dw, int64_t count, int k, uint64_t key, int8_t* shadow);
   void (*shift16)(const int32_t* dw, int64_t count, int k, uint64_t key, int16_t* shadow);
