@@ -14,10 +14,11 @@ constexpr int kLogitBits = 16;
 
 void plain_dots(const HeadBatch& batch, const int8_t* features, const int16_t* forward, int64_t* out) {
   for (int b = 0; b < batch.rows; ++b, features += batch.width) {
-    for (int c = 0; c < batch.classes; ++c, ++out) {
+    for (int c = 0; c < batch.classes; ++c) {
       const int16_t* w = forward + static_cast<int64_t>(c) * batch.width;
-      *out = 0;
-      for (int j = 0; j < batch.width; ++j) *out += features[j] * w[j];
+      int64_t sum = 0;
+      for (int j = 0; j < batch.width; ++j) sum += features[j] * w[j];
+      *out++ = sum;
     }
   }
 }
