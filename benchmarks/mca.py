@@ -32,12 +32,12 @@ class Kernel(NamedTuple):
 KERNELS = (
     Kernel("binary convolution, 4 pixels", "kernels_neon", "count_pixelsILi4", "cnt", 4 * 16 * 32, "binary MAC"),
     Kernel("binary convolution, 3 pixels", "kernels_neon", "count_pixelsILi3", "cnt", 3 * 16 * 32, "binary MAC"),
-    Kernel("gradients, q_b 8 or less", "gradient_neon", "look_upILi2", "tbl", 4 * 32 * 4, "8 × 1 bit"),
-    Kernel("gradients, q_b 9 to 16", "gradient_neon", "look_upILi3", "tbl", 2 * 32 * 4, "16 × 1 bit"),
+    Kernel("gradients, q_b 8 or less", "training_neon", "DigitsILi2EE7look_up", "tbl", 4 * 32 * 4, "8 × 1 bit"),
+    Kernel("gradients, q_b 9 to 16", "training_neon", "DigitsILi3EE7look_up", "tbl", 2 * 32 * 4, "16 × 1 bit"),
     Kernel("dense convolution", "kernels_neon_dense", "dense_tile", "smlal", 4 * 16 * 2, "16 × 16 bit"),
     Kernel("near-equal: bits in which two rows differ", "kernels_neon", "differing_bits", "cnt", 128, "1 bit"),
-    Kernel("head of CWR* and of the tail, logits", "head_kernels_neon", "block_logits", "smlal", 4 * 4 * 8, "16 × 16 bit"),
-    Kernel("head of CWR* and of the tail, gradient", "head_kernels_neon", "weight_gradient", "smlal", 2 * 32 * 2, "16 × 16 bit"),
+    Kernel("head of CWR* and of the tail, logits", "training_neon", "dot_tile", "smlal", 4 * 4 * 8, "16 × 16 bit"),
+    Kernel("head of CWR* and of the tail, gradient", "training_neon", "9pair_tileILi2", "smlal", 2 * 32 * 2, "16 × 16 bit"),
 )
 
 # Larq Compute Engine's README (2022-04): milliseconds of a picture of 224 pixels, one thread of a Raspberry Pi 4B (Cortex-A72).

@@ -12,7 +12,7 @@
 #include "fixed_point.h"
 #include "learn/replay.h"
 
-namespace bitreplay::check {
+namespace bitreplay::checks {
 
 void fail(const std::string& what) {
   std::fprintf(stderr, "FAILED: %s (seed %llu)\n", what.c_str(), static_cast<unsigned long long>(g_seed));
@@ -31,30 +31,17 @@ std::vector<const Kernels*> faster_tables() {
   return tables;
 }
 
-uint64_t pattern_word(int pattern, Source& random) {
-  switch (pattern) {
-    case 0: return 0;
-    case 1: return ~uint64_t{0};
-    case 2: return 0xaaaaaaaaaaaaaaaaULL;
-    default: return random();
-  }
+std::string text(const std::string& name, std::initializer_list<int64_t> numbers) {
+  std::string result = name;
+  for (const int64_t n : numbers) result += ' ' + std::to_string(n);
+  return result;
 }
 
-int16_t pattern_value(int pattern, Source& random) {
-  switch (pattern) {
-    case 0: return INT16_MIN;
-    case 1: return INT16_MAX;
-    case 2: return random.index++ % 2 == 0 ? INT16_MIN : INT16_MAX;
-    case 3: return static_cast<int16_t>(random());
-    default: return static_cast<int16_t>(random.in(-300, 300));
-  }
-}
-
-}  // namespace bitreplay::check
+}  // namespace bitreplay::checks
 
 namespace {
 
-using namespace bitreplay::check;
+using namespace bitreplay::checks;
 
 void check_fixed_point() {
   using namespace bitreplay;

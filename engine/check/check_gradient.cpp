@@ -1,161 +1,195 @@
-// Every gradient table equals the plain one on sizes around its tiles, on extreme values, for every width of gradients and
-// weights and with several threads; buffers end at their allocation.
+// Every gradient table, scalar included, against docs/method.md 7.3 to 7.5 value by value, and its products against plain loops: on sizes
+// around its tiles, on extreme values, for every width of gradients and weights and with several threads.
+#include <bit>
 #include <cstdio>
 #include <cstdlib>
-#include <string>
-#include <vector>
+#include <limits>
+#include <utility>
 
-#include "bits.h"
-#include "check_values.h"
-#include "kernels/gradient_table.h"
+#include "check.h"
+#include "fixed_point.h"
+#include "kernels/training_tables.h"
 #include "workers.h"
 
-namespace bitreplay::check {
+namespace bitreplay::checks {
 namespace {
 
-std::vector<const GradientTable*> gradient_tables() {
-  std::vector<const GradientTable*> tables;
-#ifdef BITREPLAY_HAVE_AVX2
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2")) tables.push_back(&gradient_avx2());
-  if (has_gradient_avx512()) tables.push_back(&gradient_avx512());
-#endif
-#ifdef BITREPLAY_HAVE_NEON
-  tables.push_back(&gradient_neon());
-#endif
-  return tables;
+// ---- the meaning
+
+int bits_of(uint64_t largest) { return static_cast<int>(std::bit_width(largest)); }
+
+// requant of value(0) .. value(count - 1).
+template <class F>
+int requantise_each(int64_t count, const Rounding& rounding, int16_t* out, F&& value) {
+  uint64_t largest = 0;
+  for (int64_t i = 0; i < count; ++i) largest = std::max(largest, static_cast<uint64_t>(std::abs(int64_t{value(i)})));
+  const int shift = std::max(0, bits_of(largest) - (rounding.bits - 1)), last = std::min(shift, 32);
+  const int64_t limit = (1 << (rounding.bits - 1)) - 1;
+  for (int64_t i = 0; i < count; ++i) {
+    int64_t t = value(i);
+    if (rounding.bits > kStochasticBits) {
+      t = round_shift(t, shift);
+    } else if (shift > 0) {
+      t = ((t >> (shift - last)) + (noise(rounding.key, static_cast<uint32_t>(i)) >> (32 - last))) >> last;
+    }
+    out[i] = static_cast<int16_t>(std::clamp(t, -limit, limit));
+  }
+  return shift;
 }
 
-Exact<uint64_t> words(size_t rows, int channels, Pattern pattern, Source& random) {
-  const auto count = static_cast<size_t>(words_for(channels));
-  Exact<uint64_t> result(rows * count);
-  for (size_t i = 0; i < rows * count; ++i) {
-    result[i] = pattern == Pattern::low           ? 0
-                : pattern == Pattern::high        ? ~uint64_t{0}
-                : pattern == Pattern::alternating ? 0xaaaaaaaaaaaaaaaaULL
-                                                  : random();
-    if (i % count == count - 1) result[i] &= last_word_mask(channels);
-  }
-  return result;
+// What the gate lets through of da at value i, channel c.
+int64_t gated(const Gate& gate, const Batch& batch, const int32_t* da, const int16_t* x, int64_t i, int64_t c) {
+  if (gate.open) return bit_at(gate.open + i / batch.channels * batch.words(), static_cast<int>(c)) ? da[i] : 0;
+  const int32_t a = std::abs(x[i] + (gate.threshold ? gate.threshold[c] : 0));
+  if (!gate.approx) return a <= gate.clip ? da[i] : 0;
+  const int64_t product = da[i] * std::max<int64_t>((int64_t{1} << gate.exponent) - a, 0);
+  return gate.exponent == 0 ? product * 2 : round_shift(product, gate.exponent - 1);
 }
+
+// The step of one channel from its dw: of shadow weights, or of `negative`, the signs of the weights, where a weight has one bit.
+void step_each(const int32_t* dw, int64_t count, const Step& step, uint64_t key, int32_t* shadow, uint8_t* negative) {
+  uint64_t largest = 0;
+  for (int64_t i = 0; i < count; ++i) largest = std::max(largest, static_cast<uint64_t>(std::abs(int64_t{dw[i]})));
+  if (largest == 0) return;
+  const int64_t limit = (1 << (step.weight_bits - 1)) - 1;
+  const int k = std::min(31, bits_of(largest) - (step.weight_bits - 1 - step.exponent) + step.decay);
+  const int shift = bits_of(largest) + step.exponent + step.decay;
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t r = noise(key, static_cast<uint32_t>(i));
+    if (step.weight_bits == 1) {
+      const uint64_t chance = shift > 63 ? 0 : (static_cast<uint64_t>(std::abs(int64_t{dw[i]})) << 32) >> shift;
+      if (dw[i] != 0 && (dw[i] > 0) != (negative[i] != 0) && r < chance) negative[i] ^= 1;
+    } else {
+      const int64_t change = k > 0 ? (dw[i] + int64_t{r >> (32 - k)}) >> k : dw[i] * (int64_t{1} << -k);
+      shadow[i] = static_cast<int32_t>(std::clamp(shadow[i] - change, -limit, limit));
+      negative[i] = shadow[i] < 0;
+    }
+  }
+}
+
+// ---- tables against it
 
 class GradientCheck {
  public:
-  GradientCheck(const GradientTable& table, int threads) : fast_(table), threads_(threads), workers_(threads) {}
+  GradientCheck(const GradientTable& table, int threads) : table_(table), threads_(threads), workers_(threads) {}
 
   void products(const Batch& batch, int bits, Pattern g_pattern, Pattern b_pattern) {
-    begin(batch, bits,
-          "g " + std::to_string(static_cast<int>(g_pattern)) + ", bits " + std::to_string(static_cast<int>(b_pattern)));
-    Source random = source();
-    const auto pixels = static_cast<size_t>(batch.pixels());
-    const auto rows = static_cast<size_t>(batch.channels) * kTaps;
-    const auto gz = values<int16_t>(static_cast<size_t>(batch.size()), (1 << (bits - 1)) - 1, g_pattern, random);
-    const auto weight = words(rows, batch.channels, b_pattern, random);
-    const auto signs = words(pixels, batch.channels, b_pattern, random);
-    Exact<int32_t> da(gz.size()), fast_da(gz.size());
-    plain_.input_gradient(batch, bits, gz.data(), weight.data(), da.data(),
-                          scratch(plain_.input_gradient_scratch(batch, bits, threads_)), workers_);
-    fast_.input_gradient(batch, bits, gz.data(), weight.data(), fast_da.data(),
-                         scratch(fast_.input_gradient_scratch(batch, bits, threads_)), workers_);
-    expect(da == fast_da, "input_gradient");
-    Exact<int32_t> dw(rows * static_cast<size_t>(batch.channels)), fast_dw(dw.size());
-    plain_.weight_gradient(batch, bits, gz.data(), signs.data(), dw.data(),
-                           scratch(plain_.step_weights_scratch(batch, bits, threads_)), workers_);
-    fast_.weight_gradient(batch, bits, gz.data(), signs.data(), fast_dw.data(),
-                          scratch(fast_.step_weights_scratch(batch, bits, threads_)), workers_);
-    expect(dw == fast_dw, "weight_gradient");
+    begin(batch, {bits, g_pattern, b_pattern});
+    const auto gz = gradients(batch, bits, g_pattern);
+    const auto weight = packed(int64_t{batch.channels} * kTaps, batch.channels, b_pattern, random_);
+    const auto signs = packed(batch.pixels(), batch.channels, b_pattern, random_);
+    Exact<int32_t> da[2] = {Exact<int32_t>(gz.size()), Exact<int32_t>(gz.size())};
+    for (const bool plain : {true, false}) {
+      const GradientTable& table = plain ? gradient_scalar() : table_;
+      auto scratch = room(input_gradient_scratch(batch, bits, threads_, table));
+      input_gradient(batch, bits, gz.data(), weight.data(), da[plain].data(), scratch.data(), workers_, table);
+    }
+    expect(da[0] == da[1], "input_gradient");
+    expect(weight_gradients(batch, bits, gz, signs, table_) == weight_gradients(batch, bits, gz, signs, gradient_scalar()), "weight_gradient");
   }
 
-  void steps(const Batch& batch, int bits, Step step, Pattern pattern) {
-    begin(batch, bits,
-          "weight bits " + std::to_string(step.weight_bits) + ", exponent " + std::to_string(step.exponent) + ", decay " +
-              std::to_string(step.decay));
-    Source random = source();
-    const auto rows = static_cast<size_t>(batch.channels) * kTaps;
-    const auto gz = values<int16_t>(static_cast<size_t>(batch.size()), (1 << (bits - 1)) - 1, pattern, random);
-    const auto signs = words(static_cast<size_t>(batch.pixels()), batch.channels, Pattern::random, random);
-    auto shadow8 = values<int8_t>(rows * static_cast<size_t>(batch.channels), 127, pattern, random);
-    auto shadow16 = values<int16_t>(rows * static_cast<size_t>(batch.channels), 32767, pattern, random);
-    auto weight = words(rows, batch.channels, pattern, random);
+  template <class T>
+  void steps(const Batch& batch, int bits, const Step& step, Pattern pattern) {
+    begin(batch, {bits, step.weight_bits, step.exponent, step.decay, pattern});
+    const int64_t channel = int64_t{batch.channels} * kTaps, count = channel * batch.channels;
+    const auto gz = gradients(batch, bits, pattern);
+    const auto signs = packed(batch.pixels(), batch.channels, kRandom, random_);
+    auto weight = packed(channel, batch.channels, pattern, random_);
+    auto shadow = values<T>(count, -std::numeric_limits<T>::max(), std::numeric_limits<T>::max(), pattern, random_);
+    const auto dw = weight_gradients(batch, bits, gz, signs, gradient_scalar());
+    Exact<int32_t> expected(count);
+    Exact<uint8_t> negative(count), before(count);
+    const auto bit = [&](int64_t i) -> bool { return bit_at(weight.data() + i / batch.channels * batch.words(), static_cast<int>(i % batch.channels)); };
     if (step.weight_bits > 1) {
       std::fill_n(weight.data(), weight.size(), 0);
-      const auto channels = static_cast<size_t>(batch.channels);
-      for (size_t i = 0; i < shadow8.size(); ++i) {
-        const bool bit = step.weight_bits == 8 ? shadow8[i] < 0 : shadow16[i] < 0;
-        weight[i / channels * static_cast<size_t>(batch.words()) + i % channels / kWordBits] |= static_cast<uint64_t>(bit)
-                                                                                                << (i % channels % kWordBits);
+      for (int64_t i = 0; i < count; ++i) {
+        weight[i / batch.channels * batch.words() + i % batch.channels / kWordBits] |= uint64_t{shadow[i] < 0} << (i % batch.channels % kWordBits);
       }
     }
-    auto fast_shadow8 = shadow8;
-    auto fast_shadow16 = shadow16;
-    auto fast_weight = weight;
-    void* shadow = step.weight_bits == 16 ? static_cast<void*>(shadow16.data()) : shadow8.data();
-    void* fast_shadow = step.weight_bits == 16 ? static_cast<void*>(fast_shadow16.data()) : fast_shadow8.data();
-    const int64_t flips = plain_.step_weights(batch, bits, gz.data(), signs.data(), step, shadow, weight.data(),
-                                              scratch(plain_.step_weights_scratch(batch, bits, threads_)), workers_);
-    const int64_t fast_flips = fast_.step_weights(batch, bits, gz.data(), signs.data(), step, fast_shadow, fast_weight.data(),
-                                                  scratch(fast_.step_weights_scratch(batch, bits, threads_)), workers_);
-    expect(flips == fast_flips && shadow8 == fast_shadow8 && shadow16 == fast_shadow16 && weight == fast_weight, "step_weights");
+    for (int64_t i = 0; i < count; ++i) expected[i] = shadow[i], before[i] = negative[i] = bit(i);
+    for (int64_t o = 0; o < batch.channels; ++o) {
+      const uint64_t key = draw(step.seed, Purpose::weight_rounding, step.step, step.block << 32 | static_cast<uint64_t>(o));
+      step_each(dw.data() + o * channel, channel, step, key, expected.data() + o * channel, negative.data() + o * channel);
+    }
+    auto scratch = room(step_weights_scratch(batch, bits, threads_, table_));
+    int64_t flips = step_weights(batch, bits, gz.data(), signs.data(), step, shadow.data(), weight.data(), scratch.data(), workers_, table_);
+    bool equal = true;
+    for (int64_t i = 0; i < count; ++i) {
+      equal &= shadow[i] == expected[i] && bit(i) == (negative[i] != 0);
+      flips -= before[i] != negative[i];
+    }
+    for (int64_t row = 0; row < channel; ++row) equal &= (weight[(row + 1) * batch.words() - 1] & ~last_word_mask(batch.channels)) == 0;
+    expect(equal && flips == 0, "step_weights");
   }
 
   void passes(const Batch& batch, int bits, Pattern pattern, bool relu) {
-    begin(batch, bits, "pattern " + std::to_string(static_cast<int>(pattern)) + ", relu " + std::to_string(relu));
-    Source random = source();
-    const auto size = static_cast<size_t>(batch.size()), channels = static_cast<size_t>(batch.channels);
-    const Rounding rounding{bits, random()};
-    const int dots = kTaps * batch.channels;
-    const auto g = values<int16_t>(size, (1 << (bits - 1)) - 1, pattern, random);
-    const auto z = values<int16_t>(size, dots, pattern == Pattern::low ? Pattern::high : pattern, random);
-    const auto x = values<int16_t>(size, INT16_MAX, pattern == Pattern::high ? Pattern::random : pattern, random);
-    const auto mean = values<int16_t>(channels, dots, pattern, random);
-    const auto one = values<int16_t>(channels, INT16_MAX, pattern, random),
-               two = values<int16_t>(channels, INT16_MAX, Pattern::random, random);
-    Exact<int16_t> out(size), fast_out(size);
-    Exact<int64_t> sums = values<int64_t>(4 * channels, 1000, Pattern::random, random), fast_sums = sums;
-    const auto sum = [&](Exact<int64_t>& of, size_t i) { return of.data() + i * channels; };
-    const auto both = [&](const char* what, auto&& run) {
-      const int shift = run(plain_, out.data(), sums), fast_shift = run(fast_, fast_out.data(), fast_sums);
-      expect(shift == fast_shift && out == fast_out && sums == fast_sums, what);
+    begin(batch, {bits, pattern, relu});
+    const int64_t size = batch.size(), channels = batch.channels, dots = kTaps * channels;
+    const Rounding rounding{bits, random_()};
+    const auto g = gradients(batch, bits, pattern);
+    const auto z = values<int16_t>(size, -dots, dots, pattern == kLow ? kHigh : pattern, random_);
+    const auto x = values<int16_t>(size, -INT16_MAX, INT16_MAX, pattern == kHigh ? kRandom : pattern, random_);
+    const auto mean = values<int16_t>(channels, -dots, dots, pattern, random_);
+    const auto one = values<int16_t>(channels, -INT16_MAX, INT16_MAX, pattern, random_);
+    const auto two = values<int16_t>(channels, -INT16_MAX, INT16_MAX, kRandom, random_);
+    // Both from the same sums; `over` is what the output lies over, if anything.
+    const auto both = [&](const char* name, const Exact<int16_t>* over, auto&& meaning, auto&& run) {
+      Exact<int64_t> sums = values<int64_t>(4 * channels, -1000, 1000, kRandom, random_), table_sums = sums;
+      Exact<int16_t> out(size), table_out = over ? *over : out;
+      int64_t* expected[4] = {sums.data(), sums.data() + channels, sums.data() + 2 * channels, sums.data() + 3 * channels};
+      int64_t* got[4] = {table_sums.data(), table_sums.data() + channels, table_sums.data() + 2 * channels, table_sums.data() + 3 * channels};
+      const int shift = meaning(out.data(), expected);
+      expect(shift == run(table_out.data(), got) && out == table_out && sums == table_sums, name);
     };
 
-    both("norm_gradient", [&](const GradientTable& t, int16_t* to, Exact<int64_t>& s) {
-      return t.norm_gradient(batch, g.data(), z.data(), mean.data(), one.data(), relu, rounding, to, sum(s, 0), sum(s, 1),
-                             workers_);
-    });
-    both("norm_gradient over z", [&](const GradientTable& t, int16_t* to, Exact<int64_t>& s) {
-      std::copy_n(z.data(), size, to);
-      return t.norm_gradient(batch, g.data(), to, mean.data(), one.data(), relu, rounding, to, sum(s, 0), sum(s, 1), workers_);
-    });
-    both("activation_gradient over g", [&](const GradientTable& t, int16_t* to, Exact<int64_t>& s) {
-      std::copy_n(g.data(), size, to);
-      return t.activation_gradient(batch, to, x.data(), one.data(), two.data(), rounding, to, sum(s, 0), sum(s, 1), sum(s, 2),
-                                   sum(s, 3), workers_);
-    });
-    for (const int magnitude : {0, 7, 20, 28, 30, 31}) {
-      const auto narrow = values<int32_t>(size, (int64_t{1} << magnitude) - 1, pattern, random);
-      both("requantise int32", [&](const GradientTable& t, int16_t* to, Exact<int64_t>&) {
-        return t.requantise32({narrow.data(), size}, rounding, to, workers_);
-      });
-      const auto wide = values<int64_t>(size, int64_t{1} << std::min(2 * magnitude, 61), pattern, random);
-      both("requantise int64", [&](const GradientTable& t, int16_t* to, Exact<int64_t>&) {
-        return t.requantise64({wide.data(), size}, rounding, to, workers_);
+    const auto norm = [&](int16_t* out, int64_t** sums) {
+      for (int64_t i = 0; i < size; ++i) {
+        sums[0][i % channels] += int64_t{g[i]} * ((relu ? std::max<int>(z[i], 0) : z[i]) - mean[i % channels]);
+        sums[1][i % channels] += g[i];
+      }
+      const int shift = requantise_each(size, rounding, out, [&](int64_t i) { return g[i] * one[i % channels]; });
+      for (int64_t i = 0; i < size; ++i) out[i] = relu && z[i] <= 0 ? int16_t{0} : out[i];
+      return shift;
+    };
+    for (const auto* over : {static_cast<const Exact<int16_t>*>(nullptr), &z, &g}) {
+      both("norm_gradient", over, norm, [&](int16_t* to, int64_t** s) {
+        return norm_gradient(batch, over == &g ? to : g.data(), over == &z ? to : z.data(), mean.data(), one.data(), relu, rounding, to, s[0], s[1],
+                             workers_, table_);
       });
     }
-    const auto open = words(static_cast<size_t>(batch.pixels()), batch.channels, pattern, random);
+    const auto slope = [&](int64_t i) { return (x[i] >= 0 ? one : two)[i % channels]; };
+    const auto activation = [&](int16_t* out, int64_t** sums) {
+      for (int64_t i = 0; i < size; ++i) {
+        sums[x[i] >= 0 ? 0 : 1][i % channels] += g[i] * x[i];
+        sums[2][i % channels] -= g[i] * slope(i);
+        sums[3][i % channels] -= g[i];
+      }
+      return requantise_each(size, rounding, out, [&](int64_t i) { return g[i] * slope(i); });
+    };
+    both("activation_gradient over g", &g, activation, [&](int16_t* to, int64_t** s) {
+      return activation_gradient(batch, to, x.data(), one.data(), two.data(), rounding, to, s[0], s[1], s[2], s[3], workers_, table_);
+    });
+    for (const int magnitude : {0, 7, 20, 28, 30, 31}) {
+      requantises<int32_t>(size, (int64_t{1} << magnitude) - 1, pattern, rounding, both);
+      requantises<int64_t>(size, int64_t{1} << std::min(2 * magnitude, 61), pattern, rounding, both);
+    }
+    const auto open = packed(batch.pixels(), batch.channels, pattern, random_);
     for (const int magnitude : {12, 27, 30}) {
-      const auto da = values<int32_t>(size, (int64_t{1} << magnitude) - 1, pattern, random);
+      const auto da = values<int32_t>(size, -((int64_t{1} << magnitude) - 1), (int64_t{1} << magnitude) - 1, pattern, random_);
       for (const int shift : {-30, -1, 0, 9, 15, 46}) {
         for (int kind = 0; kind < 6; ++kind) {
-          Gate gate{kind >= 3, kind == 1 ? 0 : 1000,
-                    kind == 3   ? 0
-                    : kind == 4 ? 11
-                                : 30,
-                    kind % 2 ? two.data() : nullptr, nullptr};
+          Gate gate{kind >= 3, kind == 1 ? 0 : 1000, kind == 3 ? 0 : kind == 4 ? 11 : 30, kind % 2 ? two.data() : nullptr, nullptr};
           if (kind == 0) gate.open = open.data();
-          both("stream_gradient over gu", [&](const GradientTable& t, int16_t* to, Exact<int64_t>& s) {
-            std::copy_n(g.data(), size, to);
-            return t.stream_gradient(batch, to, da.data(), gate.open ? nullptr : x.data(), gate, shift, rounding, to,
-                                     kind == 1 ? nullptr : sum(s, 0), workers_);
+          const auto stream = [&](int16_t* out, int64_t** sums) {
+            for (int64_t i = 0; kind != 1 && i < size; ++i) sums[0][i % channels] += gated(gate, batch, da.data(), x.data(), i, i % channels);
+            return requantise_each(size, rounding, out, [&](int64_t i) {
+              return g[i] * (int64_t{1} << std::max(shift, 0)) +
+                     gated(gate, batch, da.data(), x.data(), i, i % channels) * (int64_t{1} << std::max(-shift, 0));
+            });
+          };
+          both("stream_gradient over gu", &g, stream, [&](int16_t* to, int64_t** s) {
+            return stream_gradient(batch, to, da.data(), gate.open ? nullptr : x.data(), gate, shift, rounding, to, kind == 1 ? nullptr : s[0],
+                                   workers_, table_);
           });
         }
       }
@@ -163,59 +197,71 @@ class GradientCheck {
   }
 
  private:
-  void begin(const Batch& batch, int bits, const std::string& more) {
-    what_ = std::string(fast_.isa) + ", " + std::to_string(batch.rows) + " rows of " + std::to_string(batch.height) + "x" +
-            std::to_string(batch.width) + "x" + std::to_string(batch.channels) + ", " + std::to_string(bits) + " bits, " +
-            std::to_string(threads_) + " threads, " + more;
+  template <class T, class F>
+  void requantises(int64_t size, int64_t limit, Pattern pattern, const Rounding& rounding, F&& both) {
+    const auto from = values<T>(size, -limit, limit, pattern, random_);
+    both("requantise", nullptr, [&](int16_t* out, int64_t**) { return requantise_each(size, rounding, out, [&](int64_t i) { return from[i]; }); },
+         [&](int16_t* to, int64_t**) { return requantise(std::span<const T>(from.data(), static_cast<size_t>(size)), rounding, to, workers_, table_); });
   }
-  void expect(bool condition, const char* name) { check::expect(condition, condition ? std::string() : name + (": " + what_)); }
-  static Source source() { return {1000000 + static_cast<uint64_t>(g_checks)}; }
-  void* scratch(int64_t bytes) {
-    scratch_ = std::make_unique<Exact<uint8_t>>(static_cast<size_t>(bytes));
-    std::fill_n(scratch_->data(), bytes, uint8_t{0xa5});
-    return scratch_->data();
+  Exact<int16_t> gradients(const Batch& batch, int bits, Pattern pattern) {
+    return values<int16_t>(batch.size(), 1 - (1 << (bits - 1)), (1 << (bits - 1)) - 1, pattern, random_);
+  }
+  Exact<int32_t> weight_gradients(const Batch& batch, int bits, const Exact<int16_t>& gz, const Exact<uint64_t>& signs, const GradientTable& table) {
+    Exact<int32_t> dw(int64_t{batch.channels} * kTaps * batch.channels);
+    auto scratch = room(step_weights_scratch(batch, bits, threads_, table));
+    weight_gradient(batch, bits, gz.data(), signs.data(), dw.data(), scratch.data(), workers_, table);
+    return dw;
+  }
+  void begin(const Batch& batch, std::initializer_list<int64_t> more) {
+    what_ = text(text(table_.isa, {threads_, batch.rows, batch.height, batch.width, batch.channels}) + ',', more);
+    random_ = {1000000 + static_cast<uint64_t>(g_checks)};
+  }
+  void expect(bool condition, const char* name) { checks::expect(condition, condition ? std::string() : name + (": " + what_)); }
+  static Exact<uint8_t> room(int64_t bytes) {
+    Exact<uint8_t> scratch(bytes);
+    std::fill_n(scratch.data(), bytes, uint8_t{0xa5});
+    return scratch;
   }
 
-  const GradientTable& plain_ = gradient_scalar();
-  const GradientTable& fast_;
+  const GradientTable& table_;
   int threads_;
   Workers workers_;
-  std::unique_ptr<Exact<uint8_t>> scratch_;
   std::string what_;
+  Source random_{0};
 };
 
 void check_table(GradientCheck& check) {
   for (const int channels : {1, 3, 63, 64, 65, 100, 128}) {
-    for (const Batch& shape :
-         {Batch{1, 1, 1, channels}, Batch{2, 2, 3, channels}, Batch{7, 4, 4, channels}, Batch{2, 5, 7, channels}}) {
-      for (int bits = 2; bits <= 16; ++bits) check.products(shape, bits, Pattern::random, Pattern::random);
-      for (const Pattern g : kAllPatterns) {
-        for (const Pattern b : kAllPatterns) {
+    for (const Batch& shape : {Batch{1, 1, 1, channels}, Batch{2, 2, 3, channels}, Batch{7, 4, 4, channels}, Batch{2, 5, 7, channels}}) {
+      for (int bits = 2; bits <= 16; ++bits) check.products(shape, bits, kRandom, kRandom);
+      for (const Pattern g : kExtremes) {
+        for (const Pattern b : kExtremes) {
           for (const int bits : {8, 16}) check.products(shape, bits, g, b);
         }
       }
     }
   }
   // Enough steps for sums of bytes to leave int16: over images, and over channels.
-  check.products({140, 2, 2, 20}, 8, Pattern::high, Pattern::high);
-  check.products({600, 1, 1, 20}, 8, Pattern::low, Pattern::high);
-  check.products({3, 2, 3, 384}, 8, Pattern::low, Pattern::high);
-  check.products({5, 2, 2, 640}, 16, Pattern::low, Pattern::high);
+  check.products({140, 2, 2, 20}, 8, kHigh, kHigh);
+  check.products({600, 1, 1, 20}, 8, kLow, kHigh);
+  check.products({3, 2, 3, 384}, 8, kLow, kHigh);
+  check.products({5, 2, 2, 640}, 16, kLow, kHigh);
   for (const int channels : {1, 63, 65, 100}) {
-    for (const Pattern pattern : {Pattern::alternating, Pattern::random}) {
+    for (const Pattern pattern : {kAlternating, kRandom}) {
       for (const int weight_bits : {1, 8, 16}) {
         for (const int exponent : {1, 4, 12, 20}) {
-          Step step{weight_bits, exponent, exponent % 3, 5, 7, 2};
-          check.steps({3, 2, 3, channels}, exponent == 4 ? 16 : 2, step, pattern);
-          check.steps({2, 4, 4, channels}, exponent == 4 ? 8 : 15, step, pattern);
+          const Step step{weight_bits, exponent, exponent % 3, 5, 7, 2};
+          for (const auto& [shape, bits] : {std::pair{Batch{3, 2, 3, channels}, exponent == 4 ? 16 : 2}, {{2, 4, 4, channels}, exponent == 4 ? 8 : 15}}) {
+            weight_bits == 16 ? check.steps<int16_t>(shape, bits, step, pattern) : check.steps<int8_t>(shape, bits, step, pattern);
+          }
         }
       }
     }
   }
   for (const int channels : {1, 3, 63, 64, 65, 200}) {
     for (const Batch& shape : {Batch{1, 1, 1, channels}, Batch{2, 2, 3, channels}}) {
-      for (int bits = 2; bits <= 16; ++bits) check.passes(shape, bits, kAllPatterns[bits % 4], bits % 3 == 0);
-      for (const Pattern pattern : kAllPatterns) check.passes(shape, 16, pattern, true);
+      for (int bits = 2; bits <= 16; ++bits) check.passes(shape, bits, kExtremes[bits % 4], bits % 3 == 0);
+      for (const Pattern pattern : kExtremes) check.passes(shape, 16, pattern, true);
     }
   }
 }
@@ -223,13 +269,13 @@ void check_table(GradientCheck& check) {
 }  // namespace
 
 void check_gradients() {
-  for (const GradientTable* table : gradient_tables()) {
+  for (const GradientTable* table : runnable<GradientTable>(kGradientTables)) {
     for (const int threads : {1, 3}) {
       GradientCheck check(*table, threads);
       check_table(check);
     }
-    std::printf("%s gradients equal scalar\n", table->isa);
+    std::printf("%s gradients are right\n", table->isa);
   }
 }
 
-}  // namespace bitreplay::check
+}  // namespace bitreplay::checks

@@ -8,18 +8,35 @@
 #include "network/forward.h"
 #include "workers.h"
 
-namespace bitreplay::check {
+namespace bitreplay::checks {
 namespace {
 
 int sign_at(const uint64_t* bits, int channel) { return bit_at(bits, channel) ? -1 : 1; }
 
-std::vector<uint64_t> random_rows(int64_t rows, int channels, Source& random) {
-  std::vector<uint64_t> result(static_cast<size_t>(rows * words_for(channels)));
-  for (size_t i = 0; i < result.size(); ++i) {
-    const bool last = static_cast<int>(i) % words_for(channels) == words_for(channels) - 1;
-    result[i] = random() & (last ? last_word_mask(channels) : ~uint64_t{0});
+// Dot product of signs; x null: all +1.
+int dot(const uint64_t* w, const uint64_t* x, int channels) {
+  int sum = 0;
+  for (int k = 0; k < channels; ++k) sum += sign_at(w, k) * (x ? sign_at(x, k) : 1);
+  return sum;
+}
+
+// f(tap, pixel) for what an output pixel's window sees of a map; pixel -1: outside.
+template <class F>
+void each_tap(int kernel, int stride, Shape map, int i, int j, F&& f) {
+  for (int tap = 0; tap < kernel * kernel; ++tap) {
+    const int row = i * stride + tap / kernel - kernel / 2, column = j * stride + tap % kernel - kernel / 2;
+    const bool inside = row >= 0 && row < map.height && column >= 0 && column < map.width;
+    f(tap, inside ? int64_t{row} * map.width + column : -1);
   }
-  return result;
+}
+
+int16_t any_value(Source& random) { return static_cast<int16_t>(random()); }
+int16_t small_value(Source& random) { return static_cast<int16_t>(random.in(-300, 300)); }
+int16_t some_value(Source& random) { return random.in(0, 1) ? small_value(random) : any_value(random); }
+
+std::vector<uint64_t> random_rows(int64_t rows, int channels, Source& random) {
+  const auto bits = packed(rows, channels, kRandom, random);
+  return {bits.begin(), bits.end()};
 }
 
 void check_binary_conv() {
@@ -31,24 +48,21 @@ void check_binary_conv() {
     for (int variant = 0; variant < 8; ++variant) {
       BinaryConv conv{s.in, s.out, variant & 1 ? 3 : 1, variant & 2 ? 2 : 1, (variant & 4) != 0, {}, {}};
       Source random{static_cast<uint64_t>(s.in * 8 + variant)};
-      const int taps = conv.kernel * conv.kernel, words = words_for(s.in), pad = conv.kernel / 2;
+      const int taps = conv.kernel * conv.kernel, words = words_for(s.in);
+      const Shape in{s.height, s.width, s.in};
       const auto weight = random_rows(int64_t{s.out} * taps, s.in, random), bits = random_rows(int64_t{s.height} * s.width, s.in, random);
       set_binary_weight(conv, weight);
-      const Shape out = binary_shape(conv, {s.height, s.width, s.in});
-      const auto z = exact<int16_t>(out.size());
-      binary_dots(conv, {s.height, s.width, s.in}, bits.data(), z.get());
+      const Shape out = binary_shape(conv, in);
+      auto z = Exact<int16_t>(out.size());
+      binary_dots(conv, in, bits.data(), z.data());
       for (int i = 0; i < out.height; ++i) {
         for (int j = 0; j < out.width; ++j) {
           for (int c = random.in(0, 6); c < s.out; c += 7) {
             int sum = 0;
-            for (int t = 0; t < taps; ++t) {
-              const int row = i * conv.stride + t / conv.kernel - pad, column = j * conv.stride + t % conv.kernel - pad;
-              const bool inside = row >= 0 && row < s.height && column >= 0 && column < s.width;
-              if (!inside && conv.zero_pad) continue;
-              const uint64_t* w = weight.data() + (int64_t{c} * taps + t) * words;
-              const uint64_t* x = inside ? bits.data() + (int64_t{row} * s.width + column) * words : nullptr;
-              for (int k = 0; k < s.in; ++k) sum += sign_at(w, k) * (x ? sign_at(x, k) : 1);
-            }
+            each_tap(conv.kernel, conv.stride, in, i, j, [&](int tap, int64_t pixel) {
+              if (pixel < 0 && conv.zero_pad) return;
+              sum += dot(weight.data() + (int64_t{c} * taps + tap) * words, pixel < 0 ? nullptr : bits.data() + pixel * words, s.in);
+            });
             expect(z[(int64_t{i} * out.width + j) * s.out + c] == sum,
                    "binary_dots " + std::to_string(s.in) + " to " + std::to_string(s.out) + ", variant " + std::to_string(variant));
           }
@@ -85,32 +99,29 @@ void check_block_forward() {
       Block block = random_block(shape.channels, variant, random);
       const int words = words_for(shape.channels);
       const auto channel = random_rows(9, shape.channels, random);
-      const int changed = random.in(0, shape.channels - 1);
+      const int changed = static_cast<int>(random.in(0, shape.channels - 1));
       ScratchPlan plan;
       plan.add(block, shape);
       Scratch scratch(plan, 3);
-      auto x = exact<int16_t>(shape.size()), y = exact<int16_t>(shape.size()), threaded = exact<int16_t>(shape.size());
-      for (int64_t i = 0; i < shape.size(); ++i) x[i] = y[i] = threaded[i] = pattern_value(i % 5 == 0 ? 3 : 4, random);
+      auto x = Exact<int16_t>(shape.size()), y = Exact<int16_t>(shape.size()), threaded = Exact<int16_t>(shape.size());
+      for (int64_t i = 0; i < shape.size(); ++i) x[i] = y[i] = threaded[i] = i % 5 == 0 ? any_value(random) : small_value(random);
       set_block_channel(block, changed, channel.data());
-      block_forward(block, shape, y.get(), scratch);
-      block_forward(block, shape, threaded.get(), scratch, &workers);
-      const auto bits = exact<uint64_t>(shape.pixels() * words);
-      const auto z = exact<int16_t>(shape.size());
-      block_bits(block, shape, x.get(), bits.get());
-      block_dots(block, shape, bits.get(), z.get());
-      block_apply(block, shape, z.get(), x.get());
+      block_forward(block, shape, y.data(), scratch);
+      block_forward(block, shape, threaded.data(), scratch, &workers);
+      auto bits = Exact<uint64_t>(shape.pixels() * words);
+      auto z = Exact<int16_t>(shape.size());
+      block_bits(block, shape, x.data(), bits.data());
+      block_dots(block, shape, bits.data(), z.data());
+      block_apply(block, shape, z.data(), x.data());
       const std::string where = "block of " + std::to_string(shape.channels) + " channels, variant " + std::to_string(variant);
-      expect(std::equal(x.get(), x.get() + shape.size(), y.get()), where + ": fused differs");
-      expect(std::equal(x.get(), x.get() + shape.size(), threaded.get()), where + ": workers can be seen");
+      expect(std::equal(x.data(), x.data() + shape.size(), y.data()), where + ": fused differs");
+      expect(std::equal(x.data(), x.data() + shape.size(), threaded.data()), where + ": workers can be seen");
       // z of the changed channel at one pixel, from its own words.
       const int i = random.in(0, shape.height - 1), j = random.in(0, shape.width - 1);
       int sum = 0;
-      for (int t = 0; t < 9; ++t) {
-        const int row = i + t / 3 - 1, column = j + t % 3 - 1;
-        const bool inside = row >= 0 && row < shape.height && column >= 0 && column < shape.width;
-        const uint64_t* b = bits.get() + (int64_t{row} * shape.width + column) * words;
-        for (int k = 0; k < shape.channels; ++k) sum += sign_at(channel.data() + t * words, k) * (inside ? sign_at(b, k) : 1);
-      }
+      each_tap(3, 1, shape, i, j, [&](int tap, int64_t pixel) {
+        sum += dot(channel.data() + tap * words, pixel < 0 ? nullptr : bits.data() + pixel * words, shape.channels);
+      });
       expect(z[(int64_t{i} * shape.width + j) * shape.channels + changed] == sum, where + ": set_block_channel");
     }
   }
@@ -141,34 +152,30 @@ void check_conv() {
       plan.add(conv, shape);
       Scratch scratch(plan, 3);
       const Shape out = conv_shape(conv, shape);
-      const auto image = exact<uint8_t>(shape.size());
-      auto x = exact<int16_t>(shape.size() + 1);  // one value behind may be read
+      auto image = Exact<uint8_t>(shape.size());
+      auto x = Exact<int16_t>(shape.size() + 1);  // one value behind may be read
       for (int64_t i = 0; i < shape.size(); ++i) {
         image[i] = static_cast<uint8_t>(random());
         x[i] = static_cast<int16_t>(2 * image[i] - 255);
       }
-      auto y = exact<int16_t>(out.size()), threaded = exact<int16_t>(out.size()), direct = exact<int16_t>(out.size());
-      conv_forward(conv, shape, x.get(), y.get(), scratch);
-      conv_forward(conv, shape, x.get(), threaded.get(), scratch, &workers);
+      auto y = Exact<int16_t>(out.size()), threaded = Exact<int16_t>(out.size()), direct = Exact<int16_t>(out.size());
+      conv_forward(conv, shape, x.data(), y.data(), scratch);
+      conv_forward(conv, shape, x.data(), threaded.data(), scratch, &workers);
       const std::string where = "conv of " + std::to_string(shape.channels) + " channels, variant " + std::to_string(variant);
-      expect(std::equal(y.get(), y.get() + out.size(), threaded.get()), where + ": workers can be seen");
+      expect(std::equal(y.data(), y.data() + out.size(), threaded.data()), where + ": workers can be seen");
       if (conv.kernel == 3 && !conv.depthwise) {
-        conv_forward(conv, shape, image.get(), direct.get(), scratch, &workers);
-        expect(std::equal(y.get(), y.get() + out.size(), direct.get()), where + ": from the image");
+        conv_forward(conv, shape, image.data(), direct.data(), scratch, &workers);
+        expect(std::equal(y.data(), y.data() + out.size(), direct.data()), where + ": from the image");
       }
       for (int64_t p = 0; p < out.size(); ++p) {
         const int c = static_cast<int>(p % out.channels), j = static_cast<int>(p / out.channels % out.width), i = static_cast<int>(p / out.channels / out.width);
         int64_t sum = 0;
-        for (int t = 0; t < taps; ++t) {
-          const int row = i * conv.stride + t / conv.kernel - conv.kernel / 2, column = j * conv.stride + t % conv.kernel - conv.kernel / 2;
-          if (row < 0 || row >= shape.height || column < 0 || column >= shape.width) continue;
-          const int16_t* at = x.get() + (int64_t{row} * shape.width + column) * shape.channels;
-          if (conv.depthwise) {
-            sum += at[c] * weight[static_cast<size_t>(c) * taps + t];
-          } else {
-            for (int k = 0; k < conv.in; ++k) sum += at[k] * weight[(static_cast<size_t>(c) * taps + t) * conv.in + k];
-          }
-        }
+        each_tap(conv.kernel, conv.stride, shape, i, j, [&](int tap, int64_t pixel) {
+          if (pixel < 0) return;
+          const int16_t* at = x.data() + pixel * shape.channels;
+          const int8_t* w = weight.data() + (int64_t{c} * taps + tap) * (conv.depthwise ? 1 : conv.in);
+          for (int k = 0; k < (conv.depthwise ? 1 : conv.in); ++k) sum += at[conv.depthwise ? c : k] * w[k];
+        });
         const int16_t value = apply(conv.affine, c, sum);
         expect(y[p] == (conv.relu ? std::max<int16_t>(value, 0) : value), where);
       }
@@ -184,13 +191,11 @@ int16_t down_value(const Down& down, Shape in, const int16_t* x, const uint64_t*
   for (int k = 0; k < down.in; ++k) {
     const int t = block.threshold.empty() ? 0 : block.threshold[static_cast<size_t>(k)];
     int64_t square = 0;
-    for (int tap = 0; tap < kTaps; ++tap) {
-      const int row = 2 * i + tap / 3 - 1, column = 2 * j + tap % 3 - 1;
-      const bool inside = row >= 0 && row < in.height && column >= 0 && column < in.width;
-      const int value = inside ? x[(int64_t{row} * in.width + column) * down.in + k] : 0;
-      z += sign_at(weight + (int64_t{c} * kTaps + tap) * words, k) * (inside && value + t < 0 ? -1 : 1);
+    each_tap(3, 2, in, i, j, [&](int tap, int64_t pixel) {
+      const int value = pixel < 0 ? 0 : x[pixel * down.in + k];
+      z += sign_at(weight + (int64_t{c} * kTaps + tap) * words, k) * (pixel >= 0 && value + t < 0 ? -1 : 1);
       if (tap / 3 > 0 && tap % 3 > 0) square += value;
-    }
+    });
     acc += sign_at(shortcut + int64_t{c} * words, k) * round_shift(square, 2);
   }
   const auto at = static_cast<size_t>(c);
@@ -209,26 +214,24 @@ void check_down() {
   };
   for (const Size& s : {Size{1, 1, 2, 2}, Size{3, 7, 2, 6}, Size{64, 128, 8, 8}, Size{65, 33, 4, 10}, Size{63, 65, 12, 2}, Size{16, 200, 6, 70},
                         Size{256, 512, 4, 4}, Size{1024, 192, 2, 2}}) {
-    for (int variant = 0; variant < 8 * kPatterns; ++variant) {
+    for (int variant = 0; variant < 40; ++variant) {
       Source random{static_cast<uint64_t>((s.in * 1024 + s.out) * 64 + variant) + 4000000};
       const Shape in{s.height, s.width, s.in};
-      const int pattern = variant / 8;
       Down down{s.in, s.out, random_block(s.out, variant & 5, random), {}};
       if (variant & 2) {
-        for (int k = 0; k < s.in; ++k) down.block.threshold.push_back(pattern_value(random.in(3, 4), random));
+        for (int k = 0; k < s.in; ++k) down.block.threshold.push_back(some_value(random));
       }
       down.shortcut = {s.in, s.out, 1, 1, false, false, {}, {}};
       // With 0 everything but a channel's middle saturates; else sums of small values come through.
       down.shortcut.affine.shift = random.in(0, 3) ? 14 : 0;
       for (int c = 0; c < s.out; ++c) {
-        down.shortcut.affine.multiplier.push_back(pattern_value(random.in(3, 4), random));
+        down.shortcut.affine.multiplier.push_back(some_value(random));
         down.shortcut.affine.bias.push_back(random.in(-(1 << 25), 1 << 25));
       }
       const auto weight = random_rows(int64_t{s.out} * kTaps, s.in, random), shortcut = random_rows(s.out, s.in, random);
       set_down_weight(down, weight, shortcut);
       const Shape out = down_shape(down, in);
-      const auto x = exact<int16_t>(in.size());
-      for (int64_t k = 0; k < in.size(); ++k) x[k] = pattern_value(pattern, random);
+      const auto x = words16(in.size(), kPatterns[variant / 8], random);
       ScratchPlan plan;
       plan.add(down, in);
       const std::string where = "down of " + std::to_string(s.in) + " to " + std::to_string(s.out) + " channels, variant " + std::to_string(variant);
@@ -236,7 +239,7 @@ void check_down() {
       for (const bool in_place : {false, true}) {
         for (Workers* team : {static_cast<Workers*>(nullptr), &workers}) {
           Scratch scratch(plan, team ? 3 : 1);
-          std::vector<int16_t> from(x.get(), x.get() + in.size()), apart(static_cast<size_t>(out.size()));
+          std::vector<int16_t> from(x.data(), x.data() + in.size()), apart(static_cast<size_t>(out.size()));
           from.resize(static_cast<size_t>(std::max(in.size(), out.size()) + 1));
           std::vector<int16_t> mean(static_cast<size_t>(pool_shape(in).size()) + 1);
           int16_t* y = in_place ? from.data() : apart.data();
@@ -250,7 +253,7 @@ void check_down() {
       }
       for (int64_t p = random.in(0, 4); p < out.size(); p += 1 + random.in(0, static_cast<int>(out.size() / 60))) {
         const int c = static_cast<int>(p % out.channels), j = static_cast<int>(p / out.channels % out.width), i = static_cast<int>(p / out.channels / out.width);
-        expect(first[static_cast<size_t>(p)] == down_value(down, in, x.get(), weight.data(), shortcut.data(), i, j, c), where);
+        expect(first[static_cast<size_t>(p)] == down_value(down, in, x.data(), weight.data(), shortcut.data(), i, j, c), where);
       }
     }
   }
@@ -282,4 +285,4 @@ void check_operations() {
   check_workers();
 }
 
-}  // namespace bitreplay::check
+}  // namespace bitreplay::checks

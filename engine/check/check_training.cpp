@@ -1,38 +1,35 @@
 // ConvTrainer on exactly sized buffers: against the plain sums where they are few, and one thread against three everywhere.
 #include <cmath>
-#include <cstring>
 #include <tuple>
-#include <string>
 
 #include "check.h"
 #include "learn/conv_trainer.h"
 
-namespace bitreplay::check {
+namespace bitreplay::checks {
 namespace {
 
 constexpr float kClip = 1.25f;
 
 struct Tensors {
   Batch batch;
-  std::unique_ptr<float[]> x, weight, g, z, dx, dw;
-  std::unique_ptr<uint64_t[]> bits, gate;
+  Exact<float> x, g, weight, z, dx, dw;
+  Exact<uint64_t> bits, gate;
 
-  explicit Tensors(const Batch& b) : batch(b) {
-    const int64_t weights = int64_t{b.channels} * 9 * b.channels, words = b.pixels() * b.words();
-    for (auto* buffer : {&x, &g, &z, &dx}) *buffer = exact<float>(b.size());
-    for (auto* buffer : {&weight, &dw}) *buffer = exact<float>(weights);
-    for (auto* buffer : {&bits, &gate}) *buffer = exact<uint64_t>(words);
+  Tensors(const Batch& b, Source& random)
+      : batch(b), x(b.size()), g(b.size()), weight(int64_t{b.channels} * kTaps * b.channels), z(b.size()), dx(b.size()), dw(weight.size()),
+        bits(b.pixels() * b.words()), gate(bits.size()) {
+    const auto drawn = [&] { return static_cast<float>(random.in(-2000, 2000)) / 1000.0f; };
+    for (float& value : x) value = random.in(0, 9) == 0 ? (random.in(0, 1) == 0 ? kClip : -0.0f) : drawn();
+    for (float& value : g) value = drawn();
+    for (float& value : weight) value = drawn();
   }
-  int64_t weights() const { return int64_t{batch.channels} * 9 * batch.channels; }
 
   void run(int threads, int gradient_bits) {
     ConvTrainer trainer(threads);
-    trainer.forward(batch, x.get(), weight.get(), kClip, bits.get(), gate.get(), z.get());
-    trainer.backward(batch, g.get(), bits.get(), gate.get(), weight.get(), gradient_bits, dx.get(), dw.get());
+    trainer.forward(batch, x.data(), weight.data(), kClip, bits.data(), gate.data(), z.data());
+    trainer.backward(batch, g.data(), bits.data(), gate.data(), weight.data(), gradient_bits, dx.data(), dw.data());
   }
 };
-
-float drawn(Source& random) { return static_cast<float>(random.in(-2000, 2000)) / 1000.0f; }
 
 float sign(float value) { return value < 0 ? -1.0f : 1.0f; }
 
@@ -59,30 +56,17 @@ void check_training() {
     for (const auto& [rows, height, width] : {std::tuple{1, 1, 1}, std::tuple{3, 4, 4}, std::tuple{5, 3, 7}}) {
       if (channels > 400 && rows > 1) continue;
       Source random{step++};
-      Tensors one({rows, height, width, channels});
-      for (int64_t i = 0; i < one.batch.size(); ++i) {
-        one.x[i] = random.in(0, 9) == 0 ? (random.in(0, 1) == 0 ? kClip : -0.0f) : drawn(random);
-        one.g[i] = drawn(random);
-      }
-      for (int64_t i = 0; i < one.weights(); ++i) one.weight[i] = drawn(random);
-      Tensors three({rows, height, width, channels});
-      std::memcpy(three.x.get(), one.x.get(), sizeof(float) * static_cast<size_t>(one.batch.size()));
-      std::memcpy(three.g.get(), one.g.get(), sizeof(float) * static_cast<size_t>(one.batch.size()));
-      std::memcpy(three.weight.get(), one.weight.get(), sizeof(float) * static_cast<size_t>(one.weights()));
-      const std::string what = "training, channels " + std::to_string(channels) + ", rows " + std::to_string(rows);
+      Tensors one({rows, height, width, channels}, random), three = one;
+      const std::string what = text("training", {channels, rows});
       for (const int bits : {8, 16}) {
         one.run(1, bits);
         three.run(3, bits);
-        const auto same = [&](const auto& a, const auto& b, int64_t count) {
-          return std::memcmp(a.get(), b.get(), sizeof(a[0]) * static_cast<size_t>(count)) == 0;
-        };
-        expect(same(one.z, three.z, one.batch.size()) && same(one.dx, three.dx, one.batch.size()) && same(one.dw, three.dw, one.weights()),
-               what + ": threads");
+        expect(one.z == three.z && one.dx == three.dx && one.dw == three.dw, what + ": threads");
         for (int64_t i = 0; i < one.batch.size(); ++i) expect(std::fabs(one.x[i]) <= kClip || one.dx[i] == 0.0f, what + ": gate");
       }
       for (int64_t row = 0; row < rows; ++row) {
         for (int o = 0; o < channels; o += 1 + channels / 5) {
-          const int y = static_cast<int>(random() % static_cast<uint64_t>(height)), x = static_cast<int>(random() % static_cast<uint64_t>(width));
+          const int y = static_cast<int>(random.in(0, height - 1)), x = static_cast<int>(random.in(0, width - 1));
           expect(one.z[((row * height + y) * width + x) * channels + o] == plain(one, row, y, x, o), what + ": forward");
         }
       }
@@ -90,4 +74,4 @@ void check_training() {
   }
 }
 
-}  // namespace bitreplay::check
+}  // namespace bitreplay::checks

@@ -12,6 +12,10 @@
 namespace bitreplay {
 
 class Workers;
+struct GradientTable;  // the leaves for an instruction set: training_tables.h
+
+// The table in force; checks hand others to the functions below.
+const GradientTable& gradient_table();
 
 // Shape of a minibatch's tensor.
 struct Batch {
@@ -39,25 +43,28 @@ struct Step {
 };
 
 // out = requant(values); returns the shift.  out may not alias values.
-int requantise(std::span<const int32_t> values, const Rounding& rounding, int16_t* out, Workers& workers);
-int requantise(std::span<const int64_t> values, const Rounding& rounding, int16_t* out, Workers& workers);
+int requantise(std::span<const int32_t> values, const Rounding& rounding, int16_t* out, Workers& workers,
+               const GradientTable& table = gradient_table());
+int requantise(std::span<const int64_t> values, const Rounding& rounding, int16_t* out, Workers& workers,
+               const GradientTable& table = gradient_table());
 
 // 7.4, 2: from g (with respect to u) and z (raw dot products): gz = requant(g * multiplier), then 0 where relu and z <= 0 (the
 // largest is that of all values); |z| and |mean| at most 9 * channels, channels <= 1024.  Adds to
 // d_multiplier and d_bias (channels).  Returns the shift.  gz may be g or z.
 int norm_gradient(const Batch& batch, const int16_t* g, const int16_t* z, const int16_t* mean, const int16_t* multiplier, bool relu,
-                  const Rounding& rounding, int16_t* gz, int64_t* d_multiplier, int64_t* d_bias, Workers& workers);
+                  const Rounding& rounding, int16_t* gz, int64_t* d_multiplier, int64_t* d_bias, Workers& workers,
+                  const GradientTable& table = gradient_table());
 
 // 7.4, 1: w is what the slopes see (3.3).  gu = requant(g * slope); adds to d_high, d_low, d_alpha, d_beta (channels).  gu may be g.
 int activation_gradient(const Batch& batch, const int16_t* g, const int16_t* w, const int16_t* high, const int16_t* low,
                         const Rounding& rounding, int16_t* gu, int64_t* d_high, int64_t* d_low, int64_t* d_alpha, int64_t* d_beta,
-                        Workers& workers);
+                        Workers& workers, const GradientTable& table = gradient_table());
 
 // 7.4, 4, first half: da(rows, pixel, i) = sum over taps and o of gz(pixel - tap, o) * W(o, tap, i).
 // weight: canonical (channels, 9, words).  |gz| < 2^(gradient_bits - 1).  scratch: input_gradient_scratch bytes, 64-aligned.
 void input_gradient(const Batch& batch, int gradient_bits, const int16_t* gz, const uint64_t* weight, int32_t* da, void* scratch,
-                    Workers& workers);
-int64_t input_gradient_scratch(const Batch& batch, int gradient_bits, int threads);
+                    Workers& workers, const GradientTable& table = gradient_table());
+int64_t input_gradient_scratch(const Batch& batch, int gradient_bits, int threads, const GradientTable& table = gradient_table());
 
 // Which values of the block's input let the gradient of the sign through.
 struct Gate {
@@ -71,22 +78,23 @@ struct Gate {
 // 7.4, 4, second half: gx = requant(gu * 2^k + d), k = shift; d from da and the gate on x (the block's input stream).
 // d_threshold (channels) is added to, or nullptr.  gx may be gu; gate.open stands in for x where x was not kept.
 int stream_gradient(const Batch& batch, const int16_t* gu, const int32_t* da, const int16_t* x, const Gate& gate, int shift,
-                    const Rounding& rounding, int16_t* gx, int64_t* d_threshold, Workers& workers);
+                    const Rounding& rounding, int16_t* gx, int64_t* d_threshold, Workers& workers,
+                    const GradientTable& table = gradient_table());
 
 // 7.4, 3 and 7.5: dW from gz and the packed signs of the block's input, then the step of shadow weights (canonical (channels, 3,
 // 3, channels); int8_t for 8 bits, int16_t for 16, ignored for 1) and of their bits `weight` (canonical).  No dW tensor is made.
 // Returns how many bits flipped.
 int64_t step_weights(const Batch& batch, int gradient_bits, const int16_t* gz, const uint64_t* bits, const Step& step, void* shadow,
-                     uint64_t* weight, void* scratch, Workers& workers);
-int64_t step_weights_scratch(const Batch& batch, int gradient_bits, int threads);
+                     uint64_t* weight, void* scratch, Workers& workers, const GradientTable& table = gradient_table());
+int64_t step_weights_scratch(const Batch& batch, int gradient_bits, int threads, const GradientTable& table = gradient_table());
 
 // dW alone, (channels, 9, channels): for tests and for looking at gradients.  scratch: step_weights_scratch bytes, 64-aligned.
 void weight_gradient(const Batch& batch, int gradient_bits, const int16_t* gz, const uint64_t* bits, int32_t* dw, void* scratch,
-                     Workers& workers);
+                     Workers& workers, const GradientTable& table = gradient_table());
 
-// One channel's normalised step with stochastic rounding: dw and shadow of `count` values; `key` as in 7.5.
-void step_shadow(std::span<const int32_t> dw, const Step& step, uint64_t key, int8_t* shadow);
-void step_shadow(std::span<const int32_t> dw, const Step& step, uint64_t key, int16_t* shadow);
+// The step of output channel `channel`, of its sums dw (9, channels): a part of step_weights.
+int64_t step_channel(const Batch& batch, const int32_t* dw, const Step& step, int channel, void* shadow, uint64_t* weight,
+                     const GradientTable& table);
 
 // Normalised step of per-channel masters: range and limit as in 7.1.
 void step_parameters(std::span<const int64_t> d, int range, int exponent, int decay, int32_t limit, int32_t* master);

@@ -118,7 +118,7 @@ const Kernels& kernels_avx2();
 const Kernels& kernels_avx512();
 void add_dense_avx2(Kernels& table);  // the kernels on values of many bits have a file of their own
 bool has_avx2();
-bool has_avx512();  // F, BW, VL, VNNI, VPOPCNTDQ, BITALG: Ice Lake, Zen 4 and later
+bool has_avx512();  // F, BW, DQ, VL, VNNI, VPOPCNTDQ, BITALG and BMI2: Ice Lake, Zen 4 and later
 #endif
 #if defined(__aarch64__) && defined(__ARM_NEON) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ && !defined(BITREPLAY_SCALAR)
 #define BITREPLAY_HAVE_NEON 1  // of every such processor: nothing is detected
