@@ -83,7 +83,7 @@ def test_a_row_that_is_left_out_is_judged_as_by_sums_that_never_held_it(seed: in
 
 
 @pytest.mark.parametrize("settings", [{}, {"shrinkage": 4, "pseudo_pictures": 0}, {"capacity": 7}], ids=str)
-def test_recall_judges_remembered_rows_without_themselves(model: Model, settings: dict[str, Any]) -> None:
+def test_replay_accuracy_judges_remembered_rows_without_themselves(model: Model, settings: dict[str, Any]) -> None:
     learner = taught(model, **settings)
     known, rows, labels = judge_of(learner)
     f = frozen_weight(ONE, inverse_temperature(int(known.rows), known.classes))
@@ -91,28 +91,28 @@ def test_recall_judges_remembered_rows_without_themselves(model: Model, settings
         int(np.floor(-known.distances(row, int(c)) / 2 * f + 0.5).argmax()) if known.known.count[c] > 1 else -1
         for row, c in zip(rows, labels, strict=True)
     ]
-    best = learner._core.recall(_engine.Workers(2))
+    best = learner._core.classify_rows(_engine.Workers(2))
     assert best.tolist() == expected
-    told = learner.recall()
+    told = learner.replay_accuracy()
     for c, name in enumerate(learner.names):
         judged = (labels == c) & (best >= 0)
         assert told[name] == (float((best[judged] == c).mean()) if judged.any() else None)
     assert told["e"] is None
 
 
-def test_recall_is_none_without_rows_and_new_after_every_change(model: Model) -> None:
+def test_replay_accuracy_is_none_without_rows_and_new_after_every_change(model: Model) -> None:
     bare = taught(model, capacity=0)
-    assert bare.recall() == dict.fromkeys("abcde")
+    assert bare.replay_accuracy() == dict.fromkeys("abcde")
     learner = taught(model)
-    learner.recall()
+    learner.replay_accuracy()
     learner.learn(pictures(3, 9), ["f"] * 9)
-    assert learner._recalled().tolist() == learner._core.recall(_engine.Workers(1)).tolist()
-    assert set(learner.recall()) == set("abcdef")
+    assert learner._classified().tolist() == learner._core.classify_rows(_engine.Workers(1)).tolist()
+    assert set(learner.replay_accuracy()) == set("abcdef")
     learner.rename("f", "g")
-    assert set(learner.recall()) == set("abcdeg")
+    assert set(learner.replay_accuracy()) == set("abcdeg")
     learner.forget("a")
-    assert set(learner.recall()) == set("bcdeg")
-    assert learner._recalled().tolist() == learner._core.recall(_engine.Workers(1)).tolist()
+    assert set(learner.replay_accuracy()) == set("bcdeg")
+    assert learner._classified().tolist() == learner._core.classify_rows(_engine.Workers(1)).tolist()
 
 
 @pytest.mark.parametrize("views", [2, 6])
@@ -129,7 +129,7 @@ def test_with_the_papers_head_rows_are_judged_as_they_were_learned(model: Model)
     learner = taught(model, head="cwr")
     features = learner.model.network.features_of_latents(learner._core["rows"]).astype(np.int64)
     logits = features @ (learner._core["weight"].astype(np.int64) >> 16).T
-    assert np.array_equal(learner._core.recall(_engine.Workers(1)), logits.argmax(axis=1))
+    assert np.array_equal(learner._core.classify_rows(_engine.Workers(1)), logits.argmax(axis=1))
 
 
 # -- how familiar a picture looks ---------------------------------------------------------------------------------------------------

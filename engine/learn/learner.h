@@ -94,7 +94,7 @@ class Learner {
   void predict(std::span<const uint8_t> images, int views, const Answers& answers, Workers& workers) const;
   // The class of each row in the replay memory, in slot order, said as if the row had not been learned from; -1 where that cannot be said: of the only
   // picture of its class, and, where the trained branch is heard, of rows that it was trained on.  With CWR* it is said of rows as they were learned.
-  void recall(std::span<int32_t> best, Workers& workers) const;
+  void classify_rows(std::span<int32_t> best, Workers& workers) const;
   // What tells pictures that show none of the known classes, from the sums and the stored rows; needs LDA and a class.
   Unknown unknown(Workers& workers) const;
 

@@ -173,7 +173,7 @@ void Learner::choose_mixing_for(const Lesson& lesson, std::span<const uint64_t> 
   fresh.worse = choice.worse;
 }
 
-void Learner::recall(std::span<int32_t> best, Workers& workers) const {
+void Learner::classify_rows(std::span<int32_t> best, Workers& workers) const {
   const size_t width = static_cast<size_t>(network_.feature_count()), rows = replay_.size(), known = classes();
   const bool heard = mixing_.branch > 0;
   const int64_t frozen = frozen_weight();

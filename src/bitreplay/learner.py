@@ -138,7 +138,7 @@ class Learner:
         self._names: list[str] = []
         self._workers = _engine.Workers(self._threads)
         self._turn = Turn()
-        self._said: NDArray[np.int32] | None = None  # of `_recalled`
+        self._said: NDArray[np.int32] | None = None  # of `_classified`
         self._familiar: _engine.Unknown | None = None
         if state is not None:
             self._take(state)
@@ -500,7 +500,7 @@ class Learner:
         given = self._check_labels(labels, len(images))
         return float(np.mean([name == label for name, label in zip(self.predict(images, views=views).names, given, strict=True)]))
 
-    def recall(self) -> dict[str, float | None]:
+    def replay_accuracy(self) -> dict[str, float | None]:
         """Replay accuracy: the share of each class's remembered rows that are named correctly, by name; None where that cannot be said.
 
         Each row is judged as if it had not been learned from (docs/method.md 4.5); where a trained tail is used, only rows that were held back from it
@@ -509,16 +509,16 @@ class Learner:
         it saw, which are in no figure of `info`.
         """
         with self._turn:
-            best = self._recalled()
+            best = self._classified()
             labels = self._core["labels"]
             right = np.bincount(labels[best == labels], minlength=len(self._names))
             rows = np.bincount(labels[best >= 0], minlength=len(self._names))
             return {name: float(r / n) if n else None for name, r, n in zip(self._names, right, rows, strict=True)}
 
-    def _recalled(self) -> NDArray[np.int32]:
+    def _classified(self) -> NDArray[np.int32]:
         # Class of every remembered row, kept until the next change.
         if self._said is None or self._turn.changing:
-            self._said = self._core.recall(self._workers)
+            self._said = self._core.classify_rows(self._workers)
         return self._said
 
     def _unknown(self) -> _engine.Unknown:

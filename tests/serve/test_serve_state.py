@@ -42,7 +42,7 @@ def test_answers_hold_what_the_description_promises(client: TestClient) -> None:
     assert set(learned) == promised("/api/v1/lessons", "post")
     state = client.get("/api/v1/state").json()
     assert promised("/api/v1/state", "get") <= set(state)
-    assert state["classes"][0]["recall"] == 1
+    assert state["classes"][0]["replay_accuracy"] == 1
     assert set(client.post("/api/v1/predict", content=picture("red")).json()) == promised("/api/v1/predict", "post")
 
 

@@ -85,8 +85,8 @@ nb::tuple predict(const Learner& l, const Images& images, Workers& workers, int 
   return nb::make_tuple(best.array, probabilities.array, unknown ? familiarity.array : nb::none());
 }
 
-nb::object recall(const Learner& l, Workers& workers) {
-  return filled<int32_t>({l.replay().size()}, [&](std::span<int32_t> best) { l.recall(best, workers); });
+nb::object classify_rows(const Learner& l, Workers& workers) {
+  return filled<int32_t>({l.replay().size()}, [&](std::span<int32_t> best) { l.classify_rows(best, workers); });
 }
 
 // Values of each trained block: its weights (shadow int8 or int16, or bits uint64), then its masters, by name.
@@ -171,7 +171,7 @@ void bind_learner(nb::module_& m) {
       .def("features", &features)
       .def("predict", &predict, nb::arg("images"), nb::arg("workers"), nb::arg("views") = 1, nb::arg("unknown").none() = nb::none())
       .def("unknown", &Learner::unknown, nb::call_guard<Unlocked>())
-      .def("recall", &recall)
+      .def("classify_rows", &classify_rows)
       .def("__getitem__", &known)
       .def("restore", &restore)
       // The bytes of its state file.

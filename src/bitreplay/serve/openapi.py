@@ -42,7 +42,7 @@ def document() -> dict[str, Any]:
     text, number, flag, share = ({"type": kind} for kind in ("string", "integer", "boolean", "number"))
     state_file = {"application/octet-stream": _BYTES}
     nothing: dict[str, Any] = _json()
-    entry = _json(name=text, samples=number, replay_rows=number, recall={"type": ["number", "null"]})["application/json"]["schema"]
+    entry = _json(name=text, samples=number, replay_rows=number, replay_accuracy={"type": ["number", "null"]})["application/json"]["schema"]
     state = _json(
         revision=number,
         busy={"type": ["object", "null"], "description": "what, phase, done, total"},

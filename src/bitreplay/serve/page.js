@@ -114,7 +114,7 @@ function show(state) {
       button("Forget", `Forget ${entry.name}`, () => forget(entry.name)));
     head.dir = "auto";
     row.append(head, cell(number(entry.samples), "number"), cell(number(entry.replay_rows), "number"),
-      cell(entry.recall === null ? "" : `${Math.round(100 * entry.recall)} %`, "number"), change);
+      cell(entry.replay_accuracy === null ? "" : `${Math.round(100 * entry.replay_accuracy)} %`, "number"), change);
     return row;
   }));
   if (at) [...$("classes").querySelectorAll("button")].find((one) => one.getAttribute("aria-label") === at)?.focus();

@@ -31,7 +31,7 @@ class _Shown:
 
 def _reader(learner: Learner) -> Learner:
     reader = learner.copy()
-    reader.recall()  # looks at every remembered row, and keeps what it saw, before anybody asks
+    reader.replay_accuracy()  # looks at every remembered row, and keeps what it saw, before anybody asks
     return reader
 
 
@@ -98,9 +98,9 @@ class Session:
         """What `Learner.info` says of the last committed state, and what is going on."""
         shown, progress = self._shown, self._progress  # of one moment, whatever is committed meanwhile
         reader = shown.reader
-        info, recall = reader.info(), reader.recall()
+        info, accuracy = reader.info(), reader.replay_accuracy()
         for entry in info["classes"]:
-            entry["recall"] = recall[entry["name"]]
+            entry["replay_accuracy"] = accuracy[entry["name"]]
         return {
             "revision": shown.revision,
             "busy": progress,
