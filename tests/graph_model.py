@@ -53,14 +53,16 @@ class Graph:
         self.values.append(ref.operation(op, [self.values[k] for k in read], self.tensors, name))
         return len(self.ops)
 
-    def _affine(self, sums: NDArray[np.int64], wide: bool = True) -> tuple[int, NDArray[np.int16], NDArray[Any]]:
-        # Shift, multipliers and biases that bring sums (..., C) to the usual spread; with wide=False in the ranges of a block.
+    def _affine(self, sums: NDArray[np.int64], block: bool = False, wide: bool = False) -> tuple[int, NDArray[Any], NDArray[Any]]:
+        # Shift, multipliers (with `wide` int32) and biases that bring sums (..., C) to the usual spread; in the ranges of a block, where asked for.
         mean, std = sums.reshape(-1, sums.shape[-1]).mean(0), sums.reshape(-1, sums.shape[-1]).std(0)
         ratio = STD * self.rng.uniform(0.5, 1.5, len(mean)) * self.rng.choice([-1, 1], len(mean)) / np.maximum(std, 1.0)
-        shift = int(np.clip(13 - np.floor(np.log2(np.abs(ratio).max())), 0, 30))
-        multiplier = np.clip(np.rint(ratio * 2.0**shift), -32768, 32767).astype(np.int16)
+        shift = int(np.clip((29 if wide else 13) - np.floor(np.log2(np.abs(ratio).max())), 0, 46 if wide else 30))
+        multiplier = (
+            np.rint(ratio * 2.0**shift).astype(np.int32) if wide else np.clip(np.rint(ratio * 2.0**shift), -32768, 32767).astype(np.int16)
+        )
         bias = np.rint((self.rng.normal(0, STD / 2, len(mean)) - ratio * mean) * 2.0**shift)
-        return shift, multiplier, bias.astype(np.int64) if wide else np.clip(bias, -(2**29), 2**29).astype(np.int32)
+        return shift, multiplier, np.clip(bias, -(2**29), 2**29).astype(np.int32) if block else bias.astype(np.int64)
 
     def _window(self, kernels: tuple[int, ...], strides: tuple[int, ...], side: int) -> dict[str, Any]:
         kernel = int(self.rng.choice([k for k in kernels if k <= side]))
@@ -83,7 +85,7 @@ class Graph:
         if wide:
             largest = 65535 // (kernel * kernel * channels)
         weight = np.clip(self.rng.integers(-largest, largest + 1, shape), -32768, 32767).astype(np.int16 if wide else np.int8)
-        shift, multiplier, bias = self._affine(ref.conv_sums(x, weight, ref.Window.of(window), groups))
+        shift, multiplier, bias = self._affine(ref.conv_sums(x, weight, ref.Window.of(window), groups), wide=wide)
         op = {
             "op": "conv",
             "in": channels,
@@ -118,7 +120,7 @@ class Graph:
         negative = (x + own["threshold"] if own else x) < 0
         signs, weights = ref.signs(negative), ref.signs(ref.unpack_bits(weight, channels // groups))
         z = ref.binary_conv(signs, weights, ref.Window.of(window), outside=0 if flags["zero_pad"] else 1, groups=groups)
-        shift, multiplier, bias = self._affine((np.maximum(z, 0) if flags["relu"] else z) - mean, wide=False)
+        shift, multiplier, bias = self._affine((np.maximum(z, 0) if flags["relu"] else z) - mean, block=True)
         op = {"op": "binary", "in": channels, "out": out, **window, **flags, "shift": shift}
         op |= {"groups": groups} if groups > 1 else {}
         return self._append(op, [read], weight=weight, mean=mean, multiplier=multiplier, bias=bias, **own)
@@ -129,7 +131,7 @@ class Graph:
         channels, zero_pad = x.shape[-1], bool(self.rng.random() < 0.5)
         weight = ref.pack_bits(self.rng.random((channels, 3, 3, channels)) < 0.5)
         z = ref.binary_conv(ref.signs(x < 0), ref.signs(ref.unpack_bits(weight, channels)), outside=0 if zero_pad else 1)
-        shift, multiplier, bias = self._affine(np.maximum(z, 0), wide=False)
+        shift, multiplier, bias = self._affine(np.maximum(z, 0), block=True)
         mean = np.zeros(channels, np.int16)
         op = {"op": "block", "channels": channels, "shift": shift, "zero_pad": zero_pad}
         return self._append(op, [read], weight=weight, mean=mean, multiplier=multiplier, bias=bias)
@@ -153,8 +155,9 @@ class Graph:
         if kind == "block":
             return self.block(read)
         if kind == "affine":
-            shift, multiplier, bias = self._affine(x)
-            op = {"op": "affine", "channels": channels, "relu": bool(rng.random() < 0.3), "shift": shift}
+            wide = bool(rng.random() < 0.5)
+            shift, multiplier, bias = self._affine(x, wide=wide)
+            op = {"wide": wide, "op": "affine", "channels": channels, "relu": bool(rng.random() < 0.3), "shift": shift}
             return self._append(op, [read], multiplier=multiplier, bias=bias)
         if kind == "activate":
             values = {

@@ -217,7 +217,7 @@ void bench_tail(const Options& options, int gradient_bits, int weight_bits) {
   constexpr size_t kLive = 50, kStored = 128, kRowBits = size_t{kSide} * kSide * kChannels;
   Network network(2 * kSide);
   network.add_conv({3, 2, {}}, 3, kChannels, 1, false, false, 8, std::span<const int8_t>(random_values<int8_t>(kChannels * 27, 5, 100)),
-                   random_values<int16_t>(kChannels, 6, 100), std::vector<int64_t>(kChannels, 0));
+                   std::span<const int16_t>(random_values<int16_t>(kChannels, 6, 100)), std::vector<int64_t>(kChannels, 0));
   network.set_cut(std::vector<int32_t>(kChannels, 0), std::vector<uint8_t>(kChannels, 0), std::vector<int16_t>(kChannels, kStream));
   std::vector<std::vector<int8_t>> shadows;
   std::vector<TailSource> sources;

@@ -223,7 +223,8 @@ void check_affine(const Kernels& fast) {
         const int pixels = 5, stride = count + 2;
         auto acc = exact<int32_t>(pixels * kDenseChannels);
         auto bias = exact<int64_t>(count);
-        const auto multiplier = values(count, pattern / 2, random);
+        auto multiplier = exact<int32_t>(count);
+        for (int c = 0; c < count; ++c) multiplier[c] = pattern_value(pattern / 2, random) << (c % 3 == 0 ? 15 : 0);  // up to 2^30
         for (int i = 0; i < pixels * kDenseChannels; ++i) {
           acc[i] = i % 7 == 0 ? INT32_MIN : i % 7 == 1 ? INT32_MAX : static_cast<int32_t>(random() >> (32 + i % 32));
         }

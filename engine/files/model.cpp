@@ -142,7 +142,7 @@ std::span<const uint64_t> read_block(const Fields& f, File& file, Network& netwo
   return b.weight;
 }
 
-template <class T>
+template <class T, class W>
 void read_conv(const Fields& f, File& file, Network& network, size_t i) {
   const int in = f.integer("in", 1, 2048), out = f.integer("out", 1, 2048), groups = f.integer("groups", 1, in, 1);
   const Window window = read_window(f, 7, 4);
@@ -150,7 +150,7 @@ void read_conv(const Fields& f, File& file, Network& network, size_t i) {
   const int shift = f.integer("shift", 0, 46), kernel = window.kernel;
   const Name name("prefix", i, "weight");
   const auto weight = depthwise ? file.take<T>(name, {out, kernel, kernel}) : file.take<T>(name, {out, kernel, kernel, in / groups});
-  const auto multiplier = file.take<int16_t>(Name("prefix", i, "multiplier"), {out});
+  const auto multiplier = file.take<W>(Name("prefix", i, "multiplier"), {out});
   const auto bias = file.take<int64_t>(Name("prefix", i, "bias"), {out});
   network.add_conv(window, in, out, groups, depthwise, relu, shift, weight, multiplier, bias);
 }
@@ -172,9 +172,10 @@ void read_alone(const Fields& f, File& file, Network& network, size_t i) {
   network.add_binary(window, in, out, groups, b.shift, b.weight, b.mean, b.multiplier, b.bias, b.options);
 }
 
+template <class W>
 void read_affine(const Fields& f, File& file, Network& network, size_t i) {
   const int channels = f.integer("channels", 1, 2048);
-  const auto multiplier = file.take<int16_t>(Name("prefix", i, "multiplier"), {channels});
+  const auto multiplier = file.take<W>(Name("prefix", i, "multiplier"), {channels});
   const auto bias = file.take<int64_t>(Name("prefix", i, "bias"), {channels});
   network.add_scale(channels, f.flag("relu", false), f.integer("shift", 0, 46), multiplier, bias);
 }
@@ -199,13 +200,14 @@ void read_operation(const Fields& f, File& file, Network& network, size_t i) {
   network.read(from);
   const int channels = network.shape_of(from.count == 0 ? static_cast<int>(i) : from.values[0]).channels;
   const auto same = [&](const char* name) { f.integer(name, channels, channels); };
+  const bool wide = f.flag("wide", false);
   switch (kind_of(f)) {
-    case Kind::conv: return f.flag("wide", false) ? read_conv<int16_t>(f, file, network, i) : read_conv<int8_t>(f, file, network, i);
+    case Kind::conv: return wide ? read_conv<int16_t, int32_t>(f, file, network, i) : read_conv<int8_t, int16_t>(f, file, network, i);
     case Kind::block: read_block(f, file, network, "prefix", i); return;
     case Kind::pool: same("channels"); return network.add_pool();
     case Kind::down: return read_down(f, file, network, i);
     case Kind::binary: return read_alone(f, file, network, i);
-    case Kind::affine: return read_affine(f, file, network, i);
+    case Kind::affine: return wide ? read_affine<int32_t>(f, file, network, i) : read_affine<int16_t>(f, file, network, i);
     case Kind::activate: return read_activate(f, file, network, i);
     case Kind::add: same("channels"); return read_add(f, network);
     case Kind::concat: return network.add_concat();
@@ -233,7 +235,7 @@ void require_same_signs(const File& file, const char* name, std::span<const int8
 }
 
 void measure_affine(Room& room, int channels) {
-  room.add(static_cast<uint64_t>(channels), sizeof(int16_t));
+  room.add(static_cast<uint64_t>(channels), sizeof(int32_t));
   room.add(static_cast<uint64_t>(channels), sizeof(int64_t));
 }
 
@@ -339,7 +341,7 @@ NetworkSize measure_network(const File& file, size_t trained, int weight_bits, R
   }
   room.add(width, sizeof(int32_t));  // features
   room.add(width * width, sizeof(int16_t));
-  room.add(width, sizeof(int16_t));
+  room.add(width, sizeof(int32_t));
   room.add(width, sizeof(int64_t));
   return size;
 }

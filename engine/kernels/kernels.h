@@ -45,9 +45,9 @@ inline BlockParameters from_channel(BlockParameters block, int c) {
   return block;
 }
 
-// y = sat16(round_shift(acc * multiplier + bias, shift)), then max(y, 0) with relu; |bias| < 2^61, shift <= 46.
+// y = sat16(round_shift(acc * multiplier + bias, shift)), then max(y, 0) with relu; |multiplier| <= 2^30, |bias| < 2^61, shift <= 46.
 struct AffineParameters {
-  const int16_t* multiplier;
+  const int32_t* multiplier;
   const int64_t* bias;
   int shift;
   bool relu;

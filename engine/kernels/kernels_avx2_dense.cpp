@@ -91,7 +91,7 @@ BITREPLAY_AVX2 void affine_eight(const AffineParameters& affine, const int32_t* 
   const int64_t* b = affine.bias;
   const __m256i even_bias = _mm256_add_epi64(_mm256_setr_epi64x(b[0], b[2], b[4], b[6]), _mm256_set1_epi64x(constant));
   const __m256i odd_bias = _mm256_add_epi64(_mm256_setr_epi64x(b[1], b[3], b[5], b[7]), _mm256_set1_epi64x(constant));
-  const __m256i even_multiplier = _mm256_cvtepi16_epi32(load8(affine.multiplier));
+  const __m256i even_multiplier = load(affine.multiplier);
   const __m256i odd_multiplier = _mm256_srli_epi64(even_multiplier, 32);
   const __m256i lowest = _mm256_set1_epi64x(affine.relu ? offset : 0);
   const __m256i highest = _mm256_set1_epi64x(2 * offset - 1);

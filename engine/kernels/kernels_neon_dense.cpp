@@ -87,7 +87,7 @@ void depthwise_tile(const DepthwiseTile& tile, const int16_t* weight, int count,
 // Four channels of all pixels.
 void affine_four(const AffineParameters& affine, const int32_t* acc, int64_t pixels, int16_t* y, int64_t y_stride) {
   const int64x2_t bias_low = vld1q_s64(affine.bias), bias_high = vld1q_s64(affine.bias + 2);
-  const int32x4_t multiplier = vmovl_s16(vld1_s16(affine.multiplier));
+  const int32x4_t multiplier = vld1q_s32(affine.multiplier);
   const int64x2_t down = vdupq_n_s64(-affine.shift);
   const int16x4_t lowest = vdup_n_s16(affine.relu ? 0 : INT16_MIN);
   for (int64_t p = 0; p < pixels; ++p, acc += kDenseChannels, y += y_stride) {

@@ -165,7 +165,7 @@ void TailTrainer::head_backward(std::span<const int16_t> gradient, std::span<con
   const std::span<int64_t> wide{wide_.data(), rows * width};
   head_input_gradient({batch_.rows, batch_.channels, static_cast<int>(classes)}, gradient.data(), weight.data(), wide.data());
   requantise(wide, rounding(at, kFeatureGradient), narrow_.data(), workers_);
-  const std::span<const int16_t> scale = network_.whitening_multiplier();
+  const std::span<const int32_t> scale = network_.whitening_multiplier();
   for (size_t i = 0; i < wide.size(); ++i) wide[i] = std::abs(int{features[i]}) == 127 ? 0 : int64_t{narrow_[i]} * scale[i % width];
   requantise(wide, rounding(at, kWhitened), narrow_.data(), workers_);
   const Kernels& kernel = kernels();

@@ -27,7 +27,7 @@ struct Shape {
 
 // Per-channel affine requantisation: sat16(round_shift(value * multiplier + bias, shift)).
 struct Affine {
-  Buffer<int16_t> multiplier;
+  Buffer<int32_t> multiplier;
   Buffer<int64_t> bias;
   int shift = 0;
 };

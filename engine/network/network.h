@@ -59,10 +59,10 @@ class Network {
   void read(const Inputs& from) { next_ = from; }
   Shape shape_of(int value) const { return value == 0 ? Shape{image_size_, image_size_, 3} : prefix_[static_cast<size_t>(value) - 1].out; }
 
-  // weight: int8_t or int16_t.
-  template <class T>
+  // Weights and multipliers: int8_t and int16_t, or int16_t and int32_t.
+  template <class T, class W>
   void add_conv(const Window& window, int in, int out, int groups, bool depthwise, bool relu, int shift, std::span<const T> weight,
-                std::span<const int16_t> multiplier, std::span<const int64_t> bias);
+                std::span<const W> multiplier, std::span<const int64_t> bias);
   // weight: (channels, 3, 3, words_for(channels)); goes to the prefix before `set_cut` and to the tail after it.
   void add_block(int channels, int shift, std::span<const uint64_t> weight, std::span<const int16_t> mean,
                  std::span<const int16_t> multiplier, std::span<const int32_t> bias, const BlockOptions& options = {});
@@ -73,7 +73,8 @@ class Network {
   // weight: (out, kernel, kernel, words_for(in / groups)).
   void add_binary(const Window& window, int in, int out, int groups, int shift, std::span<const uint64_t> weight, std::span<const int16_t> mean,
                   std::span<const int16_t> multiplier, std::span<const int32_t> bias, const BlockOptions& options);
-  void add_scale(int channels, bool relu, int shift, std::span<const int16_t> multiplier, std::span<const int64_t> bias);
+  template <class W>  // int16_t or int32_t
+  void add_scale(int channels, bool relu, int shift, std::span<const W> multiplier, std::span<const int64_t> bias);
   void add_activate(int channels, const BlockOptions& options);
   void add_add(int first, int second, int shift, bool relu);
   void add_concat();
@@ -115,7 +116,7 @@ class Network {
 
   // Constants that the gradient of the features needs (section 3.6).
   std::span<const int16_t> whitening() const { return {whitening_.data(), whitening_.size()}; }
-  std::span<const int16_t> whitening_multiplier() const {
+  std::span<const int32_t> whitening_multiplier() const {
     return {whitening_affine_.multiplier.data(), whitening_affine_.multiplier.size()};
   }
   std::span<const int32_t> pool_multiplier() const { return {pool_multiplier_.data(), pool_multiplier_.size()}; }

@@ -15,6 +15,7 @@ constexpr int kMaxImageSize = 1024;
 constexpr int kMaxBlockChannels = 1024;  // 9 * channels and every sum below stay inside int16
 constexpr int kMaxShift = 46;
 constexpr int kMaxBlockShift = 30;
+constexpr int32_t kMaxMultiplier = 1 << 30;
 constexpr int64_t kMaxBias = int64_t{1} << 61;
 constexpr int32_t kMaxBlockBias = 1 << 29;
 constexpr int64_t kMaxActivation = int64_t{1} << 26;
@@ -35,12 +36,14 @@ Buffer<T> copy(std::span<const T> values) {
   return Buffer<T>(values.begin(), values.end());
 }
 
-Affine make_affine(int channels, int shift, std::span<const int16_t> multiplier, std::span<const int64_t> bias, const char* what = "") {
+template <class W>
+Affine make_affine(int channels, int shift, std::span<const W> multiplier, std::span<const int64_t> bias, const char* what = "") {
   require_range(shift, 0, kMaxShift, what, "shift");
   require_count(multiplier, channels, what, "multiplier");
   require_count(bias, channels, what, "bias");
   require(std::ranges::all_of(bias, [](int64_t b) { return b > -kMaxBias && b < kMaxBias; }), "{}bias: expected magnitudes below 2^61", {what});
-  return {copy(multiplier), copy(bias), shift};
+  require(std::ranges::all_of(multiplier, [](int32_t m) { return m >= -kMaxMultiplier && m <= kMaxMultiplier; }), "{}multiplier: expected magnitudes up to 2^30", {what});
+  return {Buffer<int32_t>(multiplier.begin(), multiplier.end()), copy(bias), shift};
 }
 
 // Every sum of |weight| * 32768 must fit int32.
@@ -136,9 +139,9 @@ void Network::add(Operation&& operation, Shape out) {
   next_ = {};
 }
 
-template <class T>
+template <class T, class W>
 void Network::add_conv(const Window& window, int in, int out, int groups, bool depthwise, bool relu, int shift,
-                       std::span<const T> weight, std::span<const int16_t> multiplier, std::span<const int64_t> bias) {
+                       std::span<const T> weight, std::span<const W> multiplier, std::span<const int64_t> bias) {
   const Shape from = begin("conv", 1);
   require(in == from.channels, "conv: expected {} input channels, got {}", {from.channels, in});
   require_range(out, 1, kMostChannels, "conv channels");
@@ -156,7 +159,7 @@ void Network::add_conv(const Window& window, int in, int out, int groups, bool d
 
 template void Network::add_conv(const Window&, int, int, int, bool, bool, int, std::span<const int8_t>, std::span<const int16_t>,
                                 std::span<const int64_t>);
-template void Network::add_conv(const Window&, int, int, int, bool, bool, int, std::span<const int16_t>, std::span<const int16_t>,
+template void Network::add_conv(const Window&, int, int, int, bool, bool, int, std::span<const int16_t>, std::span<const int32_t>,
                                 std::span<const int64_t>);
 
 void Network::add_block(int channels, int shift, std::span<const uint64_t> weight, std::span<const int16_t> mean,
@@ -213,11 +216,15 @@ void Network::add_binary(const Window& window, int in, int out, int groups, int 
   add(std::move(binary), shape);
 }
 
-void Network::add_scale(int channels, bool relu, int shift, std::span<const int16_t> multiplier, std::span<const int64_t> bias) {
+template <class W>
+void Network::add_scale(int channels, bool relu, int shift, std::span<const W> multiplier, std::span<const int64_t> bias) {
   const Shape from = begin("affine", 1);
   require(channels == from.channels, "affine: expected {} channels, got {}", {from.channels, channels});
   add(Scale{channels, relu, make_affine(channels, shift, multiplier, bias)}, from);
 }
+
+template void Network::add_scale(int, bool, int, std::span<const int16_t>, std::span<const int64_t>);
+template void Network::add_scale(int, bool, int, std::span<const int32_t>, std::span<const int64_t>);
 
 void Network::add_activate(int channels, const BlockOptions& options) {
   const Shape from = begin("activate", 1);

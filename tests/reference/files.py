@@ -272,12 +272,19 @@ class _Reader:
         self.expect(size_in == self.channels and size_in % groups == 0 and size_out % groups == 0, "conv: does not fit")
         plain = size_in == size_out and kernel in (1, 3) and f.integer("stride", 1, 4) <= 2 and groups == 1
         self.expect(not depthwise or plain, "conv: a depth-wise one does not fit")
-        self.summed(f"{name}.weight", *((size_out, kernel, kernel) if depthwise else (size_out, kernel, kernel, size_in // groups)), dtype="int16" if f.flag("wide", False) else "int8")
-        self.affine(name, size_out)
+        self.summed(
+            f"{name}.weight",
+            *((size_out, kernel, kernel) if depthwise else (size_out, kernel, kernel, size_in // groups)),
+            dtype="int16" if f.flag("wide", False) else "int8",
+        )
+        self.affine(f, name, size_out)
         self.channels = size_out
 
-    def affine(self, name: str, channels: int) -> None:
-        self.take(f"{name}.multiplier", "int16", channels)
+    def affine(self, f: _Fields, name: str, channels: int) -> None:
+        if f.flag("wide", False):
+            self.bounded(f"{name}.multiplier", "int32", channels, -(2**30), 2**30)
+        else:
+            self.take(f"{name}.multiplier", "int16", channels)
         self.bounded(f"{name}.bias", "int64", channels, -(2**61) + 1, 2**61 - 1)
 
     def binary(
@@ -340,7 +347,7 @@ class _Reader:
             f.integer("channels", self.channels, self.channels)
         if operation == "affine":
             f.integer("shift", 0, 46), f.flag("relu", False)
-            self.affine(name, self.channels)
+            self.affine(f, name, self.channels)
         elif operation == "activate":
             for each in ("alpha", "beta", "high", "low"):
                 self.take(f"{name}.{each}", "int16", self.channels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +13,12 @@ from torch import Tensor
 
 from ...model import Tensors
 from ..features import feature_layer, whitening
-from ..fold import HEADROOM, INPUT_EXPONENT, SLOPE_BITS, Floats, affine, exponent_for, pack_signs
+from ..fold import INPUT_EXPONENT, SLOPE_BITS, Floats, affine, exponent_for, pack_signs
 from .graph import Graph, Node, run, shapes
 from .level import levelled
 
 MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of pictures in 0..1, as most networks of ImageNet are trained
+HEADROOM = 1.5
 BATCH = 16
 _KEPT_EXPONENT = ("add", "concat", "max_pool", "average_pool")  # what they read and what they give share one
 
@@ -104,6 +106,12 @@ def pooled(graph: Graph, images: NDArray[np.uint8], preprocessing: Preprocessing
     )
 
 
+def _affine(scale: Floats, offset: Floats) -> tuple[int, NDArray[np.int32], Floats]:
+    # As `fold.affine`, with multipliers of 30 bits: those of imported networks differ a thousandfold from channel to channel.
+    shift = min(46, max(0, 29 - math.floor(math.log2(max(float(np.abs(scale).max()), 1e-30)))))
+    return shift, np.clip(np.rint(scale * 2.0**shift), -(2**30), 2**30).astype(np.int32), np.rint(offset * 2.0**shift)
+
+
 class _Writer:
     """Operations and tensors, in the order in which they run."""
 
@@ -121,10 +129,10 @@ class _Writer:
         self.operations.append({**op, **where, "exponent": self.exponents[value]})
         self.number[value] = len(self.operations)
 
-    def scaled(self, node: Node, e_in: int, e_out: int) -> tuple[int, NDArray[np.int16], NDArray[np.int64]]:
+    def scaled(self, node: Node, e_in: int, e_out: int) -> tuple[int, NDArray[np.int32], NDArray[np.int64]]:
         """Shift, multipliers and biases of a scale."""
         multiplier, bias = (node.weights[name].astype(np.float64) for name in ("multiplier", "bias"))
-        shift, multipliers, offsets = affine(multiplier * 2.0 ** (e_out - e_in), bias * 2.0**e_out, 46)
+        shift, multipliers, offsets = _affine(multiplier * 2.0 ** (e_out - e_in), bias * 2.0**e_out)
         # What was 0 before, as much is behind a ReLU, keeps the sign that it gets here.
         offsets = np.where((bias < 0) & (offsets >= -(2.0 ** (shift - 1))), -(2.0**shift), offsets)
         return shift, multipliers, offsets.astype(np.int64)
@@ -137,7 +145,7 @@ class _Writer:
         unit = np.where(unit == 0, 1.0, unit)
         quantised = np.rint(weight / unit[:, None, None, None]).astype(np.int16)
         e_out = self.exponents[value]
-        shift, multiplier, offsets = affine(unit * 2.0 ** (e_out - e_in), bias * 2.0**e_out, 46)
+        shift, multiplier, offsets = _affine(unit * 2.0 ** (e_out - e_in), bias * 2.0**e_out)
         channels = weight.shape[3] * node.groups
         depthwise = node.groups == channels == len(weight) > 1 and node.kernel in (1, 3) and node.stride <= 2
         op = {
@@ -160,6 +168,8 @@ class _Writer:
         # Folded around the mean of what it is multiplied with, where its rounding matters least: scale * r + bias = scale * (r - mean) + (bias + scale * mean).
         mean = np.clip(np.rint(self.dots[number]), -weight[0].size, weight[0].size)
         shift, multipliers, offsets = affine(multiplier * 2.0**e_out, (bias + multiplier * mean) * 2.0**e_out, 30)
+        while np.abs(offsets).max() > 2**29 and shift > 0:
+            shift, multipliers, offsets = affine(multiplier * 2.0**e_out, (bias + multiplier * mean) * 2.0**e_out, shift - 1)
         offsets = np.clip(offsets, -(2**29), 2**29)
         own: dict[str, NDArray[Any]] = {
             "weight": pack_signs(weight < 0), "mean": mean.astype(np.int16), "multiplier": multipliers, "bias": offsets.astype(np.int32),
@@ -182,7 +192,7 @@ class _Writer:
             shift, multiplier, bias = self.scaled(node, e_in, e_out)
             self.append(
                 value,
-                {"op": "affine", "channels": channels, "relu": node.relu, "shift": shift},
+                {"op": "affine", "channels": channels, "relu": node.relu, "shift": shift, "wide": True},
                 node.reads,
                 multiplier=multiplier,
                 bias=bias,
@@ -240,7 +250,7 @@ def quantise(
         "scale", (0,), weights={"multiplier": (128 / 510 / spread).astype(np.float32), "bias": ((0.5 - mean) / spread).astype(np.float32)}
     )
     shift, multiplier, bias = writer.scaled(node, INPUT_EXPONENT, exponents[0])
-    writer.append(0, {"op": "affine", "channels": 3, "relu": False, "shift": shift}, (0,), multiplier=multiplier, bias=bias)
+    writer.append(0, {"op": "affine", "channels": 3, "relu": False, "shift": shift, "wide": True}, (0,), multiplier=multiplier, bias=bias)
     inside = set(blocks.values())
     for i, node in enumerate(graph.nodes):
         if i in blocks:
