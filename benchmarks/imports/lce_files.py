@@ -21,7 +21,16 @@ from flatbuffers import flexbuffers
 from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.lite.tools import flatbuffer_utils
 
-NETWORKS = ("QuickNetSmall", "QuickNet", "QuickNetLarge", "BiRealNet", "BinaryResNetE18", "BinaryDenseNet28", "RealToBinaryNet", "MeliusNet22")
+NETWORKS = (
+    "QuickNetSmall",
+    "QuickNet",
+    "QuickNetLarge",
+    "BiRealNet",
+    "BinaryResNetE18",
+    "BinaryDenseNet28",
+    "RealToBinaryNet",
+    "MeliusNet22",
+)
 FLOAT, INT32 = 0, 2
 
 

@@ -48,7 +48,9 @@ def main() -> None:
                 worst, where = difference, node.name
             own = theirs
         values.append(own)
-    print(f"{given.file.name}: {len(graph.nodes)} nodes; dot products equal {equal_sums}/{sums}; {compared} values, worst {worst:.1e} {where}")
+    print(
+        f"{given.file.name}: {len(graph.nodes)} nodes; dot products equal {equal_sums}/{sums}; {compared} values, worst {worst:.1e} {where}"
+    )
     sys.exit(equal_sums != sums or worst > 1e-4)
 
 

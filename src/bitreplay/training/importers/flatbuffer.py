@@ -21,7 +21,7 @@ MOST_TENSORS = 16_384
 MOST_DIMENSIONS = 8
 MOST_INPUTS = 256
 SHARED = 4  # how often, on average, the bytes of a file may be read as constants
-_DTYPES = {0: np.dtype("<f4"), 2: np.dtype("<i4"), 3: np.dtype("u1"), 4: np.dtype("<i8"), 9: np.dtype("i1")}
+_DTYPES: dict[int, np.dtype[Any]] = {0: np.dtype("<f4"), 2: np.dtype("<i4"), 3: np.dtype("u1"), 4: np.dtype("<i8"), 9: np.dtype("i1")}
 FLOAT, INT32, UINT8, INT64, INT8 = 0, 2, 3, 4, 9
 QUANTISED = (UINT8, INT8)
 _CUSTOM = 32
@@ -29,7 +29,18 @@ _SAME, _VALID = 0, 1
 _ACTIVATIONS = {0: "none", 1: "relu", 3: "relu6"}
 
 # What reading a hostile flatbuffer may end in.
-_UNSOUND = (struct.error, IndexError, KeyError, TypeError, AttributeError, ValueError, OverflowError, MemoryError, RecursionError, AssertionError)
+_UNSOUND = (
+    struct.error,
+    IndexError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ValueError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    AssertionError,
+)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ class Node:
     reads: tuple[int, ...]
     name: str = ""
     tensor: int = -1
-    weights: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+    weights: dict[str, NDArray[Any]] = field(default_factory=dict)
     kernel: int = 1
     stride: int = 1
     pad: Pad = NO_PAD
@@ -267,9 +268,7 @@ def each(graph: Graph, x: Tensor) -> Iterator[tuple[int, list[Tensor], Tensor]]:
 
 def run(graph: Graph, x: Tensor) -> Tensor:
     """The last value for float32 (N, 3, S, S); float32 (N, C, H, W)."""
-    result = x
-    for _, _, result in each(graph, x):
-        pass
+    *_, (_, _, result) = each(graph, x)
     return result
 
 

@@ -82,11 +82,16 @@ def levelled(graph: Graph, largest: list[Floats]) -> tuple[Graph, list[Floats]]:
                 channels.join(channels.of(value), channels.of(i + 1))
         elif node.kind == "concat":
             channels.join(np.concatenate([channels.of(value) for value in node.reads]), channels.of(i + 1))
+        elif node.kind == "select":
+            taken = np.array(node.channels)
+            channels.join(channels.of(node.reads[0])[taken[taken >= 0]], channels.of(i + 1)[taken >= 0])
         elif node.kind == "gate":
             channels.join(channels.of(node.reads[0]), channels.of(i + 1))
             fixed.append(channels.of(node.reads[1]))
         elif node.kind == "sigmoid":
             fixed += [channels.of(node.reads[0]), channels.of(i + 1)]
+        elif node.kind == "sign":
+            fixed.append(channels.of(i + 1))
     roots = [channels.roots(value) for value in range(len(largest))]
     reach = np.zeros(len(channels.parent))
     for own, most in zip(roots, largest, strict=True):

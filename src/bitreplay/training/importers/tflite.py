@@ -155,7 +155,9 @@ def _binary(op: Operation, b: _Builder) -> int:
         raise op.refused("expected no activation or ReLU inside, got ReLU6")
     multiplier, bias = op.optional(2, out, 1.0), op.optional(3, out, 0.0)
     relu, thresholds = activation == "relu", op.inputs[4] if len(op.inputs) > 4 else -1
-    if op.file.types[op.outputs[0]] == INT32:  # signs: -1 where more taps differ than the threshold says, that is where the dot product is small
+    if (
+        op.file.types[op.outputs[0]] == INT32
+    ):  # signs: -1 where more taps differ than the threshold says, that is where the dot product is small
         if thresholds < 0:
             raise op.refused("expected thresholds for a result of signs")
         differing = op.needed(4)
@@ -201,13 +203,13 @@ def _mean(op: Operation, b: _Builder) -> int:
 
 def _negated(op: Operation, b: _Builder, value: int) -> int:
     channels = b.shapes[value][2]
-    return b.add(
-        op, "scale", (value,), weights={"multiplier": -np.ones(channels, np.float32), "bias": np.zeros(channels, np.float32)}
-    )
+    return b.add(op, "scale", (value,), weights={"multiplier": -np.ones(channels, np.float32), "bias": np.zeros(channels, np.float32)})
 
 
 def _arithmetic(op: Operation, b: _Builder) -> int:
-    activation = op.activation(op.options({"ADD": "AddOptions", "SUB": "SubOptions", "MUL": "MulOptions"}[op.kind]).FusedActivationFunction())
+    activation = op.activation(
+        op.options({"ADD": "AddOptions", "SUB": "SubOptions", "MUL": "MulOptions"}[op.kind]).FusedActivationFunction()
+    )
     if len(op.inputs) != 2:
         raise op.refused(f"expected two inputs, got {len(op.inputs)}")
     constants = [op.file.constant(i) for i in op.inputs]
@@ -363,7 +365,14 @@ def _ended(b: _Builder, value: int, side: int) -> Graph:
     # The graph up to a value; a dense layer at its end, which reads one row of features, is the classifier.
     nodes, classifier = b.nodes[:value], None
     last = nodes[-1] if nodes else None
-    if last is not None and last.kind == "conv" and not last.relu and last.kernel == 1 and last.groups == 1 and b.shapes[last.reads[0]][:2] == (1, 1):
+    if (
+        last is not None
+        and last.kind == "conv"
+        and not last.relu
+        and last.kernel == 1
+        and last.groups == 1
+        and b.shapes[last.reads[0]][:2] == (1, 1)
+    ):
         weight: Array = np.asarray(last.weights["weight"], np.float32)[:, 0, 0]
         classifier = (weight, np.asarray(last.weights["bias"], np.float32))
         nodes = nodes[: last.reads[0]]

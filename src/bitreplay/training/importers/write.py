@@ -1,0 +1,192 @@
+"""The operations of a model file, of the nodes of a float graph: the rounding of weights, multipliers and biases (docs/method.md, 3)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...model import Tensors
+from ..fold import INPUT_EXPONENT, SLOPE_BITS, affine, pack_signs
+from .graph import Node
+
+Floats = NDArray[np.float64]
+
+_WIDE_BITS = 29  # multipliers up to 2^30: those of imported networks differ a thousandfold from channel to channel
+_MOST_SHIFT = 46
+_MOST_SUM = 65_000.0  # of magnitudes of weights; the engine asks for less than 65,536
+_MOST_CHANNELS, _MOST_BINARY, _MOST_CONCAT = 2048, 1024, 8
+_MOST_KERNEL = {"conv": 7, "binary": 3, "max_pool": 7, "average_pool": 1024}
+
+
+def wide_affine(scale: Floats, offset: Floats) -> tuple[int, NDArray[np.int32], NDArray[np.int64]]:
+    """Shift F, multipliers up to 2^30 and offsets in units 2^-F, as `fold.affine` has them with 16 bits."""
+    largest = max(float(np.abs(scale).max()), 1e-30)
+    shift = min(_MOST_SHIFT, max(0, _WIDE_BITS - math.floor(math.log2(largest))))
+    multipliers = np.clip(np.rint(scale * 2.0**shift), -(2**30), 2**30).astype(np.int32)
+    return shift, multipliers, np.clip(np.rint(offset * 2.0**shift), -(2.0**60), 2.0**60).astype(np.int64)
+
+
+class Writer:
+    """Operations and tensors, in the order in which they run.
+
+    Parameters
+    ----------
+    exponents : of every value of the graph.
+    dots : mean dot product of each binary convolution, by its number, float64 (C,).
+    """
+
+    def __init__(self, exponents: list[int], dots: dict[int, Floats]) -> None:
+        self.exponents, self._dots = exponents, dots
+        self.operations: list[dict[str, Any]] = []
+        self.tensors: Tensors = {}
+        self._number = {0: 0}  # of the graph's values among those of the model file
+
+    def _append(self, value: int, op: dict[str, Any], reads: tuple[int, ...], **tensors: NDArray[Any]) -> None:
+        # An operation that gives a value of the graph, of values of the graph.
+        self.tensors |= {f"prefix.{len(self.operations)}.{name}": array for name, array in tensors.items()}
+        places = [self._number[k] for k in reads]
+        where = {} if places == [len(self.operations)] else {"from": places}
+        self.operations.append({**op, **where, "exponent": self.exponents[value]})
+        self._number[value] = len(self.operations)
+
+    def start(self, node: Node) -> None:
+        """What the graph reads, of the pixels."""
+        shift, multiplier, bias = self._scaled(node, INPUT_EXPONENT, self.exponents[0])
+        op = {"op": "affine", "channels": 3, "relu": False, "shift": shift, "wide": True}
+        self._append(0, op, (0,), multiplier=multiplier, bias=bias)
+
+    def _scaled(self, node: Node, e_in: int, e_out: int) -> tuple[int, NDArray[np.int32], NDArray[np.int64]]:
+        bias = node.values("bias")
+        shift, multipliers, offsets = wide_affine(node.values("multiplier") * 2.0 ** (e_out - e_in), bias * 2.0**e_out)
+        # What was 0 before, as much is behind a ReLU, keeps the sign that it gets here.
+        return shift, multipliers, np.where((bias < 0) & (offsets >= -(1 << shift >> 1)), -(1 << shift), offsets)
+
+    def _conv(self, value: int, node: Node, e_in: int) -> None:
+        weight, bias = node.values("weight"), node.values("bias")
+        flat = np.abs(weight).reshape(len(weight), -1)
+        unit = np.maximum(flat.max(1) / 32767.0, flat.sum(1) / _MOST_SUM)
+        unit = np.where(unit == 0, 1.0, unit)
+        quantised = np.rint(weight / unit[:, None, None, None]).astype(np.int16)
+        e_out = self.exponents[value]
+        shift, multiplier, offsets = wide_affine(unit * 2.0 ** (e_out - e_in), bias * 2.0**e_out)
+        channels = weight.shape[3] * node.groups
+        depthwise = node.groups == channels == len(weight) > 1 and node.kernel in (1, 3) and node.stride <= 2
+        op = {
+            "op": "conv",
+            "in": channels,
+            "out": len(weight),
+            **_window(node),
+            "depthwise": depthwise,
+            "relu": node.relu,
+            "shift": shift,
+            "wide": True,
+        }
+        if node.groups > 1 and not depthwise:
+            op["groups"] = node.groups
+        self._append(value, op, node.reads, weight=quantised[..., 0] if depthwise else quantised, multiplier=multiplier, bias=offsets)
+
+    def binary(self, value: int, node: Node, number: int, *, block: bool) -> None:
+        """A binary convolution, the graph's node of that number; `block`: with the addition of what it reads, whose value this is."""
+        weight, e_out = node.weights["weight"], self.exponents[value]
+        if max(len(weight), weight.shape[3] * node.groups) > _MOST_BINARY:
+            raise ValueError(
+                f"{node.name}: expected at most {_MOST_BINARY} channels, got {weight.shape[3] * node.groups} and {len(weight)}"
+            )
+        if node.groups > 1 and weight.shape[3] % 64:
+            raise ValueError(f"{node.name}: expected groups of a multiple of 64 channels, got {weight.shape[3]}")
+        multiplier, bias = node.values("multiplier"), node.values("bias")
+        # Folded around the mean of what it is multiplied with, where rounding matters least: scale * r + bias = scale * (r - mean) + (bias + scale * mean).
+        mean = np.clip(np.rint(self._dots[number]), -weight[0].size, weight[0].size)
+        shift, multipliers, offsets = affine(multiplier * 2.0**e_out, (bias + multiplier * mean) * 2.0**e_out, 30)
+        own: dict[str, NDArray[Any]] = {
+            "weight": pack_signs(weight < 0), "mean": mean.astype(np.int16), "multiplier": multipliers,
+            "bias": np.clip(offsets, -(2**29), 2**29).astype(np.int32),
+        }  # fmt: skip
+        flags = {"relu": node.relu, "zero_pad": any(node.pad) and node.pad_value == 0, "shift": shift}
+        if block:
+            self._append(value, {"op": "block", "channels": len(weight), **flags}, node.reads, **own)
+            return
+        op = {"op": "binary", "in": weight.shape[3] * node.groups, "out": len(weight), **_window(node), **flags}
+        self._append(value, op | ({"groups": node.groups} if node.groups > 1 else {}), node.reads, **own)
+
+    def _prelu(self, value: int, node: Node, channels: int) -> None:
+        slope = np.clip(np.rint(node.values("slope") * 2.0**SLOPE_BITS), -32768, 32767).astype(np.int16)
+        none, high = np.zeros(channels, np.int16), np.full(channels, 1 << SLOPE_BITS, np.int16)
+        self._append(value, {"op": "activate", "channels": channels}, node.reads, alpha=none, beta=none, high=high, low=slope)
+
+    def _sign(self, value: int, node: Node, channels: int) -> None:
+        # x * 2^20 + 2^19 saturates to 32767 or -32768; half a unit more is +-32767.5, which is brought to +-1.
+        op = {"op": "affine", "channels": channels, "relu": False, "wide": True}
+        self._append(
+            value,
+            {**op, "shift": 0},
+            node.reads,
+            multiplier=np.full(channels, 1 << 20, np.int32),
+            bias=np.full(channels, 1 << 19, np.int64),
+        )
+        unit = np.full(channels, 2.0 ** self.exponents[value] / 32767.5)
+        shift, multiplier, bias = wide_affine(unit, unit / 2)
+        self._append(value, {**op, "shift": shift}, (value,), multiplier=multiplier, bias=bias)
+
+    def _select(self, value: int, node: Node, given: int) -> None:
+        # A convolution that copies.
+        weight = np.zeros((len(node.channels), 1, 1, given), np.float32)
+        for i, channel in enumerate(node.channels):
+            if channel >= 0:
+                weight[i, 0, 0, channel] = 1.0
+        bias = np.zeros(len(node.channels), np.float32)
+        self._conv(value, Node("conv", node.reads, node.name, weights={"weight": weight, "bias": bias}), self.exponents[node.reads[0]])
+
+    def node(self, value: int, node: Node, channels: int, given: int) -> None:
+        """A node by itself.
+
+        Parameters
+        ----------
+        value : number of the value that it gives.
+        channels, given : of what it gives and of what it reads first.
+        """
+        self._fits(node, channels)
+        e_in = self.exponents[node.reads[0]]
+        op: dict[str, Any] = {"op": node.kind, "channels": channels}
+        match node.kind:
+            case "conv":
+                self._conv(value, node, e_in)
+            case "binary":
+                self.binary(value, node, value - 1, block=False)
+            case "scale":
+                shift, multiplier, bias = self._scaled(node, e_in, self.exponents[value])
+                own = {"op": "affine", "channels": channels, "relu": node.relu, "shift": shift, "wide": True}
+                self._append(value, own, node.reads, multiplier=multiplier, bias=bias)
+            case "add":
+                self._append(value, {**op, "multipliers": [1, 1], "shift": 0, "relu": node.relu}, node.reads)
+            case "concat":
+                self._append(value, op, node.reads)
+            case "max_pool":
+                self._append(value, {**op, **_window(node), "relu": node.relu}, node.reads)
+            case "average_pool":
+                self._append(value, {**op, **_window(node)}, node.reads)
+            case "prelu":
+                self._prelu(value, node, channels)
+            case "sign":
+                self._sign(value, node, channels)
+            case "select":
+                self._select(value, node, given)
+            case _:
+                raise ValueError(f"{node.name}: the engine has no {node.kind}")
+
+    def _fits(self, node: Node, channels: int) -> None:
+        if channels > _MOST_CHANNELS:
+            raise ValueError(f"{node.name}: expected at most {_MOST_CHANNELS} channels, got {channels}")
+        if node.kernel > _MOST_KERNEL.get(node.kind, node.kernel) or (node.kind == "binary" and (node.kernel == 2 or node.stride > 2)):
+            raise ValueError(f"{node.name}: the engine has no {node.kind} of kernel {node.kernel} and stride {node.stride}")
+        if node.kind == "concat" and len(node.reads) > _MOST_CONCAT:
+            raise ValueError(f"{node.name}: expected at most {_MOST_CONCAT} maps, got {len(node.reads)}")
+        if node.relu and node.kind not in ("conv", "binary", "scale", "add", "max_pool"):
+            raise ValueError(f"{node.name}: the engine has no ReLU inside {node.kind}")
+
+
+def _window(node: Node) -> dict[str, Any]:
+    return {"kernel": node.kernel, "stride": node.stride, "pad": list(node.pad)}
