@@ -124,10 +124,10 @@ def opened(model: Any) -> tuple[Any, list[str]]:
     return model, names
 
 
-def predicted(content: bytes, pictures: np.ndarray) -> list[np.ndarray]:
+def predicted(content: bytes, pictures: np.ndarray, reference: bool) -> list[np.ndarray]:
     from larq_compute_engine.tflite.python.interpreter import Interpreter
 
-    found = Interpreter(content, num_threads=1, use_reference_bconv=False, use_indirect_bgemm=True).predict(pictures)
+    found = Interpreter(content, num_threads=1, use_reference_bconv=reference, use_indirect_bgemm=not reference).predict(pictures)
     return found if isinstance(found, list) else [found]
 
 
@@ -160,7 +160,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=("rewrite", "network", "tensors", "answers"))
     parser.add_argument("arguments", nargs="+")
-    task, arguments = (given := parser.parse_args()).task, given.arguments
+    parser.add_argument("--reference", action="store_true", help="LCE's plain kernel of binary convolutions in place of its fast one")
+    given = parser.parse_args()
+    task, arguments = given.task, given.arguments
     if task == "network":
         import larq_compute_engine
 
@@ -175,10 +177,10 @@ def main() -> None:
         return
     pictures = np.load(arguments[1]).astype(np.float32)
     if task == "answers":
-        np.save(arguments[2], predicted(Path(arguments[0]).read_bytes(), pictures)[0])
+        np.save(arguments[2], predicted(Path(arguments[0]).read_bytes(), pictures, given.reference)[0])
         return
     model, names = opened(source)
-    results = predicted(bytes(flatbuffer_utils.convert_object_to_bytearray(model)), pictures)
+    results = predicted(bytes(flatbuffer_utils.convert_object_to_bytearray(model)), pictures, given.reference)
     np.savez(arguments[2], **dict(zip(names, results, strict=True)))
 
 

@@ -38,7 +38,11 @@ def main() -> None:
         read = [values[v] for v in node.reads]
         if node.kind == "binary" and f"sum{node.tensor}" in found:
             sums += 1
-            equal_sums += bool(torch.equal(dot_products(node, read[0]), tensor(found[f"sum{node.tensor}"])))
+            own_sums = dot_products(node, read[0])
+            equal = torch.equal(own_sums, tensor(found[f"sum{node.tensor}"]))
+            equal_sums += equal
+            if not equal:
+                print(f"dot products differ: {node.name}, map {tuple(own_sums.shape[2:])}, pad of {node.pad_value}")
         own, name = run_node(node, read), f"t{node.tensor}"
         if node.tensor >= 0 and name in found:  # the next node reads LCE's
             theirs = tensor(found[name])

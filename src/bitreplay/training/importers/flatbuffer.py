@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import FormatError
-from .graph import NO_PAD, Array, Pad
+from .graph import NO_PAD, Array, Pad, same_pad
 
 MOST_TENSORS = 16_384
 MOST_DIMENSIONS = 8
@@ -247,19 +247,13 @@ class Operation:
             raise self.refused(f"expected no dilation, got {height} x {width}")
 
     def pad(self, padding: int, kernel: int, stride: int) -> Pad:
-        """What TensorFlow pads: with SAME as little as gives ceil(side / stride), the odd one at the end."""
+        """What TensorFlow pads."""
         if padding == _VALID:
             return NO_PAD
         if padding != _SAME:
             raise self.refused(f"expected padding SAME or VALID, got {padding}")
         height, width, _ = self.map(0)
-        first: list[int] = []
-        last: list[int] = []
-        for side in (height, width):
-            total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
-            first.append(total // 2)
-            last.append(total - total // 2)
-        return (first[0], first[1], last[0], last[1])
+        return same_pad(height, width, kernel, stride)
 
     def pad_of_sizes(self, kernel: int, stride: int) -> Pad:
         """As `pad`, where the numbering changed between releases: the sizes tell (where they agree, there is nothing to pad)."""

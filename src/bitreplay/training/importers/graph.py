@@ -27,6 +27,12 @@ WINDOWED = ("conv", "binary", "max_pool", "average_pool")
 READS = {"add": 2, "gate": 2, "concat": 0}  # how many values, if not one; 0: two or more
 
 
+def same_pad(height: int, width: int, kernel: int, stride: int) -> Pad:
+    """TensorFlow's padding SAME: as little as gives ceil(side / stride), the odd one at the end."""
+    totals = [max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in (height, width)]
+    return totals[0] // 2, totals[1] // 2, totals[0] - totals[0] // 2, totals[1] - totals[1] // 2
+
+
 @dataclass(frozen=True)
 class Node:
     """One operation on values (N, H, W, C).
