@@ -16,7 +16,7 @@ from ..features import feature_layer, whitening
 from ..fold import HEADROOM, INPUT_EXPONENT, exponent_for
 from .graph import Graph, Node, dot_products, each, pooled
 from .level import levelled
-from .write import Writer
+from .write import Writer, refuse_missing
 
 Floats = NDArray[np.float64]
 Progress = Callable[[str, int, int], object]
@@ -128,13 +128,47 @@ def _exponents(graph: Graph, largest: list[float]) -> list[int]:
     return [max(-16, min(30, exponent_for(reach[root(value)] * HEADROOM))) for value in range(len(largest))]
 
 
+@dataclass(frozen=True)
+class Quantised:
+    """A float graph in integers.
+
+    Parameters
+    ----------
+    network, tensors : for `write_model`; a network without a cut.
+    graph : the graph whose values the integers stand for: that of before, its channels scaled by `factors`.
+    factors : of every value, float64 (C,).
+    exponents : of every value; integer value v stands for v * 2^-exponent.
+    places : of a value of the graph the number of that value of the network; those inside a block are missing.
+    """
+
+    network: dict[str, Any]
+    tensors: Tensors
+    graph: Graph
+    factors: list[Floats]
+    exponents: list[int]
+    places: dict[int, int]
+
+    def features(self, rows: NDArray[np.int8]) -> Floats:
+        """What the device's features, int8 (N, C), stand for in the float network: float64 (N, C)."""
+        layer, tensors = (
+            self.network["features"],
+            {name: value.astype(np.float64) for name, value in self.tensors.items() if "features" in name},
+        )
+        scaled = rows * 2.0 ** layer["shift"] - tensors["features.bias"]
+        pooled_values = np.linalg.solve(tensors["features.weight"], (scaled / tensors["features.multiplier"]).T).T
+        height, width, _ = self.graph.shapes()[-1]
+        unit = tensors["features.pool_multiplier"] * 2.0 ** -layer["pool_shift"] * height * width * 2.0 ** self.exponents[-1]
+        result: Floats = pooled_values / unit / self.factors[-1]
+        return result
+
+
 def quantise(
     graph: Graph,
     images: NDArray[np.uint8],
     preprocessing: Preprocessing | None = None,
     labels: NDArray[np.int64] | None = None,
     progress: Progress = _silent,
-) -> tuple[dict[str, Any], Tensors]:
+) -> tuple[Quantised, Calibration]:
     """Round a float graph.
 
     Parameters
@@ -147,13 +181,14 @@ def quantise(
 
     Returns
     -------
-    network, tensors : for `write_model`; a network without a cut.
+    The graph in integers, and what the pictures made of it in float.
 
     Raises
     ------
     ValueError : it holds something that the engine has not, named by its place in the file.
     """
     preprocessing = preprocessing or Preprocessing()
+    refuse_missing(graph)
     seen = calibrate(graph, images, preprocessing, progress)
     scaled, factors = levelled(graph, seen.largest)
     exponents = _exponents(scaled, [float((reach * factor).max()) for reach, factor in zip(seen.largest, factors, strict=True)])
@@ -165,10 +200,11 @@ def quantise(
             conv = replace(scaled.nodes[blocks[i]], name=node.name)
             writer.binary(i + 1, conv, blocks[i], block=True)
         elif i not in inside:
-            writer.node(i + 1, node, sizes[i + 1][2], sizes[node.reads[0]][2])
+            writer.node(i + 1, node, sizes[node.reads[0]][2], sizes[i + 1][2])
     layer, tensors = _features(seen.features * factors[-1], labels, exponents[-1], sizes[-1])
     layer["relu"] = graph.pooled_relu
-    return {"image_size": graph.image_size, "prefix": writer.operations, "tail": [], "features": layer}, {**writer.tensors, **tensors}
+    network = {"image_size": graph.image_size, "prefix": writer.operations, "tail": [], "features": layer}
+    return Quantised(network, {**writer.tensors, **tensors}, scaled, factors, exponents, writer.places), seen
 
 
 def _first(preprocessing: Preprocessing) -> Node:

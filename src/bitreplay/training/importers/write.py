@@ -10,14 +10,17 @@ from numpy.typing import NDArray
 
 from ...model import Tensors
 from ..fold import INPUT_EXPONENT, SLOPE_BITS, affine, pack_signs
-from .graph import Node
+from .graph import Graph, Node
 
 Floats = NDArray[np.float64]
 
 _WIDE_BITS = 29  # multipliers up to 2^30: those of imported networks differ a thousandfold from channel to channel
 _MOST_SHIFT = 46
+_MOST_BLOCK_SHIFT, _MOST_BLOCK_BIAS = 30, 2.0**29  # of binary convolutions
 _MOST_SUM = 65_000.0  # of magnitudes of weights; the engine asks for less than 65,536
 _MOST_CHANNELS, _MOST_BINARY, _MOST_CONCAT = 2048, 1024, 8
+_KINDS = ("conv", "binary", "scale", "add", "concat", "max_pool", "average_pool", "prelu", "sign", "select")
+_WITH_RELU = ("conv", "binary", "scale", "add", "max_pool")
 _MOST_KERNEL = {"conv": 7, "binary": 3, "max_pool": 7, "average_pool": 1024}
 
 
@@ -42,15 +45,15 @@ class Writer:
         self.exponents, self._dots = exponents, dots
         self.operations: list[dict[str, Any]] = []
         self.tensors: Tensors = {}
-        self._number = {0: 0}  # of the graph's values among those of the model file
+        self.places = {0: 0}  # of the graph's values among those of the model file
 
     def _append(self, value: int, op: dict[str, Any], reads: tuple[int, ...], **tensors: NDArray[Any]) -> None:
         # An operation that gives a value of the graph, of values of the graph.
         self.tensors |= {f"prefix.{len(self.operations)}.{name}": array for name, array in tensors.items()}
-        places = [self._number[k] for k in reads]
+        places = [self.places[k] for k in reads]
         where = {} if places == [len(self.operations)] else {"from": places}
         self.operations.append({**op, **where, "exponent": self.exponents[value]})
-        self._number[value] = len(self.operations)
+        self.places[value] = len(self.operations)
 
     def start(self, node: Node) -> None:
         """What the graph reads, of the pixels."""
@@ -91,19 +94,15 @@ class Writer:
     def binary(self, value: int, node: Node, number: int, *, block: bool) -> None:
         """A binary convolution, the graph's node of that number; `block`: with the addition of what it reads, whose value this is."""
         weight, e_out = node.weights["weight"], self.exponents[value]
-        if max(len(weight), weight.shape[3] * node.groups) > _MOST_BINARY:
-            raise ValueError(
-                f"{node.name}: expected at most {_MOST_BINARY} channels, got {weight.shape[3] * node.groups} and {len(weight)}"
-            )
-        if node.groups > 1 and weight.shape[3] % 64:
-            raise ValueError(f"{node.name}: expected groups of a multiple of 64 channels, got {weight.shape[3]}")
         multiplier, bias = node.values("multiplier"), node.values("bias")
         # Folded around the mean of what it is multiplied with, where rounding matters least: scale * r + bias = scale * (r - mean) + (bias + scale * mean).
         mean = np.clip(np.rint(self._dots[number]), -weight[0].size, weight[0].size)
-        shift, multipliers, offsets = affine(multiplier * 2.0**e_out, (bias + multiplier * mean) * 2.0**e_out, 30)
+        offset = (bias + multiplier * mean) * 2.0**e_out
+        most = max(0, min(_MOST_BLOCK_SHIFT, math.floor(math.log2(_MOST_BLOCK_BIAS / max(float(np.abs(offset).max()), 1.0)))))
+        shift, multipliers, offsets = affine(multiplier * 2.0**e_out, offset, most)
         own: dict[str, NDArray[Any]] = {
             "weight": pack_signs(weight < 0), "mean": mean.astype(np.int16), "multiplier": multipliers,
-            "bias": np.clip(offsets, -(2**29), 2**29).astype(np.int32),
+            "bias": np.clip(offsets, -_MOST_BLOCK_BIAS, _MOST_BLOCK_BIAS).astype(np.int32),
         }  # fmt: skip
         flags = {"relu": node.relu, "zero_pad": any(node.pad) and node.pad_value == 0, "shift": shift}
         if block:
@@ -140,15 +139,14 @@ class Writer:
         bias = np.zeros(len(node.channels), np.float32)
         self._conv(value, Node("conv", node.reads, node.name, weights={"weight": weight, "bias": bias}), self.exponents[node.reads[0]])
 
-    def node(self, value: int, node: Node, channels: int, given: int) -> None:
+    def node(self, value: int, node: Node, given: int, channels: int) -> None:
         """A node by itself.
 
         Parameters
         ----------
         value : number of the value that it gives.
-        channels, given : of what it gives and of what it reads first.
+        given, channels : channels of what it reads first and of what it gives.
         """
-        self._fits(node, channels)
         e_in = self.exponents[node.reads[0]]
         op: dict[str, Any] = {"op": node.kind, "channels": channels}
         match node.kind:
@@ -174,18 +172,30 @@ class Writer:
                 self._sign(value, node, channels)
             case "select":
                 self._select(value, node, given)
-            case _:
-                raise ValueError(f"{node.name}: the engine has no {node.kind}")
 
-    def _fits(self, node: Node, channels: int) -> None:
-        if channels > _MOST_CHANNELS:
-            raise ValueError(f"{node.name}: expected at most {_MOST_CHANNELS} channels, got {channels}")
-        if node.kernel > _MOST_KERNEL.get(node.kind, node.kernel) or (node.kind == "binary" and (node.kernel == 2 or node.stride > 2)):
-            raise ValueError(f"{node.name}: the engine has no {node.kind} of kernel {node.kernel} and stride {node.stride}")
-        if node.kind == "concat" and len(node.reads) > _MOST_CONCAT:
-            raise ValueError(f"{node.name}: expected at most {_MOST_CONCAT} maps, got {len(node.reads)}")
-        if node.relu and node.kind not in ("conv", "binary", "scale", "add", "max_pool"):
-            raise ValueError(f"{node.name}: the engine has no ReLU inside {node.kind}")
+
+def refuse_missing(graph: Graph) -> None:
+    """Refuse what the engine has not, before the calibration; ValueError names it by its place in the file."""
+    shapes = graph.shapes()
+    for i, node in enumerate(graph.nodes):
+        _fits(node, shapes[node.reads[0]][2], shapes[i + 1][2])
+
+
+def _fits(node: Node, given: int, channels: int) -> None:
+    if node.kind not in _KINDS:
+        raise ValueError(f"{node.name}: the engine has no {node.kind}")
+    if max(given, channels) > _MOST_CHANNELS:
+        raise ValueError(f"{node.name}: expected at most {_MOST_CHANNELS} channels, got {given} and {channels}")
+    if node.kernel > _MOST_KERNEL.get(node.kind, node.kernel) or (node.kind == "binary" and (node.kernel == 2 or node.stride > 2)):
+        raise ValueError(f"{node.name}: the engine has no {node.kind} of kernel {node.kernel} and stride {node.stride}")
+    if node.kind == "concat" and len(node.reads) > _MOST_CONCAT:
+        raise ValueError(f"{node.name}: expected at most {_MOST_CONCAT} maps, got {len(node.reads)}")
+    if node.relu and node.kind not in _WITH_RELU:
+        raise ValueError(f"{node.name}: the engine has no ReLU inside {node.kind}")
+    if node.kind == "binary" and max(given, channels) > _MOST_BINARY:
+        raise ValueError(f"{node.name}: expected at most {_MOST_BINARY} channels, got {given} and {channels}")
+    if node.kind == "binary" and node.groups > 1 and node.weights["weight"].shape[3] % 64:
+        raise ValueError(f"{node.name}: expected groups of a multiple of 64 channels, got {node.weights['weight'].shape[3]}")
 
 
 def _window(node: Node) -> dict[str, Any]:
