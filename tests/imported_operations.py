@@ -24,9 +24,11 @@ def _floats(value: Ints, exponent: int) -> torch.Tensor:
 
 
 def _operations_of(quantised: Quantised, value: int) -> tuple[list[int], list[int]]:
-    # Numbers of the operations that make a value (of a sign two), and of what the first of them reads.
+    # Numbers of the operations that make a value (some take two), and of what the first of them reads.
     last = quantised.places[value] - 1
-    first = last - 1 if quantised.graph.nodes[value - 1].kind == "sign" else last
+    first = last
+    while first not in quantised.places.values():  # what the one before gives stands for no value of the graph
+        first -= 1
     op = quantised.network["prefix"][first]
     return list(range(first, last + 1)), op.get("from", [first])
 
@@ -53,7 +55,8 @@ def worst_units(quantised: Quantised, images: NDArray[np.uint8], preprocessing: 
         for j, k in enumerate(operations):
             own = operation(quantised.network["prefix"][k], [own] if j else integers, quantised.tensors, f"prefix.{k}")
         given = [_floats(x, quantised.exponents[v]) for x, v in zip(integers, reads, strict=True)]
-        conv: Node | None = graph.nodes[blocks[value - 1]] if value - 1 in blocks else node if node.kind == "binary" else None
+        fused = value - 1 in blocks and quantised.network["prefix"][operations[-1]]["op"] == "block"
+        conv: Node | None = graph.nodes[blocks[value - 1]] if fused else node if node.kind == "binary" else None
         if conv is not None:
             found["differing signs"] += float((dot_products(conv, given[0]) != dot_products(conv, float_values[conv.reads[0]])).sum())
         expected = run_node(conv, given) + given[0] if conv is not None and conv is not node else run_node(node, given)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from ..features import feature_layer, whitening
 from ..fold import HEADROOM, INPUT_EXPONENT, exponent_for
 from .graph import Graph, Node, dot_products, each, pooled
 from .level import levelled
-from .write import Writer, refuse_missing
+from .write import Dots, Writer, refuse_missing
 
 Floats = NDArray[np.float64]
 Progress = Callable[[str, int, int], object]
@@ -25,7 +25,8 @@ _KEPT_EXPONENT = ("add", "concat", "max_pool", "average_pool", "prelu", "select"
 _MOST_BATCH, _BATCH_VALUES = 64, 1 << 23
 
 
-def _silent(phase: str, done: int, total: int) -> None: ...
+def silent(phase: str, done: int, total: int) -> None:
+    """Report nothing."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,12 @@ class Calibration:
     Parameters
     ----------
     largest : of every value the largest magnitude in each channel, float64 (C,).
-    dots : of a binary convolution, by its number, the mean of its dot products, after ReLU where it has one, float64 (C,).
+    dots : of binary convolutions, by their numbers.
     features : float64 (N, C).
     """
 
     largest: list[Floats]
-    dots: dict[int, Floats]
+    dots: dict[int, Dots]
     features: Floats
 
 
@@ -72,10 +73,10 @@ def float_features(graph: Graph, images: NDArray[np.uint8], preprocessing: Prepr
 
 
 @torch.no_grad()
-def calibrate(graph: Graph, images: NDArray[np.uint8], preprocessing: Preprocessing, progress: Progress = _silent) -> Calibration:
+def calibrate(graph: Graph, images: NDArray[np.uint8], preprocessing: Preprocessing, progress: Progress = silent) -> Calibration:
     """Run a graph on pictures, uint8 (N, S, S, 3)."""
     largest = [np.zeros(shape[2]) for shape in graph.shapes()]
-    dots: dict[int, Floats] = {}
+    dots: dict[int, Dots] = {}
     features: list[Floats] = []
     batch = _batch(graph)
     for begin in range(0, len(images), batch):
@@ -87,7 +88,13 @@ def calibrate(graph: Graph, images: NDArray[np.uint8], preprocessing: Preprocess
             node = graph.nodes[i]
             if node.kind == "binary":
                 z = dot_products(node, read[0])
-                dots[i] = dots.get(i, 0.0) + (z.relu() if node.relu else z).double().mean((0, 2, 3)).numpy() * len(x) / len(images)
+                found = (z.relu() if node.relu else z).double()
+                nothing = np.zeros(found.shape[1])
+                before = dots.get(i, Dots(nothing, nothing + np.inf, nothing - np.inf))
+                mean = before.mean + found.mean((0, 2, 3)).numpy() * len(x) / len(images)
+                dots[i] = Dots(
+                    mean, np.minimum(before.low, found.amin((0, 2, 3)).numpy()), np.maximum(before.high, found.amax((0, 2, 3)).numpy())
+                )
         features.append(pooled(graph, value).double().numpy())
         progress("calibration", min(begin + batch, len(images)), len(images))
     return Calibration(largest, dots, np.concatenate(features))
@@ -167,7 +174,7 @@ def quantise(
     images: NDArray[np.uint8],
     preprocessing: Preprocessing | None = None,
     labels: NDArray[np.int64] | None = None,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> tuple[Quantised, Calibration]:
     """Round a float graph.
 
@@ -197,8 +204,7 @@ def quantise(
     inside = set(blocks.values())
     for i, node in enumerate(scaled.nodes):
         if i in blocks:
-            conv = replace(scaled.nodes[blocks[i]], name=node.name)
-            writer.binary(i + 1, conv, blocks[i], block=True)
+            writer.block(i + 1, scaled.nodes[blocks[i]], blocks[i])
         elif i not in inside:
             writer.node(i + 1, node, sizes[node.reads[0]][2], sizes[i + 1][2])
     layer, tensors = _features(seen.features * factors[-1], labels, exponents[-1], sizes[-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ Floats = NDArray[np.float64]
 _WIDE_BITS = 29  # multipliers up to 2^30: those of imported networks differ a thousandfold from channel to channel
 _MOST_SHIFT = 46
 _MOST_BLOCK_SHIFT, _MOST_BLOCK_BIAS = 30, 2.0**29  # of binary convolutions
+_MOST_ERROR = (
+    4.0  # units of the result that the rounding of a binary convolution's multipliers may cost; more: it is written in two operations
+)
 _MOST_SUM = 65_000.0  # of magnitudes of weights; the engine asks for less than 65,536
 _MOST_CHANNELS, _MOST_BINARY, _MOST_CONCAT = 2048, 1024, 8
 _KINDS = ("conv", "binary", "scale", "add", "concat", "max_pool", "average_pool", "prelu", "sign", "select")
@@ -32,16 +36,32 @@ def wide_affine(scale: Floats, offset: Floats) -> tuple[int, NDArray[np.int32], 
     return shift, multipliers, np.clip(np.rint(offset * 2.0**shift), -(2.0**60), 2.0**60).astype(np.int64)
 
 
+@dataclass(frozen=True)
+class Dots:
+    """What calibration pictures made of a binary convolution's dot products, after ReLU where it has one: float64 (C,) each."""
+
+    mean: Floats
+    low: Floats
+    high: Floats
+
+
+@dataclass(frozen=True)
+class _Binary:
+    flags: dict[str, Any]
+    tensors: dict[str, NDArray[Any]]
+    error: float  # that rounding of the multipliers makes at most, in units of the result
+
+
 class Writer:
     """Operations and tensors, in the order in which they run.
 
     Parameters
     ----------
     exponents : of every value of the graph.
-    dots : mean dot product of each binary convolution, by its number, float64 (C,).
+    dots : of binary convolutions, by their numbers.
     """
 
-    def __init__(self, exponents: list[int], dots: dict[int, Floats]) -> None:
+    def __init__(self, exponents: list[int], dots: dict[int, Dots]) -> None:
         self.exponents, self._dots = exponents, dots
         self.operations: list[dict[str, Any]] = []
         self.tensors: Tensors = {}
@@ -91,25 +111,50 @@ class Writer:
             op["groups"] = node.groups
         self._append(value, op, node.reads, weight=quantised[..., 0] if depthwise else quantised, multiplier=multiplier, bias=offsets)
 
-    def binary(self, value: int, node: Node, number: int, *, block: bool) -> None:
-        """A binary convolution, the graph's node of that number; `block`: with the addition of what it reads, whose value this is."""
-        weight, e_out = node.weights["weight"], self.exponents[value]
-        multiplier, bias = node.values("multiplier"), node.values("bias")
+    def _binary(self, node: Node, number: int, e_out: int) -> _Binary:
+        multiplier, bias = node.values("multiplier") * 2.0**e_out, node.values("bias") * 2.0**e_out
+        seen = self._dots[number]
         # Folded around the mean of what it is multiplied with, where rounding matters least: scale * r + bias = scale * (r - mean) + (bias + scale * mean).
-        mean = np.clip(np.rint(self._dots[number]), -weight[0].size, weight[0].size)
-        offset = (bias + multiplier * mean) * 2.0**e_out
+        mean = np.rint(seen.mean)
+        offset = bias + multiplier * mean
         most = max(0, min(_MOST_BLOCK_SHIFT, math.floor(math.log2(_MOST_BLOCK_BIAS / max(float(np.abs(offset).max()), 1.0)))))
-        shift, multipliers, offsets = affine(multiplier * 2.0**e_out, offset, most)
-        own: dict[str, NDArray[Any]] = {
-            "weight": pack_signs(weight < 0), "mean": mean.astype(np.int16), "multiplier": multipliers,
+        shift, multipliers, offsets = affine(multiplier, offset, most)
+        tensors: dict[str, NDArray[Any]] = {
+            "weight": pack_signs(node.weights["weight"] < 0), "mean": mean.astype(np.int16), "multiplier": multipliers,
             "bias": np.clip(offsets, -_MOST_BLOCK_BIAS, _MOST_BLOCK_BIAS).astype(np.int32),
         }  # fmt: skip
-        flags = {"relu": node.relu, "zero_pad": any(node.pad) and node.pad_value == 0, "shift": shift}
-        if block:
-            self._append(value, {"op": "block", "channels": len(weight), **flags}, node.reads, **own)
+        reach = np.maximum(seen.high - mean, mean - seen.low)
+        error = float((np.abs(multipliers / 2.0**shift - multiplier) * reach).max())
+        return _Binary({"relu": node.relu, "zero_pad": any(node.pad) and node.pad_value == 0, "shift": shift}, tensors, error)
+
+    def block(self, value: int, node: Node, number: int) -> None:
+        """A binary convolution, the graph's node of that number, with the addition of what it reads, whose value this is."""
+        found = self._binary(node, number, self.exponents[value])
+        if found.error > _MOST_ERROR:
+            self._apart(number + 1, node, found)
+            op = {"op": "add", "channels": len(node.weights["weight"]), "multipliers": [1, 1], "shift": 0, "relu": False}
+            self._append(value, op, (number + 1, node.reads[0]))
             return
-        op = {"op": "binary", "in": weight.shape[3] * node.groups, "out": len(weight), **_window(node), **flags}
-        self._append(value, op | ({"groups": node.groups} if node.groups > 1 else {}), node.reads, **own)
+        self._append(value, {"op": "block", "channels": len(node.weights["weight"]), **found.flags}, node.reads, **found.tensors)
+
+    def _alone(self, value: int, node: Node, found: _Binary) -> None:
+        weight = node.weights["weight"]
+        op = {"op": "binary", "in": weight.shape[3] * node.groups, "out": len(weight), **_window(node), **found.flags}
+        self._append(value, op | ({"groups": node.groups} if node.groups > 1 else {}), node.reads, **found.tensors)
+
+    def _apart(self, value: int, node: Node, found: _Binary) -> None:
+        # The dot products as they are (exponent 0), and then multipliers of 30 bits: where those of 16 bits are too coarse for the channels that differ most.
+        channels = len(node.weights["weight"])
+        plain: dict[str, NDArray[Any]] = {
+            "mean": np.zeros(channels, np.int16),
+            "multiplier": np.ones(channels, np.int16),
+            "bias": np.zeros(channels, np.int32),
+        }
+        self._alone(value, node, _Binary({**found.flags, "shift": 0}, {**found.tensors, **plain}, 0.0))
+        self.operations[-1]["exponent"] = 0
+        shift, multiplier, bias = self._scaled(node, 0, self.exponents[value])
+        op = {"op": "affine", "channels": channels, "relu": False, "shift": shift, "wide": True}
+        self._append(value, op, (value,), multiplier=multiplier, bias=bias)
 
     def _prelu(self, value: int, node: Node, channels: int) -> None:
         slope = np.clip(np.rint(node.values("slope") * 2.0**SLOPE_BITS), -32768, 32767).astype(np.int16)
@@ -153,7 +198,8 @@ class Writer:
             case "conv":
                 self._conv(value, node, e_in)
             case "binary":
-                self.binary(value, node, value - 1, block=False)
+                found = self._binary(node, value - 1, self.exponents[value])
+                (self._apart if found.error > _MOST_ERROR else self._alone)(value, node, found)
             case "scale":
                 shift, multiplier, bias = self._scaled(node, e_in, self.exponents[value])
                 own = {"op": "affine", "channels": channels, "relu": node.relu, "shift": shift, "wide": True}
