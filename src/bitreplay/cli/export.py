@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from .import_model import read_card
 from .options import JsonOption
 from .terminal import print_json, print_table, progress, say
 
@@ -40,14 +40,7 @@ def export(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    told: dict[str, Any] | None = None
-    if card is not None:
-        try:
-            told = json.loads(card.read_bytes())
-        except ValueError as error:
-            raise ValueError(f"{card}: expected JSON, got something else: {error}") from error
-        if not isinstance(told, dict):
-            raise ValueError(f"{card}: expected a JSON object, got {type(told).__name__}")
+    told = read_card(card)
     with progress() as report:
         figures = export_model(checkpoint, out, data=data, cache=cache, name=name, card=told, whitening=whitening, progress=report)
     if as_json:

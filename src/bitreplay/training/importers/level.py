@@ -11,9 +11,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ..fold import HEADROOM, exponent_for
 from .graph import Graph, Node
 
 MOST = 2.0**10  # a channel that hardly reaches anywhere is not blown up further
+# Units of the result that one more agreeing tap of a binary convolution may be worth in a channel that is scaled: finer steps than a tap are never made, and
+# the largest multiplier of a convolution sets the shift of them all.
+MOST_STEP = 128.0
 
 Floats = NDArray[np.float64]
 _ALIKE = ("add", "max_pool", "average_pool", "prelu")  # channel by channel they keep the scale
@@ -82,11 +86,16 @@ def levelled(graph: Graph, largest: list[Floats]) -> tuple[Graph, list[Floats]]:
                 channels.join(channels.of(value), channels.of(i + 1))
         elif node.kind == "concat":
             channels.join(np.concatenate([channels.of(value) for value in node.reads]), channels.of(i + 1))
+        elif node.kind == "select":
+            taken = np.array(node.channels)
+            channels.join(channels.of(node.reads[0])[taken[taken >= 0]], channels.of(i + 1)[taken >= 0])
         elif node.kind == "gate":
             channels.join(channels.of(node.reads[0]), channels.of(i + 1))
             fixed.append(channels.of(node.reads[1]))
         elif node.kind == "sigmoid":
             fixed += [channels.of(node.reads[0]), channels.of(i + 1)]
+        elif node.kind == "sign":
+            fixed.append(channels.of(i + 1))
     roots = [channels.roots(value) for value in range(len(largest))]
     reach = np.zeros(len(channels.parent))
     for own, most in zip(roots, largest, strict=True):
@@ -95,8 +104,13 @@ def levelled(graph: Graph, largest: list[Floats]) -> tuple[Graph, list[Floats]]:
     # Values whose channels meet share one exponent: all their channels reach as far as the farthest.
     factors = []
     highest = _highest(graph, roots, reach)
+    limit = np.full(len(reach), MOST)
+    for i, node in enumerate(graph.nodes):
+        if node.kind == "binary":
+            step = np.abs(node.values("multiplier")) * 2.0 ** exponent_for(highest[i + 1] * HEADROOM)
+            np.minimum.at(limit, roots[i + 1], MOST_STEP / np.maximum(step, 1e-30))
     for value, own in enumerate(roots):
-        factor = np.clip(highest[value] / np.maximum(reach[own], 1e-30), 1.0, MOST)
+        factor = np.maximum(np.minimum(highest[value] / np.maximum(reach[own], 1e-30), limit[own]), 1.0)
         factors.append(np.where([root in unscaled for root in own.tolist()], 1.0, factor))
     nodes = tuple(_rescaled(node, [factors[v] for v in node.reads], factors[i + 1]) for i, node in enumerate(graph.nodes))
     return replace(graph, nodes=nodes), factors
