@@ -110,7 +110,8 @@ def levelled(graph: Graph, largest: list[Floats]) -> tuple[Graph, list[Floats]]:
             step = np.abs(node.values("multiplier")) * 2.0 ** exponent_for(highest[i + 1] * HEADROOM)
             np.minimum.at(limit, roots[i + 1], MOST_STEP / np.maximum(step, 1e-30))
     for value, own in enumerate(roots):
-        factor = np.maximum(np.minimum(highest[value] / np.maximum(reach[own], 1e-30), limit[own]), 1.0)
+        target = 32767.0 / HEADROOM * 2.0 ** -exponent_for(highest[value] * HEADROOM)  # what the exponent has room for
+        factor = np.maximum(np.minimum(target / np.maximum(reach[own], 1e-30), limit[own]), 1.0)
         factors.append(np.where([root in unscaled for root in own.tolist()], 1.0, factor))
     nodes = tuple(_rescaled(node, [factors[v] for v in node.reads], factors[i + 1]) for i, node in enumerate(graph.nodes))
     return replace(graph, nodes=nodes), factors
