@@ -207,7 +207,7 @@ def quantise(
             writer.block(i + 1, scaled.nodes[blocks[i]], blocks[i])
         elif i not in inside:
             writer.node(i + 1, node, sizes[node.reads[0]][2], sizes[i + 1][2])
-    layer, tensors = _features(seen.features * factors[-1], labels, exponents[-1], sizes[-1])
+    layer, tensors = _features(seen.features, factors[-1], labels, exponents[-1], sizes[-1])
     layer["relu"] = graph.pooled_relu
     network = {"image_size": graph.image_size, "prefix": writer.operations, "tail": [], "features": layer}
     return Quantised(network, {**writer.tensors, **tensors}, scaled, factors, exponents, writer.places), seen
@@ -221,11 +221,14 @@ def _first(preprocessing: Preprocessing) -> Node:
 
 
 def _features(
-    features: Floats, labels: NDArray[np.int64] | None, exponent: int, size: tuple[int, int, int]
+    seen: Floats, factor: Floats, labels: NDArray[np.int64] | None, exponent: int, size: tuple[int, int, int]
 ) -> tuple[dict[str, Any], Tensors]:
+    # seen: of the float network, before its channels were scaled by `factor`.
+    features = seen * factor
     # A channel that is always 0 gets the unit of those that are nearly so.
     unit = np.maximum(features.std(0), max(0.01 * float(features.std()), 1e-9))
     matrix, centre = whitening(features / unit, labels if labels is not None else np.zeros(len(features), np.int64), labels is not None)
     if labels is None:
-        matrix = np.minimum(matrix, np.eye(len(matrix)) * 100.0)
+        # One unit for all channels: which of them vary most is something that the network knows, and a few pictures, all of a kind, do not.
+        matrix = np.diag(unit / factor) / float((unit / factor).mean())
     return feature_layer(features, unit, matrix, centre, exponent=exponent, pixels=size[0] * size[1])
