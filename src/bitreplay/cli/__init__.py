@@ -18,7 +18,23 @@ from ..extras import missing_extra
 try:
     import typer
 
-    from . import demo, experiment, export, export_c, import_model, info, learn, merge, new, predict, pretrain, report, serve, soft_labels
+    from . import (
+        demo,
+        experiment,
+        export,
+        export_c,
+        fetch,
+        import_model,
+        info,
+        learn,
+        merge,
+        new,
+        predict,
+        pretrain,
+        report,
+        serve,
+        soft_labels,
+    )
     from .terminal import Commands
 except ModuleNotFoundError as _error:
     if missing_extra(_error.name) is None:
@@ -47,7 +63,23 @@ def _options(
 
 
 # In the order in which the help shows them.
-for _commands in (new, learn, merge, serve, predict, info, export_c, demo, pretrain, soft_labels, export, import_model, experiment, report):
+for _commands in (
+    new,
+    learn,
+    merge,
+    serve,
+    predict,
+    info,
+    export_c,
+    demo,
+    pretrain,
+    soft_labels,
+    export,
+    import_model,
+    fetch,
+    experiment,
+    report,
+):
     app.add_typer(_commands.app)
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .options import JsonOption
 from .terminal import note, percent, print_json, progress, say
+
+if TYPE_CHECKING:
+    from ..training.importers.import_file import Imported
 
 app = typer.Typer()
 
@@ -87,6 +90,11 @@ def import_model(
             source, out, name=name, calibrate=calibrate, image_size=image_size, mean=mean_rgb, spread=spread_rgb, whitening=whitening,
             card=told, progress=report,
         )  # fmt: skip
+    show(imported, out, as_json)
+
+
+def show(imported: Imported, out: Path, as_json: bool) -> None:
+    """Say what was imported."""
     for text in imported.notes:
         note(text)
     model, figures = imported.model, imported.figures

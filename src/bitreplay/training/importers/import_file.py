@@ -22,7 +22,7 @@ from .drawn import drawn_pictures
 from .graph import Graph
 from .larq import MAGIC, read_larq
 from .published import published
-from .quantise import Calibration, Preprocessing, Progress, Quantised, quantise, silent
+from .quantise import UNIT_POWER, Calibration, Preprocessing, Progress, Quantised, quantise, silent
 from .simplify import simplify
 from .tflite import read_tflite
 
@@ -187,7 +187,9 @@ def import_file(
         images, labels = read_pictures(calibrate, graph.image_size)
     if whitening and labels is None:
         raise ValueError("whitening: expected calibration pictures of several classes, a folder each")
-    quantised, seen = quantise(graph, images, preprocessing, labels if whitening else None, progress)
+    # Drawn pictures do not tell how far each feature spreads.
+    power = UNIT_POWER if calibrate is not None else 0.0
+    quantised, seen = quantise(graph, images, preprocessing, labels if whitening else None, progress, unit_power=power)
     digest = hashlib.sha256(content).hexdigest()
     known = published(digest)
     pictures = {

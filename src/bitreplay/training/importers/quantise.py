@@ -14,7 +14,7 @@ from torch import Tensor
 from ...model import Tensors
 from ..features import feature_layer, whitening
 from ..fold import HEADROOM, INPUT_EXPONENT, exponent_for
-from .graph import Graph, Node, dot_products, each, pooled
+from .graph import Graph, Node, Shape, dot_products, each, pooled
 from .level import levelled
 from .write import Dots, Writer, refuse_missing
 
@@ -22,6 +22,9 @@ Floats = NDArray[np.float64]
 Progress = Callable[[str, int, int], object]
 
 _KEPT_EXPONENT = ("add", "concat", "max_pool", "average_pool", "prelu", "select", "gate")  # what they read and what they give share one
+# The head's shrinkage weighs features as their units do: units that follow the spread fully make much of features that hardly tell classes apart, and
+# few pictures tell the spread badly.
+UNIT_POWER = 0.25
 _MOST_BATCH, _BATCH_VALUES = 64, 1 << 23
 
 
@@ -175,6 +178,8 @@ def quantise(
     preprocessing: Preprocessing | None = None,
     labels: NDArray[np.int64] | None = None,
     progress: Progress = silent,
+    *,
+    unit_power: float = UNIT_POWER,
 ) -> tuple[Quantised, Calibration]:
     """Round a float graph.
 
@@ -185,6 +190,7 @@ def quantise(
     preprocessing : of pictures, as the network was trained.
     labels : of the pictures, int64 (N,): then the features are whitened by the scatter within classes (3.6).
     progress : receives phase, done, total.
+    unit_power : how far a feature's unit follows its own spread on the pictures; 0: all have one unit.
 
     Returns
     -------
@@ -207,7 +213,7 @@ def quantise(
             writer.block(i + 1, scaled.nodes[blocks[i]], blocks[i])
         elif i not in inside:
             writer.node(i + 1, node, sizes[node.reads[0]][2], sizes[i + 1][2])
-    layer, tensors = _features(seen.features, factors[-1], labels, exponents[-1], sizes[-1])
+    layer, tensors = _features(seen.features, factors[-1], labels, unit_power, exponents[-1], sizes[-1])
     layer["relu"] = graph.pooled_relu
     network = {"image_size": graph.image_size, "prefix": writer.operations, "tail": [], "features": layer}
     return Quantised(network, {**writer.tensors, **tensors}, scaled, factors, exponents, writer.places), seen
@@ -221,14 +227,14 @@ def _first(preprocessing: Preprocessing) -> Node:
 
 
 def _features(
-    seen: Floats, factor: Floats, labels: NDArray[np.int64] | None, exponent: int, size: tuple[int, int, int]
+    features: Floats, factor: Floats, labels: NDArray[np.int64] | None, unit_power: float, exponent: int, size: Shape
 ) -> tuple[dict[str, Any], Tensors]:
-    # seen: of the float network, before its channels were scaled by `factor`.
-    features = seen * factor
-    # A channel that is always 0 gets the unit of those that are nearly so.
-    unit = np.maximum(features.std(0), max(0.01 * float(features.std()), 1e-9))
-    matrix, centre = whitening(features / unit, labels if labels is not None else np.zeros(len(features), np.int64), labels is not None)
+    # The feature layer reads features * factor.
+    overall = max(float(features.std()), 1e-9)
     if labels is None:
-        # One unit for all channels: which of them vary most is something that the network knows, and a few pictures, all of a kind, do not.
-        matrix = np.diag(unit / factor) / float((unit / factor).mean())
-    return feature_layer(features, unit, matrix, centre, exponent=exponent, pixels=size[0] * size[1])
+        unit = np.maximum(features.std(0) / overall, 0.01) ** unit_power * overall
+        matrix, centre = np.eye(len(unit)), features.mean(0) / unit
+    else:
+        unit = np.maximum(features.std(0), 0.01 * overall)  # a channel that is always 0 gets the unit of those that are nearly so
+        matrix, centre = whitening(features / unit, labels, True)
+    return feature_layer(features * factor, unit * factor, matrix, centre, exponent=exponent, pixels=size[0] * size[1])
