@@ -240,6 +240,7 @@ void measure_affine(Room& room, int channels) {
 }
 
 void measure_conv(Room& room, int64_t in, int64_t out, int64_t kernel, int64_t groups, bool depthwise) {
+  groups /= depthwise ? 1 : merged_groups(static_cast<int>(out), static_cast<int>(groups));
   const int64_t tiles = (out / groups + kDenseChannels - 1) / kDenseChannels, pairs = (kernel * (in / groups) + 1) / 2;
   room.add(static_cast<uint64_t>(depthwise ? out * kernel * kernel : groups * tiles * kernel * pairs * 2 * kDenseChannels), sizeof(int16_t));
   measure_affine(room, static_cast<int>(out));

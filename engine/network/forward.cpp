@@ -63,11 +63,21 @@ void copy_values(const uint8_t* from, int count, int16_t* to) {
   for (int i = 0; i < count; ++i) to[i] = static_cast<int16_t>(2 * from[i] - 255);
 }
 
+// So few that their number is better known when this is compiled.
+template <int kCount, class T>
+void copy_few(const T* from, int width, int all, int16_t* to) {
+  for (int j = 0; j < width; ++j, from += all, to += kCount) copy_values(from, kCount, to);
+}
+
 // `width` pixels, of each the channels [first, first + count) of `all`.
 template <class T>
 void copy_channels(const T* from, int width, int all, int first, int count, int16_t* to) {
   if (count == all) return copy_values(from, width * all, to);
-  for (int j = 0; j < width; ++j) copy_values(from + int64_t{j} * all + first, count, to + int64_t{j} * count);
+  from += first;
+  if (count == 1) return copy_few<1>(from, width, all, to);
+  if (count == 2) return copy_few<2>(from, width, all, to);
+  if (count == 4) return copy_few<4>(from, width, all, to);
+  for (int j = 0; j < width; ++j) copy_values(from + int64_t{j} * all, count, to + int64_t{j} * count);
 }
 
 // Windows on rows that are copied beside their pads, a group after the other.
@@ -243,6 +253,14 @@ Buffer<int16_t> conv_weight(const Conv& conv, FunctionRef<int16_t(size_t)> canon
     }
   }
   return weight;
+}
+
+int merged_groups(int out, int groups) {
+  int most = 1;
+  for (int some = 2; some <= groups && out / groups * some <= kDenseChannels; ++some) {
+    if (groups % some == 0) most = some;
+  }
+  return most;
 }
 
 Shape conv_shape(const Conv& conv, Shape in) { return conv.window().over(in, conv.out); }

@@ -231,8 +231,12 @@ void conv_forward(const Conv& conv, Shape in, const uint8_t* image, int16_t* y, 
 Shape pool_shape(Shape in);
 void pool_forward(Shape in, const int16_t* x, int16_t* y, int parts = 1, Workers* workers = nullptr);
 
+// Groups of a convolution that are computed as one, so that they fill a tile of output channels; weights that one has and the others have not are 0.
+int merged_groups(int out, int groups);
 // x (in) -> y; y may be x.
 void scale_forward(const Scale& scale, Shape in, const int16_t* x, int16_t* y, int parts = 1, Workers* workers = nullptr);
+// The same of an image (section 1), whose values are few.
+void scale_forward(const Scale& scale, Shape in, const uint8_t* image, int16_t* y, int parts = 1, Workers* workers = nullptr);
 void activate_forward(const Activate& activate, Shape in, int16_t* x, int parts = 1, Workers* workers = nullptr);
 void add_forward(const Add& add, Shape in, const int16_t* a, const int16_t* b, int16_t* y, int parts = 1, Workers* workers = nullptr);
 void gate_forward(Shape in, const int16_t* x, const int16_t* gates, int16_t* y, int parts = 1, Workers* workers = nullptr);

@@ -45,6 +45,21 @@ void scale_forward(const Scale& scale, Shape in, const int16_t* x, int16_t* y, i
   });
 }
 
+void scale_forward(const Scale& scale, Shape in, const uint8_t* image, int16_t* y, int parts, Workers* workers) {
+  int16_t table[256][3];
+  for (int value = 0; value < 256; ++value) {
+    for (int c = 0; c < 3; ++c) {
+      const int16_t made = apply(scale.affine, c, 2 * value - 255);
+      table[value][c] = scale.relu ? std::max<int16_t>(made, 0) : made;
+    }
+  }
+  share(in.pixels(), parts, workers, [&](int, int64_t begin, int64_t end) {
+    for (int64_t p = 3 * begin; p < 3 * end; p += 3) {
+      for (int c = 0; c < 3; ++c) y[p + c] = table[image[p + c]][c];
+    }
+  });
+}
+
 void add_forward(const Add& add, Shape in, const int16_t* a, const int16_t* b, int16_t* y, int parts, Workers* workers) {
   const int64_t half = add.shift > 0 ? int64_t{1} << (add.shift - 1) : 0;
   share_values(in, parts, workers, [&](int64_t begin, int64_t end) {

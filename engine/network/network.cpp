@@ -24,7 +24,7 @@ void Network::plan_prefix() {
   const auto input = [&](int value) { return value == 0 ? 0 : prefix_[static_cast<size_t>(value) - 1].piece; };
   // What the image becomes is a piece of its own, of no size where the first operation, and no other, reads the image as it comes.
   const Conv* first = prefix_.empty() ? nullptr : std::get_if<Conv>(&prefix_[0].operation);
-  reads_image_ = first != nullptr && !first->depthwise && first->kernel > 1;
+  reads_image_ = first != nullptr ? !first->depthwise && first->kernel > 1 : !prefix_.empty() && std::holds_alternative<Scale>(prefix_[0].operation);
   for (int i = 1; i < count; ++i) {
     for (int k = 0; k < prefix_[static_cast<size_t>(i)].from.count; ++k) reads_image_ &= prefix_[static_cast<size_t>(i)].from.values[k] != 0;
   }
@@ -94,6 +94,7 @@ void Network::run(const Node& node, const uint8_t* image, Scratch& scratch, Work
         } else if constexpr (std::is_same_v<T, Binary>) {
           binary_forward(operation, node.in, x, y, scratch, workers);
         } else if constexpr (std::is_same_v<T, Scale>) {
+          if (reads_image_ && node.from.values[0] == 0) return scale_forward(operation, node.in, image, y, parts, workers);
           scale_forward(operation, node.in, x, y, parts, workers);
         } else if constexpr (std::is_same_v<T, Activate>) {
           moved();

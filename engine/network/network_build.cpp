@@ -151,8 +151,15 @@ void Network::add_conv(const Window& window, int in, int out, int groups, bool d
   const int64_t length = int64_t{window.kernel} * window.kernel * (depthwise ? 1 : in / groups);
   require_count(weight, out * length, "conv weight");
   require_sum(weight, out, length);
-  Conv conv{in, out, window.kernel, window.stride, depthwise, relu, {}, make_affine(out, shift, multiplier, bias), groups, window.pad};
-  conv.weight = conv_weight(conv, [&](size_t i) -> int16_t { return weight[i]; });
+  const int merged = depthwise ? 1 : merged_groups(out, groups);
+  Conv conv{in, out, window.kernel, window.stride, depthwise, relu, {}, make_affine(out, shift, multiplier, bias), groups / merged, window.pad};
+  const size_t sees = static_cast<size_t>(depthwise ? 1 : in / groups), wide = sees * static_cast<size_t>(merged);
+  const size_t taps = static_cast<size_t>(window.kernel * window.kernel), outputs = static_cast<size_t>(out / groups);
+  conv.weight = conv_weight(conv, [&](size_t i) -> int16_t {  // (out, taps, wide), of which an output sees a part
+    const size_t channel = i / wide / taps, input = i % wide;
+    if (input / sees != channel / outputs % static_cast<size_t>(merged)) return 0;
+    return weight[i / wide * sees + input % sees];
+  });
   const Shape shape = conv_shape(conv, from);
   add(std::move(conv), shape);
 }
