@@ -423,6 +423,21 @@ def head_settings_parts(lines: Lines) -> list[str]:
     ]
 
 
+def eyes_table(lines: list[dict[str, Any]]) -> str:
+    """What backbones see, from benchmarks/eyes.py; the last line of each counts."""
+    rows = []
+    for name, line in {line["name"]: line for line in lines}.items():
+        cells = []
+        for key in ("photos 10", "photos 20", "cifar10 20", "tiny-imagenet 10"):
+            values = [100 * value for value in line["figures"].get(key, [])]
+            cells.append(f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}" if values else "")
+        rows.append(
+            (name, str(line["size"]), *cells, f"{line['milliseconds']:.2f}", f"{line['network_bytes'] / 1e6:.2f}", str(line["row_bytes"]))
+        )
+    head = ("backbone", "pixels", "photographs, 10 a class", "20", "CIFAR-10, 20", "Tiny-ImageNet, 10", "ms a picture", "MB", "bytes a row")
+    return table(head, rows) if rows else ""
+
+
 def gradient_bits_table(lines: list[dict[str, Any]]) -> str:
     """Short runs with torch's convolutions and the engine's, from benchmarks/gradient_bits.py."""
     rows = []
@@ -448,6 +463,9 @@ def main() -> None:
     readme.write_text(
         replace_between(readme.read_text(), "<!-- table: accuracy -->", "<!-- end -->", short_table(runs, streams, experiments))
     )
+    imports, eyes = ROOT / "docs" / "import.md", eyes_table(read("eyes.jsonl"))
+    imports.write_text(replace_between(imports.read_text(), "<!-- table: eyes -->", "<!-- end -->", eyes))
+    readme.write_text(replace_between(readme.read_text(), "<!-- table: eyes -->", "<!-- end -->", eyes))
     serve = ROOT / "docs" / "serve.md"
     serve.write_text(replace_between(serve.read_text(), "<!-- table: page -->", "<!-- end -->", page_table(read("page.jsonl"))))
     choose = ROOT / "docs" / "choose.md"
