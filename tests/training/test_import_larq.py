@@ -13,6 +13,7 @@ from keras_file import birealnet, quicknet, save  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
 from bitreplay import FormatError  # noqa: E402
+from bitreplay.training.importers import keras  # noqa: E402
 from bitreplay.training.importers.graph import pooled, run  # noqa: E402
 from bitreplay.training.importers.import_file import import_file  # noqa: E402
 from bitreplay.training.importers.larq import read_larq  # noqa: E402
@@ -108,6 +109,16 @@ def test_a_file_cut_short_is_a_format_error(tmp_path: Path) -> None:
     for length in (8, 100, 1000, len(content) // 2, len(content) - 1000):
         with pytest.raises(FormatError, match=r"x\.h5: "):
             read_larq(content[:length], "x.h5", 32)
+
+
+def test_a_reader_that_hangs_or_crashes_is_a_format_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = save(tmp_path / "x.h5", quicknet())
+    with pytest.raises(FormatError, match=r"x\.h5: .* took more than 0\.001 seconds"):
+        keras.keras_layers(content, "x.h5", 0.001)
+    monkeypatch.setattr(keras, "__file__", str(tmp_path / "keras.py"))
+    (tmp_path / "keras_child.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    with pytest.raises(FormatError, match="the HDF5 library failed on it"):
+        keras.keras_layers(content, "x.h5")
 
 
 def test_what_a_file_claims_to_hold_is_bounded(tmp_path: Path) -> None:

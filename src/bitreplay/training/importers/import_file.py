@@ -20,7 +20,8 @@ from ...errors import FormatError
 from ...model import Model, write_model
 from .drawn import drawn_pictures
 from .graph import Graph
-from .larq import MAGIC, read_larq
+from .keras import MAGIC
+from .larq import read_larq
 from .published import published
 from .quantise import UNIT_POWER, Calibration, Preprocessing, Progress, Quantised, quantise, silent
 from .simplify import simplify

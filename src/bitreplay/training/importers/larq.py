@@ -6,9 +6,6 @@ TensorFlow.  The file may come from an enemy: what does not fit is a `FormatErro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -16,25 +13,18 @@ from numpy.typing import NDArray
 
 from ...errors import FormatError
 from .graph import MOST_NODES, NO_PAD, Graph, Node, Pad, same_pad, shape_of
+from .keras import Layer, keras_layers
 
-MAGIC = b"\x89HDF\r\n\x1a\n"
 _EPSILON, _KERAS_EPSILON = 1e-5, 1e-3
-_ROOM = 4  # times the file's size: what its data sets may hold
 _NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class _Layer:
-    name: str
-    weights: dict[str, NDArray[np.float32]]
-
-
 class _Layers:
     """The layers of a file that have weights, in its order, taken one after another."""
 
-    def __init__(self, layers: list[_Layer], where: str) -> None:
+    def __init__(self, layers: list[Layer], where: str) -> None:
         self._layers, self._next, self.where = layers, 0, where
 
     def next_shape(self, name: str) -> tuple[int, ...] | None:
@@ -122,34 +112,6 @@ class _Builder:
         return self.add("scale", name="batch norm", weights=weights, relu=relu)
 
 
-def _stored(content: bytes, where: str) -> Iterator[_Layer]:
-    import h5py
-
-    room = _ROOM * len(content)
-    with h5py.File(BytesIO(content), "r") as file:
-        root = file.get("model_weights", file)
-        names = [_text(name) for name in np.asarray(root.attrs["layer_names"]).reshape(-1)[: 4 * MOST_NODES].tolist()]
-        for name in names:
-            group, weights = root[name], dict[str, NDArray[np.float32]]()
-            for path in np.asarray(group.attrs["weight_names"]).reshape(-1)[:16].tolist():
-                data = group[_text(path)]
-                if not isinstance(data, h5py.Dataset) or data.is_virtual or data.external or data.dtype.kind != "f":
-                    raise FormatError(f"{where}: layer {name!r}: expected arrays of floats")
-                room -= data.size * 4
-                if room < 0:
-                    raise FormatError(f"{where}: layer {name!r}: expected weights of about the file's size")
-                values = np.asarray(data[()], np.float32)
-                if not np.isfinite(values).all():
-                    raise FormatError(f"{where}: layer {name!r}: expected finite weights")
-                weights[_text(path).rpartition("/")[2].partition(":")[0]] = values
-            if weights:
-                yield _Layer(name[:80], weights)
-
-
-def _text(name: Any) -> str:
-    return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
-
-
 def read_larq(content: bytes, where: str, image_size: int = 224) -> tuple[Graph, str]:
     """Read Larq Zoo's weights.
 
@@ -168,7 +130,7 @@ def read_larq(content: bytes, where: str, image_size: int = 224) -> tuple[Graph,
     FormatError : it is not sound, or holds another network; the message names the first layer that does not fit.
     """
     try:
-        layers = _Layers(list(_stored(content, where)), where)
+        layers = _Layers(keras_layers(content, where), where)
         b = _Builder(image_size)
         first = layers.next_shape("kernel")
         family, build = ("Bi-Real Net", _birealnet) if first is not None and first[:1] == (7,) else ("QuickNet", _quicknet)
@@ -176,7 +138,7 @@ def read_larq(content: bytes, where: str, image_size: int = 224) -> tuple[Graph,
         classifier = layers.dense()
     except FormatError:
         raise
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, OverflowError, MemoryError, IndexError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError, MemoryError, IndexError) as error:
         raise FormatError(f"{where}: not a sound file of Keras weights ({type(error).__name__}: {str(error)[:200]})") from error
     channels = b.shapes[-1][2]
     if classifier is not None and classifier[0].shape[1] != channels:
