@@ -32,7 +32,7 @@ import numpy as np
 from bitreplay import Learner, _engine
 photos = np.zeros((20, 32, 32, 3), np.uint8)
 photos[10:] = 200
-learner = Learner.new(capacity=300)
+learner = Learner()
 learner.learn(photos, ["dark"] * 10 + ["bright"] * 10)
 assert learner.predict(photos[9:11]).names == ["dark", "bright"]
 print(f"{sys.argv[1]}: first prediction, {_engine.isa()}, Python {sys.version.split()[0]}")
